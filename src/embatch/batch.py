@@ -1,0 +1,127 @@
+"""What a user submits and gets back, as frozen values: request, batch, stats, the page of a list.
+
+Nothing here knows the wire, a database or a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from embatch.states import State
+
+T = TypeVar("T")
+
+
+class TaskType(StrEnum):
+    """What an embedding is for. A model with prompts of its own gets the prompt that fits."""
+
+    RETRIEVAL_QUERY = "RETRIEVAL_QUERY"
+    RETRIEVAL_DOCUMENT = "RETRIEVAL_DOCUMENT"
+    SEMANTIC_SIMILARITY = "SEMANTIC_SIMILARITY"
+    CLASSIFICATION = "CLASSIFICATION"
+    CLUSTERING = "CLUSTERING"
+    QUESTION_ANSWERING = "QUESTION_ANSWERING"
+    FACT_VERIFICATION = "FACT_VERIFICATION"
+    CODE_RETRIEVAL_QUERY = "CODE_RETRIEVAL_QUERY"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to embed. Its `index` is its position in the batch."""
+
+    text: str
+    key: str | None = None
+    """Your own id, echoed with the result; unique within the batch, at most 512 bytes."""
+    metadata: Mapping[str, Any] | None = None
+    """Any JSON object, echoed with the result, never read."""
+    task_type: TaskType | None = None
+    title: str | None = None
+    """The document's title; only with RETRIEVAL_DOCUMENT."""
+    output_dimensionality: int | None = None
+    """Leading dimensions wanted, re-normalised; `None` for the model's native number."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStats:
+    """Counts of one batch. `successful + failed + pending == request_count` in every answer.
+
+    They count what is durable, so `pending` never grows. In a final state nothing is pending: what a
+    cancelled or expired batch did not reach counts as failed.
+    """
+
+    request_count: int = 0
+    """0 while the input file of a batch is still being planned."""
+    successful_request_count: int = 0
+    failed_request_count: int = 0
+    pending_request_count: int = 0
+    uncommitted_request_count: int = 0
+    """How many of the pending requests are already embedded but not yet durable: progress within a shard.
+    Lost, and done again, if the service is killed."""
+
+    @property
+    def progress_percentage(self) -> float:
+        """Finished share, durable or not, 0.0 to 100.0; 0.0 while nothing is counted."""
+        return self._share(
+            self.successful_request_count + self.failed_request_count + self.uncommitted_request_count
+        )
+
+    @property
+    def success_rate(self) -> float:
+        """Successful share of **all** requests, 0.0 to 100.0."""
+        return self._share(self.successful_request_count)
+
+    @property
+    def failure_rate(self) -> float:
+        """Failed share of **all** requests, 0.0 to 100.0."""
+        return self._share(self.failed_request_count)
+
+    def _share(self, part: int) -> float:
+        return min(100.0, 100.0 * part / self.request_count) if self.request_count else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as it was when it was asked for; ask again for news."""
+
+    name: str
+    """`batches/{id}`: keep it, it is all that is needed to come back for the embeddings."""
+    model: str
+    """`models/{model}`."""
+    state: State
+    display_name: str | None
+    """`None` only for batches that another client submitted without one."""
+    priority: int
+    """Higher runs first, strictly; equal priorities take turns."""
+    create_time: datetime | None
+    """UTC, as all times here; `None` where a foreign service did not say."""
+    update_time: datetime | None
+    end_time: datetime | None
+    """When the batch reached its final state; `None` before."""
+    batch_stats: BatchStats = field(default_factory=BatchStats)
+    input_file: str | None = None
+    """`files/{id}` the requests came from; `None` for an inline batch."""
+    responses_file: str | None = None
+    """`files/{id}` with the results of a file batch; `None` until there are any, and for inline ones."""
+    error: str | None = None
+    """Why the batch FAILED, or what stopped it; `None` otherwise."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the batch was worked, such as a task type without a prompt."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the batch is in a final state."""
+        return self.state.final
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list, newest first; `next_page_token` is `None` on the last page."""
+
+    items: tuple[T, ...]
+    next_page_token: str | None

@@ -1,0 +1,1 @@
+"""The client: pure flows, driven by a sync and an async shell."""

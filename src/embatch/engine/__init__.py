@@ -1,0 +1,1 @@
+"""Engines: texts in, float32 vectors out."""

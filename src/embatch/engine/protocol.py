@@ -1,0 +1,108 @@
+"""What an engine is: texts in, float32 vectors out, in five methods. It knows no batch and no store.
+
+An engine is synchronous. `encode` and `forward` may run at the same time in different threads, and
+`forward` itself in as many threads as `Description.streams` says. The same rows forwarded in the same
+planned shape give the same bytes, always: order of rows, their company and their number included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    TokenRow: TypeAlias = "NDArray[np.int32] | str"
+    """Token ids of one text, shape (tokens,); an engine that hides its tokens keeps the text itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Which engine to load for which model: all that an engine process is told at its start."""
+
+    engine: str
+    """`openvino`, `torch`, `remote`, `hashing`, or `auto`: what the model and this machine allow."""
+    model: str
+    """A folder, a Hub name (`org/name`), or the name the remote endpoint knows."""
+    precision: str = "auto"
+    """`f32`, `bf16`, or `auto`: bf16 where the CPU or GPU multiplies it natively."""
+    threads: int = 0
+    """0 for one per core."""
+    url: str | None = None
+    """Base address of a remote endpoint, such as `http://127.0.0.1:8000/v1`."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Engine-specific settings by name, such as the hashing engine's `delay`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a loaded engine computes. Two engines with equal `identity` give interchangeable vectors."""
+
+    engine: str
+    model: str
+    identity: str
+    """Digest over weights, tokenizer, pooling, truncation and numerics."""
+    dimensions: int
+    """Native dimensions of every vector."""
+    max_tokens: int
+    """Longer texts are cut to this many tokens and flagged."""
+    precision: str
+    """`bf16` or `f32`."""
+    streams: int
+    """How many `forward` calls may run at the same time with profit."""
+    normalized: bool
+    """Whether vectors come with length 1."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Text put before a text, by task type (`TaskType` value); a task type that is absent gets none."""
+    multiple: int = 1
+    """Planned lengths are rounded up to a multiple of this, so that few shapes are ever compiled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Texts as tokens, row i of each for text i."""
+
+    rows: Sequence[TokenRow]
+    lengths: NDArray[np.int32]
+    """Tokens of each text after truncation, special tokens included; an estimate where they are hidden."""
+    truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The planned shape of a micro-batch: fewer or shorter rows are padded up to it."""
+
+    rows: int
+    tokens: int
+
+
+class Engine(Protocol):
+    """The protocol. See `engine/conformance` in the tests for what every engine must pass."""
+
+    def describe(self) -> Description:
+        """Return what is loaded."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Return the tokens of each text, prompts already in place. No padding; an empty list is fine."""
+        ...
+
+    def forward(self, rows: Sequence[TokenRow], shape: Shape) -> NDArray[np.float32]:
+        """Return the vectors of at most `shape.rows` rows: float32 (len(rows), dimensions), in their order.
+
+        Raises:
+            EngineTrouble: the engine cannot work now; the rows are not to blame.
+        """
+        ...
+
+    def warm(self) -> None:
+        """Do once what the first `forward` would pay for, such as compiling kernels."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and connections. Repeating is safe."""
+        ...

@@ -1,0 +1,1 @@
+"""Runs: a dataset embedded file to file over a client."""

@@ -1,0 +1,83 @@
+"""Every knob of the service: one table of name, default, unit and help.
+
+A setting is read in `cli` and `server` only and passed on as a value. Each can be given in the environment
+as `EMBATCH_` and its name in capitals (`EMBATCH_BATCH_EXPIRY=3600`). `docs/operations.md` lists them; a
+test holds the page and this table together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from embatch.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "EMBATCH_"
+
+
+def _setting(default: float, unit: str, text: str) -> Any:
+    return field(default=default, metadata={"unit": unit, "help": text})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The service's settings, each with unit and help in its field's metadata."""
+
+    inline_bytes: int = _setting(20 << 20, "bytes", "Largest body of a request that is not a file upload.")
+    inline_requests: int = _setting(10_000, "requests", "Most requests in one inline batch.")
+    interactive_requests: int = _setting(
+        100, "requests", "Most requests in one synchronous batchEmbedContents."
+    )
+    file_bytes: int = _setting(2 << 30, "bytes", "Largest input file.")
+    file_requests: int = _setting(1_000_000, "requests", "Most requests in one input file.")
+    line_bytes: int = _setting(2 << 20, "bytes", "Longest line of a JSONL file; a longer one fails alone.")
+    text_bytes: int = _setting(1 << 20, "bytes", "Longest text in UTF-8; a longer one fails alone.")
+    header_bytes: int = _setting(16 << 10, "bytes", "Largest head of an HTTP request.")
+    header_count: int = _setting(100, "headers", "Most headers of an HTTP request.")
+    receive_seconds: float = _setting(30.0, "seconds", "A client that sends nothing for so long is dropped.")
+    batch_expiry: float = _setting(48 * 3600.0, "seconds", "An unfinished batch becomes EXPIRED at this age.")
+    retention: float = _setting(
+        30 * 86400.0, "seconds", "A final batch and its results are deleted at this age."
+    )
+    file_expiry: float = _setting(48 * 3600.0, "seconds", "An uploaded file is deleted at this age.")
+    micro_batch_tokens: int = _setting(4096, "tokens", "Padded tokens of one forward pass.")
+    micro_batch_seconds: float = _setting(
+        120.0, "seconds", "A micro-batch that runs longer counts as a hang."
+    )
+    heartbeat_seconds: float = _setting(30.0, "seconds", "An engine process silent for so long is replaced.")
+    engine_start_seconds: float = _setting(
+        300.0, "seconds", "An engine that needs longer to load is given up."
+    )
+    suspect_attempts: int = _setting(3, "claims", "A shard claimed so often without a commit is quarantined.")
+    drain_seconds: float = _setting(30.0, "seconds", "Longest wait for the running micro-batch at SIGTERM.")
+    threads: int = _setting(0, "threads", "Threads of the bulk engine process; 0 for one per core.")
+    bulk_nice: int = _setting(
+        19, "niceness", "Niceness of bulk engine processes; the query lane keeps its own."
+    )
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Settings:
+        """Return the defaults with what the environment overrides.
+
+        Raises:
+            InvalidArgument: a value is not a number, or negative; `field` names the variable.
+        """
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            variable = PREFIX + setting.name.upper()
+            if variable not in environ:
+                continue
+            kind: type[float] = type(getattr(cls(), setting.name))
+            try:
+                value = kind(environ[variable])
+            except ValueError:
+                value = -1
+            if not value >= 0:  # NaN fails here too
+                raise InvalidArgument(
+                    f"{variable} must be a number of {setting.metadata['unit']}, 0 or more", field=variable
+                )
+            values[setting.name] = value
+        return cls(**values)

@@ -1,0 +1,113 @@
+"""The columns of a shard: consecutive requests of one batch, their results, and both joined for a reader.
+
+A shard is the unit claimed, retried and stored. It is cut by UTF-8 bytes when the batch is accepted and
+never cut again, so that an attempt repeated years later works the same texts in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from embatch.errors import RequestError
+
+SHARD_BYTES: Final = 512 * 1024
+"""UTF-8 bytes of text after which a shard is cut: some seconds of work."""
+SHARD_REQUESTS: Final = 8192
+"""Requests after which a shard is cut all the same, so that very short texts do not make one huge shard."""
+
+_FAULT: Final[list[pa.Field[Any]]] = [
+    pa.field("error_code", pa.int32()),  # google.rpc number; null where there is no fault
+    pa.field("error_reason", pa.string()),  # a word of errors.Reason
+    pa.field("error_message", pa.string()),
+]
+
+_REQUEST: Final[list[pa.Field[Any]]] = [
+    pa.field("index", pa.int64(), nullable=False),
+    pa.field("key", pa.string()),
+    pa.field("metadata", pa.string()),  # the JSON object as it came
+    pa.field("text", pa.string()),  # null exactly where error_code is set: found faulty on acceptance
+    pa.field("task_type", pa.string()),
+    pa.field("title", pa.string()),
+    pa.field("dimensions", pa.int32()),
+    *_FAULT,
+]
+REQUESTS: Final = pa.schema(_REQUEST)
+"""A payload shard. Row order is request order; `index` is consecutive."""
+
+
+def results_schema(dimensions: int) -> pa.Schema:
+    """Return the columns of a result shard of a model with this many native dimensions.
+
+    Row i belongs to row i of the payload shard. `embedding` is null exactly where `error_code` is set.
+    """
+    columns: list[pa.Field[Any]] = [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32(), dimensions)),
+        pa.field("tokens", pa.int32(), nullable=False),  # tokens the model saw; 0 on error
+        pa.field("truncated", pa.bool_(), nullable=False),  # the text was longer than the model takes
+        *_FAULT,
+    ]
+    return pa.schema(columns)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """One request on its way into a payload shard: decoded, judged, not yet stored."""
+
+    text: str | None
+    """`None` exactly where `fault` is set."""
+    key: str | None = None
+    metadata: str | None = None
+    """JSON text of an object."""
+    task_type: str | None = None
+    title: str | None = None
+    dimensions: int | None = None
+    fault: RequestError | None = None
+
+
+@dataclass(slots=True)
+class ShardCutter:
+    """Cuts a stream of requests into payload shards; the cut depends on nothing but the rows.
+
+    `add` returns a full shard when one is complete, `rest` what is left at the end (`None` if nothing).
+    """
+
+    limit_bytes: int = SHARD_BYTES
+    limit_requests: int = SHARD_REQUESTS
+    next_index: int = 0
+    _rows: list[RequestRow] = field(default_factory=list)
+    _bytes: int = 0
+
+    def add(self, row: RequestRow) -> pa.RecordBatch | None:
+        """Take one more request; return a shard if this one completes it."""
+        self._rows.append(row)
+        # A faulty row carries metadata and an error too: counting 64 bytes keeps such shards bounded as well.
+        self._bytes += 64 + len(row.metadata or "") + (len(row.text.encode()) if row.text is not None else 0)
+        full = self._bytes >= self.limit_bytes or len(self._rows) >= self.limit_requests
+        return self.rest() if full else None
+
+    def rest(self) -> pa.RecordBatch | None:
+        """Return the shard begun so far and start the next."""
+        if not self._rows:
+            return None
+        rows, first = self._rows, self.next_index
+        self._rows, self._bytes, self.next_index = [], 0, first + len(rows)
+        columns: dict[str, list[object]] = {
+            "index": list(range(first, first + len(rows))),
+            "key": [row.key for row in rows],
+            "metadata": [row.metadata for row in rows],
+            "text": [row.text for row in rows],
+            "task_type": [row.task_type for row in rows],
+            "title": [row.title for row in rows],
+            "dimensions": [row.dimensions for row in rows],
+            "error_code": [row.fault.code.number if row.fault else None for row in rows],
+            "error_reason": [
+                row.fault.reason.value if row.fault and row.fault.reason else None for row in rows
+            ],
+            "error_message": [row.fault.message if row.fault else None for row in rows],
+        }
+        return pa.RecordBatch.from_pydict(columns, schema=REQUESTS)
