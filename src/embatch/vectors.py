@@ -30,7 +30,7 @@ def normalize(vectors: ArrayLike) -> Vectors:
     """Return the same directions at length 1, same shape. A zero vector stays a zero vector."""
     wide = _wide(vectors)
     length = np.sqrt(np.sum(np.square(wide), axis=-1, keepdims=True))
-    return np.asarray(np.divide(wide, length, out=np.zeros_like(wide), where=length > 0), np.float32)
+    return np.asarray(np.divide(wide, length, out=np.zeros_like(wide), where=length != 0), np.float32)
 
 
 def truncate(vectors: ArrayLike, dimensions: int) -> Vectors:
@@ -59,7 +59,7 @@ def cosine(left: ArrayLike, right: ArrayLike) -> Vectors:
     a, b = _pair(left, right)
     lengths = np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
     products = np.sum(a * b, axis=-1)
-    cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths != 0)
     return np.asarray(np.clip(cosines, -1.0, 1.0), np.float32)
 
 

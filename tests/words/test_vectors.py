@@ -72,7 +72,7 @@ def test_a_zero_vector_is_similar_to_nothing() -> None:
 @pytest.mark.parametrize("name", ["cosine_similarity", "dot_product", "euclidean_distance"])
 def test_unequal_lengths_are_refused_by_name(name: str) -> None:
     """Comparing 2 with 3 dimensions says what to ask for instead."""
-    with pytest.raises(InvalidArgument, match="2 and 3 dimensions.*same output_dimensionality"):
+    with pytest.raises(InvalidArgument, match=r"2 and 3 dimensions.*same output_dimensionality"):
         getattr(ContentEmbedding([1.0, 2.0]), name)(ContentEmbedding([1.0, 2.0, 3.0]))
 
 

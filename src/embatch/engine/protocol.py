@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from embatch.errors import Code, EmbatchError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -80,6 +82,12 @@ class Shape:
     tokens: int
 
 
+class RowsRefused(EmbatchError):
+    """The engine refused these rows: one of them is at fault, and the pool finds out which."""
+
+    code = Code.INVALID_ARGUMENT
+
+
 class Engine(Protocol):
     """The protocol. See `engine/conformance` in the tests for what every engine must pass."""
 
@@ -96,6 +104,7 @@ class Engine(Protocol):
 
         Raises:
             EngineTrouble: the engine cannot work now; the rows are not to blame.
+            RowsRefused: one of the rows is to blame.
         """
         ...
 

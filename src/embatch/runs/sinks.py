@@ -32,12 +32,14 @@ class ParquetSink:
             pa.field("error", pa.string()),
         ]
         self._dimensions = dimensions
-        self._schema = pa.schema(columns, metadata=dict(notes))
+        self._schema = pa.schema(
+            columns, metadata={name.encode(): note.encode() for name, note in notes.items()}
+        )
         self._writer = pq.ParquetWriter(
             self._partial,
             self._schema,
             compression="zstd",
-            use_dictionary=["id", "error"],
+            use_dictionary=False,
             use_byte_stream_split=["embedding.list.element"],
         )
 

@@ -6,6 +6,7 @@ alone. Only what makes every row unreadable, such as a column that is not there,
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,7 +95,7 @@ def _csv(source: Source, rows: int) -> Iterator[Rows]:
     try:
         with source.path.open(encoding="utf-8-sig") as file:
             head = file.readline(1 << 20)
-        names = pacsv.read_csv(pa.py_buffer(head.encode())).schema.names
+        names = pacsv.read_csv(io.BytesIO(head.encode())).schema.names
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InvalidArgument(
             f"{source.path.name} is not readable CSV in UTF-8: {error}", field="IN"
@@ -151,7 +152,10 @@ def _from_blocks(source: Source, blocks: Iterator[Block]) -> Iterator[Rows]:
 
 
 def _jsonl(source: Source, rows: int) -> Iterator[Rows]:
-    first, ids, texts, faults = 0, [], [], {}
+    first = 0
+    ids: list[str | int | None] = []
+    texts: list[str | None] = []
+    faults: dict[int, str] = {}
     seen: set[str] = set()
     with source.path.open("rb") as file:
         for number, line in enumerate(file, 1):

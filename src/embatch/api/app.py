@@ -1,0 +1,115 @@
+"""The application: Google's face, files, health, and for a private service the route that keeps it alive."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+import orjson
+from fastapi import APIRouter, FastAPI, Response
+from starlette.requests import ClientDisconnect
+
+from embatch import __version__
+from embatch.api import files, gemini, private, problems
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from embatch.api.private import Attached
+    from embatch.service import Service
+    from embatch.settings import Settings
+
+_log = logging.getLogger("embatch.api")
+
+
+def create_app(service: Service, settings: Settings, *, attached: Attached | None = None) -> FastAPI:
+    """Return the application over a service; `attached` adds the route that keeps a private one alive.
+
+    Limits of size and time are the connection's (`api.limits`): an app called in-process has none.
+    """
+    app = FastAPI(
+        title="embatch",
+        version=__version__,
+        description="Asynchronous batch embeddings in Google's wire protocol.",
+        redirect_slashes=False,  # a path with a slash too many is another path
+        docs_url=None,
+        redoc_url=None,
+    )
+    problems.install(app)
+    app.include_router(_health(service))
+    app.include_router(files.router(service, settings))
+    app.include_router(gemini.router(service, settings))
+    if attached is not None:
+        app.include_router(private.router(attached))
+    app.add_middleware(RequestLog)
+    return app
+
+
+def _health(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/healthz", summary="Whether the process answers", include_in_schema=False)
+    async def healthz() -> Response:
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    @routes.get("/readyz", summary="Whether the service can work", include_in_schema=False)
+    async def readyz() -> Response:
+        health = await anyio.to_thread.run_sync(service.health)
+        said: dict[str, Any] = {"status": "ready" if health.ready else "unready"}
+        if not health.ready:
+            said["reasons"] = list(health.reasons)
+        return Response(
+            orjson.dumps(said), status_code=200 if health.ready else 503, media_type="application/json"
+        )
+
+    return routes
+
+
+class RequestLog:
+    """Logs a line for every request, by its route and not by its path: what a client wrote stays out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and log how it ended; one whose client has gone ends here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status, received, sent = time.monotonic(), 0, 0, 0
+
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status, sent
+            status = message.get("status", status)
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, counted_receive, counted_send)
+        except ClientDisconnect:
+            status = 499
+        except Exception:
+            status = 500
+            raise
+        finally:
+            _log.info(
+                "request",
+                extra={
+                    "fields": {
+                        "method": scope["method"] if scope["method"].isalpha() else "?",
+                        "route": getattr(scope.get("route"), "path", None),
+                        "status": status,
+                        "ms": round(1000 * (time.monotonic() - begun), 1),
+                        "bytes_in": received,
+                        "bytes_out": sent,
+                    }
+                },
+            )

@@ -1,0 +1,256 @@
+"""Files on the wire: Google's resumable upload, multipart and raw ones, and get, list, delete, download.
+
+    POST /upload/v1/files              start → an address that is its own credential
+    POST {address}                     upload · upload, finalize · query · cancel
+    GET  /v1/files/{id}:download       results; what was uploaded is not given out again
+
+A chunk's bytes go to disk as they arrive, in threads, some of them at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from anyio import CancelScope, to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from embatch.api import problems
+from embatch.api.descriptions import announced, base_address, display_name, resource
+from embatch.api.related import RelatedReader, boundary_of
+from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
+from embatch.wire.outputs import lines
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from embatch.api.descriptions import Announced
+    from embatch.service import Service
+    from embatch.settings import Settings
+
+_PIECE_BYTES: Final = 1 << 20
+"""What is handed to a thread for writing at a time."""
+_METADATA_BYTES: Final = 64 << 10
+_PAGE: Final = 10
+_LARGEST_PAGE: Final = 100
+
+
+def router(service: Service, settings: Settings) -> APIRouter:
+    """Return the file routes, the same under every version of the protocol."""
+    faces = _Files(service, settings)
+    routes = APIRouter()
+    for version in ("v1", "v1beta", "v1alpha"):
+        for path in (f"/upload/{version}/files", f"/resumable/upload/{version}/files"):
+            routes.add_api_route(path, faces.upload, methods=["POST", "PUT"], summary="Upload a file")
+        routes.add_api_route(f"/{version}/files", faces.list, methods=["GET"], summary="List files")
+        for path in (f"/{version}/files/{{id}}:download", f"/download/{version}/files/{{id}}:download"):
+            routes.add_api_route(path, faces.download, methods=["GET"], summary="Download results")
+        one = f"/{version}/files/{{id}}"
+        routes.add_api_route(one, faces.get, methods=["GET"], summary="Look a file up")
+        routes.add_api_route(one, faces.delete, methods=["DELETE"], summary="Delete a file")
+    return routes
+
+
+class _Files:
+    """The handlers of the file routes."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._service = service
+        self._settings = settings
+
+    async def upload(self, request: Request) -> Response:
+        """Begin, continue or complete an upload; which, the headers and the address say."""
+        token = request.query_params.get("upload_id")
+        if token is not None:
+            return await self._step(request, token)
+        protocol = (
+            request.headers.get("x-goog-upload-protocol")
+            or request.query_params.get("upload_protocol")
+            or request.query_params.get("uploadType")
+            or "raw"
+        ).lower()
+        match protocol:
+            case "resumable":
+                return await self._start(request)
+            case "multipart":
+                return await self._multipart(request)
+            case "raw" | "media":
+                return await self._raw(request)
+            case _:
+                raise InvalidArgument(
+                    "uploads are resumable, multipart or raw", field="X-Goog-Upload-Protocol"
+                )
+
+    async def _start(self, request: Request) -> Response:
+        if "start" not in _commands(request):
+            raise InvalidArgument("a resumable upload begins with `start`", field="X-Goog-Upload-Command")
+        said = announced(
+            await _small_body(request),
+            mime_type=request.headers.get("x-goog-upload-header-content-type"),
+            size=_number(request, "x-goog-upload-header-content-length"),
+        )
+        token = await self._begin(said)
+        base = base_address(request)
+        return Response(
+            b"{}",
+            media_type="application/json",
+            headers={
+                "X-Goog-Upload-URL": f"{base}{request.url.path}?upload_id={token}&upload_protocol=resumable",
+                "X-Goog-Upload-Status": "active",
+                "X-Goog-Upload-Chunk-Granularity": "1",
+            },
+        )
+
+    async def _begin(self, said: Announced) -> str:
+        if said.size is not None and said.size > self._settings.file_bytes:
+            raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="file.sizeBytes")
+        return await to_thread.run_sync(
+            lambda: self._service.begin_upload(
+                file_id=said.file_id, display_name=said.display_name, mime_type=said.mime_type, size=said.size
+            )
+        )
+
+    async def _step(self, request: Request, token: str) -> Response:
+        try:
+            commands = _commands(request)
+            if "cancel" in commands:
+                await to_thread.run_sync(self._service.drop_upload, token)
+                return _status("cancelled")
+            received = await to_thread.run_sync(self._service.upload_offset, token)
+            if "query" in commands:
+                return _status("active", received)
+            if not commands & {"upload", "finalize"}:
+                raise InvalidArgument(
+                    "the command is upload, finalize, query or cancel", field="X-Goog-Upload-Command"
+                )
+            if "upload" in commands:
+                offset = _number(request, "x-goog-upload-offset")
+                if offset is None:
+                    raise InvalidArgument("say where the chunk begins", field="X-Goog-Upload-Offset")
+                received = await self._write(token, offset, request.stream())
+            if "finalize" in commands:
+                return await self._finish(request, token)
+            return _status("active", received)
+        except EmbatchError as error:
+            # Without this header Google's client sends the chunk again, three times, seven seconds long.
+            answer = problems.answer(error)
+            answer.headers["X-Goog-Upload-Status"] = "cancelled" if isinstance(error, NotFound) else "active"
+            return answer
+
+    async def _write(self, token: str, offset: int, body: AsyncIterator[bytes]) -> int:
+        """Append a body from an offset on; return where the next one begins."""
+        piece = bytearray()
+        # An offset is judged even if no byte follows.
+        await to_thread.run_sync(self._service.append, token, offset, b"")
+        async for data in body:
+            piece += data
+            if len(piece) >= _PIECE_BYTES:
+                await to_thread.run_sync(self._service.append, token, offset, bytes(piece))
+                offset += len(piece)
+                piece.clear()
+        if piece:
+            await to_thread.run_sync(self._service.append, token, offset, bytes(piece))
+        return offset + len(piece)
+
+    async def _finish(self, request: Request, token: str) -> Response:
+        record = await to_thread.run_sync(self._service.finish, token)
+        answer = _json({"file": resource(record, request)})
+        answer.headers["X-Goog-Upload-Status"] = "final"
+        return answer
+
+    async def _multipart(self, request: Request) -> Response:
+        reader = RelatedReader(request.stream(), boundary_of(request.headers.get("content-type", "")))
+        described = await reader.metadata()
+        said = announced(described, mime_type=(await reader.file_head()).content_type or None)
+        return await self._whole(request, said, reader.file())
+
+    async def _raw(self, request: Request) -> Response:
+        said = announced(b"", mime_type=request.headers.get("content-type"))
+        name = request.headers.get("x-goog-upload-file-name")
+        said = replace(said, display_name=display_name(name))
+        return await self._whole(request, said, request.stream())
+
+    async def _whole(self, request: Request, said: Announced, body: AsyncIterator[bytes]) -> Response:
+        """Take a file that comes in one request; nothing of it stays if it does not come to its end."""
+        token = await self._begin(said)
+        try:
+            await self._write(token, 0, body)
+            return await self._finish(request, token)
+        except BaseException:
+            with CancelScope(shield=True):
+                await to_thread.run_sync(self._service.drop_upload, token)
+            raise
+
+    async def list(self, request: Request) -> Response:
+        """Answer a page of uploaded files, newest first."""
+        size = _page_size(request)
+        page = await to_thread.run_sync(
+            self._service.files, size, request.query_params.get("pageToken") or None
+        )
+        said: dict[str, Any] = {"files": [resource(record, request) for record in page.items]}
+        if page.next_page_token is not None:
+            said["nextPageToken"] = page.next_page_token
+        return _json(said)
+
+    async def get(self, request: Request, id: str) -> Response:  # noqa: A002  (the path's name for it)
+        """Answer one file's description."""
+        return _json(resource(await to_thread.run_sync(self._service.file, f"files/{id}"), request))
+
+    async def delete(self, id: str) -> Response:  # noqa: A002
+        """Delete an uploaded file."""
+        await to_thread.run_sync(self._service.delete_file, f"files/{id}")
+        return _json({})
+
+    async def download(self, id: str) -> Response:  # noqa: A002
+        """Stream the results of a file batch; an uploaded file is not given out."""
+        results = await to_thread.run_sync(self._service.results_of_file, f"files/{id}")
+        return StreamingResponse(
+            (b"".join(lines(part)) for part in results.parts),
+            media_type="application/jsonl",
+            headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
+        )
+
+
+def _commands(request: Request) -> set[str]:
+    return {part.strip().lower() for part in request.headers.get("x-goog-upload-command", "").split(",")}
+
+
+def _number(request: Request, name: str) -> int | None:
+    value = request.headers.get(name)
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdecimal() or len(value) > 18:
+        raise InvalidArgument("this must be a number of bytes", field=name.title())
+    return int(value)
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for data in request.stream():
+        body += data
+        if len(body) > _METADATA_BYTES:
+            raise TooLarge(f"a file's description may have {_METADATA_BYTES} bytes", field="body")
+    return bytes(body)
+
+
+def _page_size(request: Request) -> int:
+    text = request.query_params.get("pageSize", "")
+    if not text:
+        return _PAGE
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise InvalidArgument("the page size is a number, 0 or more", field="pageSize")
+    return min(int(text), _LARGEST_PAGE) or _PAGE
+
+
+def _json(said: object) -> Response:
+    return Response(orjson.dumps(said), media_type="application/json")
+
+
+def _status(status: str, received: int | None = None) -> Response:
+    answer = _json({})
+    answer.headers["X-Goog-Upload-Status"] = status
+    if received is not None:
+        answer.headers["X-Goog-Upload-Size-Received"] = str(received)
+    return answer

@@ -1,0 +1,255 @@
+"""Google's face: models, interactive embedding, batches; the same under /v1, /v1beta and /v1alpha.
+
+What is ours and additive: the header `Idempotency-Key` on create, `view=BASIC` on get (no output), and
+`GET batches/{id}/embeddings`, the results as an Arrow stream in the dimensions and numbers asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from embatch.errors import InvalidArgument, NotFound
+from embatch.intake import check_dimensions
+from embatch.service import Draft
+from embatch.states import State
+from embatch.wire import columns, inputs, outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from embatch.batch import Batch
+    from embatch.engine.models import ServedModel
+    from embatch.service import Service
+    from embatch.settings import Settings
+    from embatch.shard import RequestRow
+
+VERSIONS: Final = ("v1", "v1beta", "v1alpha")
+_BATCHES_A_PAGE: Final = (50, 1000)
+_MODELS_A_PAGE: Final = (50, 1000)
+
+
+def router(service: Service, settings: Settings) -> APIRouter:
+    """Return the routes over a service."""
+    face = _Face(service, settings)
+    routes = APIRouter()
+    table: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
+        ("POST", "/models/{model:path}:embedContent", face.embed, "Embed one text now"),
+        ("POST", "/models/{model:path}:batchEmbedContents", face.embed_many, "Embed a few texts now"),
+        ("POST", "/models/{model:path}:asyncBatchEmbedContent", face.create, "Submit a batch"),
+        ("GET", "/models", face.models, "List models"),
+        ("GET", "/models/{model:path}", face.model, "Look a model up"),
+        ("GET", "/batches", face.list, "List batches"),
+        ("POST", "/batches/{id}:cancel", face.cancel, "Cancel a batch"),
+        ("PATCH", "/batches/{id}:updateEmbedContentBatch", face.update, "Change display name or priority"),
+        ("GET", "/batches/{id}/embeddings", face.embeddings, "Read results as an Arrow stream"),
+        ("GET", "/batches/{id}", face.get, "Look a batch up"),
+        ("DELETE", "/batches/{id}", face.delete, "Delete a batch"),
+    )
+    for version in VERSIONS:
+        for method, path, handler, summary in table:
+            routes.add_api_route(f"/{version}{path}", handler, methods=[method], summary=summary)
+    return routes
+
+
+class _Face:
+    """The handlers."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._service = service
+        self._settings = settings
+
+    # interactive
+
+    async def embed(self, request: Request, model: str) -> Response:
+        """Answer `embedContent`."""
+        body = await request.body()
+        return await to_thread.run_sync(self._embed, body, model)
+
+    def _embed(self, body: bytes, model: str) -> Response:
+        served = self._service.model(model)
+        row = inputs.embed(body, self._same(served))
+        return self._embedded(served, [row], [""], single=True)
+
+    async def embed_many(self, request: Request, model: str) -> Response:
+        """Answer `batchEmbedContents`."""
+        body = await request.body()
+        return await to_thread.run_sync(self._embed_many, body, model)
+
+    def _embed_many(self, body: bytes, model: str) -> Response:
+        served = self._service.model(model)
+        rows = inputs.embed_many(body, self._same(served), self._settings.interactive_requests)
+        return self._embedded(served, rows, [f"requests[{at}]." for at in range(len(rows))], single=False)
+
+    def _embedded(
+        self, served: ServedModel, rows: list[RequestRow], places: list[str], *, single: bool
+    ) -> Response:
+        for row, place in zip(rows, places, strict=True):
+            check_dimensions(row.dimensions, served, f"{place}outputDimensionality")
+        _, part = self._service.embed_now(served.name, rows)
+        part = part.append_column("dimensions", _dimensions(rows))
+        failed = [code for code in part.column("error_code").to_pylist() if code is not None]
+        if failed:
+            at = part.column("error_code").to_pylist().index(failed[0])
+            raise InvalidArgument(part.column("error_message")[at].as_py(), field=f"{places[at]}content")
+        return Response(outputs.embeddings(part, single=single), media_type="application/json")
+
+    # batches
+
+    async def create(self, request: Request, model: str) -> Response:
+        """Answer `asyncBatchEmbedContent`."""
+        body = await request.body()
+        key = request.headers.get("idempotency-key")
+        return _json(await to_thread.run_sync(self._create, body, model, key))
+
+    def _create(self, body: bytes, model: str, key: str | None) -> dict[str, Any]:
+        served = self._service.model(model)
+        made = inputs.create(body, model, self._same(served))
+        digest = None if key is None else hashlib.sha256(served.name.encode() + b"\0" + body).hexdigest()
+        draft = Draft(served.name, made.display_name, made.priority, key, digest)
+        if made.rows is not None:
+            batch = self._service.submit_inline(draft, made.rows)
+        else:
+            assert made.file_name is not None  # noqa: S101  (inputs.create gives one of the two)
+            batch = self._service.submit_file(draft, made.file_name)
+        return outputs.operation(batch, output=False)
+
+    async def get(self, request: Request, id: str) -> Response:  # noqa: A002  (the path's name for it)
+        """Answer a batch; with its output once it is final, unless `view=BASIC`."""
+        view = request.query_params.get("view", "FULL").upper()
+        if view not in ("BASIC", "FULL"):
+            raise InvalidArgument("view is BASIC or FULL", field="view")
+        return await to_thread.run_sync(self._get, f"batches/{id}", view == "FULL")
+
+    def _get(self, name: str, full: bool) -> Response:  # noqa: FBT001  (run_sync passes by position)
+        batch = self._service.get(name)
+        readable = batch.done and batch.state is not State.FAILED
+        if full and readable and self._service.inline(name):
+            results = self._service.results(name)
+            pieces = outputs.operation_with_items(batch, results.parts)
+            return StreamingResponse(_begun(pieces), media_type="application/json")
+        return _json(outputs.operation(batch, output=True))
+
+    async def list(self, request: Request) -> Response:
+        """Answer one page of batches, newest first, without output."""
+        if request.query_params.get("filter"):
+            raise InvalidArgument("filtering is not offered: leave filter out", field="filter")
+        size = _page_size(request, *_BATCHES_A_PAGE)
+        token = request.query_params.get("pageToken") or None
+        page = await to_thread.run_sync(self._service.list, size, token)
+        message: dict[str, Any] = {"operations": [outputs.operation(one, output=False) for one in page.items]}
+        if page.next_page_token is not None:
+            message["nextPageToken"] = page.next_page_token
+        return _json(message)
+
+    async def cancel(self, id: str) -> Response:  # noqa: A002
+        """Cancel a batch; one that is final already stays as it is."""
+        await to_thread.run_sync(self._service.cancel, f"batches/{id}")
+        return _json({})
+
+    async def delete(self, id: str) -> Response:  # noqa: A002
+        """Delete a final batch."""
+        await to_thread.run_sync(self._service.delete, f"batches/{id}")
+        return _json({})
+
+    async def update(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Change display name or priority; answer the bare batch, as Google does."""
+        change = inputs.update(await request.body(), request.query_params.get("updateMask"))
+
+        def run() -> Batch:
+            return self._service.update(
+                f"batches/{id}", display_name=change.display_name, priority=change.priority
+            )
+
+        return _json(outputs.batch_message(await to_thread.run_sync(run)))
+
+    async def embeddings(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Answer the results as an Arrow stream."""
+        numbers = request.query_params.get("numbers", "float32")
+        if numbers not in columns.NUMBERS:
+            raise InvalidArgument(f"numbers is one of {', '.join(columns.NUMBERS)}", field="numbers")
+        dimensions = _integer(request, "dimensions")
+        return await to_thread.run_sync(self._embeddings, f"batches/{id}", dimensions, numbers)
+
+    def _embeddings(self, name: str, dimensions: int | None, numbers: str) -> Response:
+        results = self._service.results(name)
+        if dimensions is not None and not 1 <= dimensions <= results.native:
+            raise InvalidArgument(f"dimensions is from 1 to {results.native}", field="dimensions")
+        # Without a wish, what all requests asked for; where they differ, the native number.
+        size = dimensions or (results.dimensions if results.dimensions > 0 else None)
+        pieces = columns.results_stream(results.parts, results.native, size, numbers)
+        return StreamingResponse(_begun(pieces), media_type=columns.MEDIA_TYPE)
+
+    # models
+
+    async def models(self, request: Request) -> Response:
+        """Answer the served models, the default first."""
+        _page_size(request, *_MODELS_A_PAGE)
+        if request.query_params.get("pageToken"):
+            raise InvalidArgument(
+                "this page token is not one of ours: all models are on one page", field="pageToken"
+            )
+        served = await to_thread.run_sync(self._service.models)
+        return _json({"models": [_model(one) for one in served]})
+
+    async def model(self, model: str) -> Response:
+        """Answer one model, under the name it was asked for."""
+        if ":" in model:
+            raise NotFound("there is no such method of a model")
+        served = await to_thread.run_sync(self._service.model, model)
+        return _json({**_model(served), "name": f"models/{model}"})
+
+    def _same(self, served: ServedModel) -> Callable[[str], bool]:
+        def same(name: str) -> bool:
+            try:
+                return self._service.model(name) is served
+            except NotFound:
+                return False
+
+        return same
+
+
+def _dimensions(rows: list[RequestRow]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.array([row.dimensions for row in rows], pa.int32())
+
+
+def _begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Produce the first piece now: what fails while reading it is still an error answer, not a torn body."""
+    first = next(pieces, b"")
+
+    def rest() -> Iterator[bytes]:
+        yield first
+        yield from pieces
+
+    return rest()
+
+
+def _model(served: ServedModel) -> dict[str, Any]:
+    return outputs.model_message(served.name, served.dimensions, served.max_tokens, served.spec.engine)
+
+
+def _integer(request: Request, name: str) -> int | None:
+    value = request.query_params.get(name)
+    if not value:
+        return None
+    if not value.isascii() or not value.lstrip("-").isdecimal() or len(value) > 18:
+        raise InvalidArgument("this must be a whole number", field=name)
+    return int(value)
+
+
+def _page_size(request: Request, usual: int, most: int) -> int:
+    size = _integer(request, "pageSize")
+    if size is not None and size < 0:
+        raise InvalidArgument("the page size is a number, 0 or more", field="pageSize")
+    return min(size or usual, most)
+
+
+def _json(message: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(message), media_type="application/json")

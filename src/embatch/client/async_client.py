@@ -1,0 +1,211 @@
+"""The client for asyncio: `Client` with other verbs. Whatever is decided is decided in the flows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+import httpx2
+
+from embatch.client import flows
+from embatch.client.calls import Reply, Work
+from embatch.client.flows import Wish
+from embatch.client.shells import Shell, translated
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from types import TracebackType
+
+    from embatch.batch import Batch, Request, TaskType
+    from embatch.client.calls import Call, Flow, T
+    from embatch.client.results import BatchResult
+    from embatch.vectors import ContentEmbedding
+    from embatch.wire.answers import Model
+
+
+class AsyncClient(Shell):
+    """As `Client`, for asyncio: the same names, awaited; `list_batches` and `list_models` by `async for`."""
+
+    def __init__(
+        self,
+        target: str = "local",
+        *,
+        api_key: str | None = None,
+        data: str | os.PathLike[str] | None = None,
+        model: str | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(target, api_key, data, model)
+        self._transport: httpx2.AsyncBaseTransport | None = transport
+        self._http: httpx2.AsyncClient | None = None
+        self._lock = asyncio.Lock()
+
+    async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
+        self,
+        requests: Iterable[str | Request],
+        *,
+        display_name: str = "",
+        model: str | None = None,
+        task_type: TaskType | str | None = None,
+        output_dimensionality: int | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Batch:
+        """As `Client.async_batch_embed_contents`."""
+        wish = Wish(model or self._model, task_type, output_dimensionality)
+        labels = flows.Labels(display_name, priority, idempotency_key)
+        return await self._run(flows.submit(self._terms, requests, wish, labels))
+
+    async def get_batch_status(self, name: str | Batch) -> Batch:
+        """As `Client.get_batch_status`."""
+        return await self._run(flows.get(self._terms, name))
+
+    async def await_batch_completion(
+        self,
+        name: str | Batch,
+        *,
+        poll_interval: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  (a limit of the batch, not of one await)
+        on_progress: Callable[[Batch], object] | None = None,
+    ) -> Batch:
+        """As `Client.await_batch_completion`."""
+        wait = flows.Wait(poll_interval, timeout)
+        return await self._run(flows.await_batch(self._terms, name, wait, on_progress))
+
+    async def get_batch_embeddings(
+        self, batch: str | Batch, *, partial: bool = False, output_dimensionality: int | None = None
+    ) -> BatchResult:
+        """As `Client.get_batch_embeddings`."""
+        return await self._run(flows.results(self._terms, batch, output_dimensionality, partial=partial))
+
+    async def retry_failed(
+        self,
+        batch: str | Batch,
+        requests: Sequence[str | Request],
+        *,
+        display_name: str | None = None,
+        task_type: TaskType | str | None = None,
+        output_dimensionality: int | None = None,
+    ) -> Batch:
+        """As `Client.retry_failed`."""
+        wish = Wish(None, task_type, output_dimensionality)
+        return await self._run(flows.retry_failed(self._terms, batch, requests, wish, display_name))
+
+    async def list_batches(self, *, page_size: int | None = None) -> AsyncIterator[Batch]:
+        """As `Client.list_batches`."""
+        token: str | None = None
+        while True:
+            page = await self._run(flows.page(self._terms, page_size, token))
+            for batch in page.items:
+                yield batch
+            if (token := page.next_page_token) is None:
+                return
+
+    async def update_batch(
+        self, name: str | Batch, *, display_name: str | None = None, priority: int | None = None
+    ) -> Batch:
+        """As `Client.update_batch`."""
+        return await self._run(flows.update(self._terms, name, display_name, priority))
+
+    async def cancel_batch(self, name: str | Batch) -> Batch:
+        """As `Client.cancel_batch`."""
+        return await self._run(flows.cancel(self._terms, name))
+
+    async def delete_batch(self, name: str | Batch) -> None:
+        """As `Client.delete_batch`."""
+        return await self._run(flows.delete(self._terms, name))
+
+    async def embed_content(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        task_type: TaskType | str | None = None,
+        title: str | None = None,
+        output_dimensionality: int | None = None,
+    ) -> ContentEmbedding:
+        """As `Client.embed_content`."""
+        wish = Wish(model or self._model, task_type, output_dimensionality)
+        return await self._run(flows.embed(self._terms, text, title, wish))
+
+    async def batch_embed_contents(
+        self,
+        requests: Iterable[str | Request],
+        *,
+        model: str | None = None,
+        task_type: TaskType | str | None = None,
+        output_dimensionality: int | None = None,
+    ) -> list[ContentEmbedding]:
+        """As `Client.batch_embed_contents`."""
+        wish = Wish(model or self._model, task_type, output_dimensionality)
+        return await self._run(flows.embed_many(self._terms, requests, wish))
+
+    async def list_models(self) -> AsyncIterator[Model]:
+        """As `Client.list_models`."""
+        token: str | None = None
+        while True:
+            page = await self._run(flows.models(self._terms, token))
+            for model in page.items:
+                yield model
+            if (token := page.next_page_token) is None:
+                return
+
+    async def close(self) -> None:
+        """As `Client.close`."""
+        self._closed = True
+        if self._http is not None:
+            await self._http.aclose()
+        self._leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    reply = await self._do(step)
+                except Exception as error:  # noqa: BLE001  (the flow judges it, and raises it if it is final)
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _do(self, step: Call | Work) -> Reply:
+        if isinstance(step, Work):
+            await asyncio.to_thread(step.do)
+            return Reply()
+        if step.after > 0:
+            await asyncio.sleep(step.after)
+        body = b""
+        try:
+            http = await self._connected()
+            async with http.stream(**self._request(step)) as response:
+                if step.sink is None or response.status_code != 200:
+                    body = await response.aread()
+                else:
+                    step.sink.begin()
+                    async for piece in response.aiter_bytes():
+                        step.sink.feed(piece)
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise translated(error, self._terms.target.url) from error
+        return Reply(response.status_code, dict(response.headers), body)
+
+    async def _connected(self) -> httpx2.AsyncClient:
+        async with self._lock:
+            if self._http is None or not self._fresh():
+                if self._http is not None and not self._forked:
+                    await self._http.aclose()
+                await asyncio.to_thread(self._join)
+                way = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
+                self._http = httpx2.AsyncClient(transport=self._transport or way)
+            return self._http

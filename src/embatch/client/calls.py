@@ -1,0 +1,95 @@
+"""What a flow asks for and what it gets: calls and replies as values, and the shape of a flow.
+
+A flow is a generator. It yields a `Call` ("send this, `after` seconds from now") or `Work` ("do this, off the
+event loop if there is one") and receives a `Reply`, or has the error thrown in. It never awaits, sleeps or
+opens a socket itself, so one flow serves both colours of the client and can be tested with `next()`,
+`send()` and `throw()` alone.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+QUICK: Final = 60.0
+"""Seconds without a byte after which an ordinary call is given up."""
+SLOW: Final = 600.0
+"""The same for calls that embed or read much: the first one may have to load a model."""
+
+
+class Sink(Protocol):
+    """Where the body of a long answer goes, piece by piece, so that it is never held twice."""
+
+    def begin(self) -> None:
+        """A good answer begins: forget what an earlier, broken one brought."""
+        ...
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request to be sent."""
+
+    method: str
+    path: str
+    """Below the target's address (`/v1/batches/x`), or an absolute address that is its own credential."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    after: float = 0.0
+    """Seconds to wait before sending."""
+    patience: float = QUICK
+    """Seconds without a byte after which the connection counts as lost."""
+    sink: Sink | None = None
+    """Takes the body of an answer with status 200; `Reply.body` is then empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Blocking work between calls: writing files, decoding megabytes."""
+
+    do: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: any HTTP answer, whatever its status; empty after `Work`."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    body: bytes = b""
+
+
+Flow: TypeAlias = Generator[Call | Work, Reply, T]
+
+
+def work(function: Callable[[], T]) -> Flow[T]:
+    """Run blocking work through the shell and return what it returns."""
+    results: list[T] = []
+    yield Work(lambda: results.append(function()))
+    return results[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a flow takes from the world: time, chance and fresh names. Tests give their own."""
+
+    clock: Callable[[], float] = time.monotonic
+    """Seconds from any origin, never running backwards."""
+    chance: Callable[[], float] = random.random
+    """Uniform from [0, 1): the jitter of waits."""
+    token: Callable[[], str] = lambda: secrets.token_hex(16)
+    """A name nobody else has: the idempotency key of a submit."""

@@ -1,0 +1,336 @@
+"""The blocking client: a thin shell around the flows. Its twin is `async_client`, held alike by a test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+import httpx2
+
+from embatch.client import flows
+from embatch.client.calls import Reply, Work
+from embatch.client.flows import Wish
+from embatch.client.shells import Shell, translated
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from embatch.batch import Batch, Request, TaskType
+    from embatch.client.calls import Call, Flow, T
+    from embatch.client.results import BatchResult
+    from embatch.vectors import ContentEmbedding
+    from embatch.wire.answers import Model
+
+
+class Client(Shell):
+    """Submits texts as batches and brings back their embeddings; blocks the calling thread.
+
+    Usable from a script, a thread or a notebook; one client may be shared by threads. Nothing is started or
+    connected before the first call. Use it as a context manager, or `close` it: the private service of the
+    `local` target lives as long as its clients.
+
+        with Client() as client:
+            batch = client.async_batch_embed_contents(texts, display_name="Knowledge base")
+            batch = client.await_batch_completion(batch.name)
+            vectors = client.get_batch_embeddings(batch).to_numpy()
+
+    Args:
+        target: `local` (a private service, started or joined as needed), a service's address
+            (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
+        api_key: key of the target; for `gemini` GOOGLE_API_KEY, else GEMINI_API_KEY, is taken by default.
+        data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
+        model: model of all calls that name none; `None` takes the target's first one.
+        transport: how requests travel, for proxies and tests; `None` takes the network.
+
+    Raises:
+        InvalidArgument: no such target.
+        Unauthenticated: `gemini` without a key.
+    """
+
+    def __init__(
+        self,
+        target: str = "local",
+        *,
+        api_key: str | None = None,
+        data: str | os.PathLike[str] | None = None,
+        model: str | None = None,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(target, api_key, data, model)
+        self._transport: httpx2.BaseTransport | None = transport
+        self._http: httpx2.Client | None = None
+        self._lock = threading.Lock()
+
+    def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
+        self,
+        requests: Iterable[str | Request],
+        *,
+        display_name: str = "",
+        model: str | None = None,
+        task_type: TaskType | str | None = None,
+        output_dimensionality: int | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Batch:
+        """Submit texts as one batch and return it at once; it is durable on return.
+
+        Repeats by itself after broken connections without making a second batch (on `gemini` only where
+        nothing can have been accepted). What is too large to be sent inline goes through a file by itself.
+        A text that is faulty (empty, too long, …) fails alone: see `BatchResult.failed_responses`.
+
+        Args:
+            requests: texts, or requests with key, metadata, title, task type or dimensions of their own; any
+                iterable, read once.
+            display_name: what people will know the batch by; required.
+            model: `None` takes the client's, else the target's first one.
+            task_type: what the embeddings are for, where a request does not say.
+            output_dimensionality: leading dimensions wanted, re-normalised, where a request does not say;
+                `None` for the model's native number.
+            priority: higher runs first, strictly.
+            idempotency_key: a second submit with the same key and content returns the first batch instead of
+                making another; a random one per call by default. `gemini` has none and ignores it.
+
+        Raises:
+            InvalidArgument: no `display_name`, no requests, or a setting the target refuses.
+            ConnectionFailed: the target cannot be reached.
+        """
+        wish = Wish(model or self._model, task_type, output_dimensionality)
+        labels = flows.Labels(display_name, priority, idempotency_key)
+        return self._run(flows.submit(self._terms, requests, wish, labels))
+
+    def get_batch_status(self, name: str | Batch) -> Batch:
+        """Return the batch as it is now.
+
+        Raises:
+            NotFound: no such batch.
+        """
+        return self._run(flows.get(self._terms, name))
+
+    def await_batch_completion(
+        self,
+        name: str | Batch,
+        *,
+        poll_interval: float | None = None,
+        timeout: float | None = None,
+        on_progress: Callable[[Batch], object] | None = None,
+    ) -> Batch:
+        """Wait for a batch and return it in whatever final state it reached.
+
+        Args:
+            name: `batches/{id}`, or the batch.
+            poll_interval: seconds between polls; `None` takes the guide's, by the batch's size: 2, 5, 10, 30
+                for fewer than 100, 1,000, 10,000 and more.
+            timeout: seconds to wait at most; `None` takes the guide's: one a request and two minutes.
+                `math.inf` waits for ever.
+            on_progress: called with the batch after every poll, the last included; what it raises ends the
+                wait.
+
+        Raises:
+            BatchTimeout: the time passed; the batch goes on and can be awaited again.
+            NotFound: no such batch.
+        """
+        return self._run(
+            flows.await_batch(self._terms, name, flows.Wait(poll_interval, timeout), on_progress)
+        )
+
+    def get_batch_embeddings(
+        self, batch: str | Batch, *, partial: bool = False, output_dimensionality: int | None = None
+    ) -> BatchResult:
+        """Return the embeddings of a finished batch, in the order of its requests.
+
+        Args:
+            batch: `batches/{id}`, or the batch.
+            partial: also read what a cancelled or expired batch finished; the rest stands as failed.
+            output_dimensionality: leading dimensions wanted, re-normalised, for every request alike; `None`
+                gives each what it asked for on submit.
+
+        Raises:
+            BatchNotCompleted: it still runs, or was stopped and `partial` is not set.
+            BatchFailed: the batch as a whole could not be worked.
+            DataLoss: a request is missing from the results or stands there twice.
+            NotFound: no such batch.
+        """
+        return self._run(flows.results(self._terms, batch, output_dimensionality, partial=partial))
+
+    def retry_failed(
+        self,
+        batch: str | Batch,
+        requests: Sequence[str | Request],
+        *,
+        display_name: str | None = None,
+        task_type: TaskType | str | None = None,
+        output_dimensionality: int | None = None,
+    ) -> Batch:
+        """Submit those requests of a batch that failed as a new batch of the same model and priority.
+
+        `BatchResult.fill` then puts what the new batch gives at the places of the failed ones.
+
+        Args:
+            batch: the batch, finished or stopped.
+            requests: all its requests in their order, mended where that is needed.
+            display_name: by default the first one's with " (retry)".
+            task_type: give the first batch's again: a batch does not remember it.
+            output_dimensionality: as on the first submit.
+
+        Raises:
+            InvalidArgument: `requests` are not as many as the batch had.
+            FailedPrecondition: no request failed, or the batch still runs.
+        """
+        wish = Wish(None, task_type, output_dimensionality)
+        return self._run(flows.retry_failed(self._terms, batch, requests, wish, display_name))
+
+    def list_batches(self, *, page_size: int | None = None) -> Iterator[Batch]:
+        """Iterate over all batches, newest first, asking for one page at a time as they are needed.
+
+        Args:
+            page_size: batches a page; `None` leaves it to the target.
+        """
+        token: str | None = None
+        while True:
+            page = self._run(flows.page(self._terms, page_size, token))
+            yield from page.items
+            if (token := page.next_page_token) is None:
+                return
+
+    def update_batch(
+        self, name: str | Batch, *, display_name: str | None = None, priority: int | None = None
+    ) -> Batch:
+        """Change a batch's display name or priority, also while it runs; `None` leaves it. Returns it.
+
+        Raises:
+            InvalidArgument: nothing to change, or a value the target refuses.
+            NotFound: no such batch.
+        """
+        return self._run(flows.update(self._terms, name, display_name, priority))
+
+    def cancel_batch(self, name: str | Batch) -> Batch:
+        """Stop a batch for good and return it; what was finished can be read with `partial=True`.
+
+        Raises:
+            FailedPrecondition: it is already in a final state.
+            NotFound: no such batch.
+        """
+        return self._run(flows.cancel(self._terms, name))
+
+    def delete_batch(self, name: str | Batch) -> None:
+        """Delete a finished batch with its embeddings.
+
+        Raises:
+            FailedPrecondition: it still runs; cancel it first.
+            NotFound: no such batch.
+        """
+        return self._run(flows.delete(self._terms, name))
+
+    def embed_content(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        task_type: TaskType | str | None = None,
+        title: str | None = None,
+        output_dimensionality: int | None = None,
+    ) -> ContentEmbedding:
+        """Return the embedding of one text now: for queries, which somebody waits for.
+
+        Args:
+            text: what to embed.
+            model: `None` takes the client's, else the target's first one.
+            task_type: what the embedding is for, such as RETRIEVAL_QUERY.
+            title: the document's title; only with RETRIEVAL_DOCUMENT.
+            output_dimensionality: leading dimensions wanted, re-normalised; `None` for the native number.
+
+        Raises:
+            InvalidArgument: the text is empty or too long, or a setting is refused.
+        """
+        wish = Wish(model or self._model, task_type, output_dimensionality)
+        return self._run(flows.embed(self._terms, text, title, wish))
+
+    def batch_embed_contents(
+        self,
+        requests: Iterable[str | Request],
+        *,
+        model: str | None = None,
+        task_type: TaskType | str | None = None,
+        output_dimensionality: int | None = None,
+    ) -> list[ContentEmbedding]:
+        """Return the embeddings of a few texts now, in their order, asking for 100 at a time.
+
+        All or nothing: one faulty text is an error of the whole. For more than some hundred texts a batch is
+        cheaper and keeps faults apart.
+
+        Raises:
+            InvalidArgument: a text is empty or too long, or a setting is refused.
+        """
+        wish = Wish(model or self._model, task_type, output_dimensionality)
+        return self._run(flows.embed_many(self._terms, requests, wish))
+
+    def list_models(self) -> Iterator[Model]:
+        """Iterate over the models of the target; an embatch service names its default first."""
+        token: str | None = None
+        while True:
+            page = self._run(flows.models(self._terms, token))
+            yield from page.items
+            if (token := page.next_page_token) is None:
+                return
+
+    def close(self) -> None:
+        """Close connections and let go of the local service. Batches go on; repeating is safe."""
+        self._closed = True
+        if self._http is not None:
+            self._http.close()
+        self._leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    reply = self._do(step)
+                except Exception as error:  # noqa: BLE001  (the flow judges it, and raises it if it is final)
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _do(self, step: Call | Work) -> Reply:
+        if isinstance(step, Work):
+            step.do()
+            return Reply()
+        if step.after > 0:
+            time.sleep(step.after)
+        body = b""
+        try:
+            http = self._connected()
+            with http.stream(**self._request(step)) as response:
+                if step.sink is None or response.status_code != 200:
+                    body = response.read()
+                else:
+                    step.sink.begin()
+                    for piece in response.iter_bytes():
+                        step.sink.feed(piece)
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise translated(error, self._terms.target.url) from error
+        return Reply(response.status_code, dict(response.headers), body)
+
+    def _connected(self) -> httpx2.Client:
+        with self._lock:
+            if self._http is None or not self._fresh():
+                if self._http is not None and not self._forked:
+                    self._http.close()
+                self._join()
+                way = httpx2.HTTPTransport(uds=self._socket) if self._socket else None
+                self._http = httpx2.Client(transport=self._transport or way)
+            return self._http

@@ -1,0 +1,358 @@
+"""Every operation of the client as a pure generator: what is asked, in which order, and what is made of it.
+
+A flow knows no socket, no event loop and no sleeping; see `calls`. Errors leave a flow as they are raised.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from embatch.backoff import Backoff, poll_interval, time_limit
+from embatch.batch import Batch, Page, Request, TaskType
+from embatch.client import payload as payloads
+from embatch.client import readers
+from embatch.client.asking import ask, repeatable, send_file
+from embatch.client.calls import SLOW, Call, work
+from embatch.errors import (
+    BatchFailed,
+    BatchNotCompleted,
+    BatchTimeout,
+    EmbatchError,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
+from embatch.states import State
+from embatch.wire import answers, bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from embatch.client.asking import Terms
+    from embatch.client.calls import Flow, T
+    from embatch.client.results import BatchResult
+    from embatch.vectors import ContentEmbedding
+
+_ONCE: Final = Backoff(attempts=1)
+_NAME: Final = re.compile(r"batches/[^/?#\s]+")
+_JSON: Final = {"Content-Type": "application/json"}
+_RETRY: Final = " (retry)"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How texts shall be embedded where a request does not say."""
+
+    model: str | None = None
+    task_type: TaskType | str | None = None
+    output_dimensionality: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a batch is known by and when it runs."""
+
+    display_name: str
+    priority: int = 0
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How often to poll and how long to wait, in seconds; `None` takes the guide's by the batch's size."""
+
+    interval: float | None = None
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("poll_interval", self.interval), ("timeout", self.limit)):
+            if value is not None and not value >= 0:  # NaN fails here too
+                raise InvalidArgument(f"{name} must be 0 seconds or more", field=name)
+
+
+def submit(terms: Terms, requests: Iterable[str | Request], wish: Wish, labels: Labels) -> Flow[Batch]:
+    """Submit a batch: inline if it is small, through an uploaded file if it is not."""
+    if not labels.display_name.strip():
+        raise InvalidArgument(
+            'display_name is required: async_batch_embed_contents(texts, display_name="My batch")',
+            field="display_name",
+        )
+    defaults = _defaults(wish)
+    payload = payloads.Payload(terms.target)
+    try:
+        for block in payloads.blocks(requests, defaults):
+            yield from work(partial(payload.add, block))
+        yield from work(payload.close)
+        model = yield from _model(terms, wish.model)
+        if (inline := payload.inline) is not None:
+            if not terms.target.ours:
+                inline = [readers.tagged_inline(one, index) for index, one in enumerate(inline)]
+            body = bodies.create_body(model, labels.display_name, labels.priority, inline)
+            if len(body) <= terms.target.inline_bytes:
+                try:
+                    return (yield from _create(terms, model, body, labels.idempotency_key))
+                except TooLarge:  # the service's limits are lower than usual
+                    pass
+            yield from work(payload.to_file)
+        parcel = payload.parcel(labels.display_name, named=labels.idempotency_key is not None)
+        file = yield from send_file(terms, parcel)
+        body = bodies.create_from_file_body(model, labels.display_name, labels.priority, file)
+        return (yield from _create(terms, model, body, labels.idempotency_key))
+    finally:
+        payload.discard()
+
+
+def _create(terms: Terms, model: str, body: bytes, key: str | None) -> Flow[Batch]:
+    headers: dict[str, str] = dict(_JSON)
+    if terms.target.ours:
+        headers["Idempotency-Key"] = key or terms.outside.token()
+    call = Call("POST", _path(terms, f"{model}:asyncBatchEmbedContent"), headers=headers, body=body)
+    # Without an idempotency key a submit that may have been accepted is not repeated: it would cost twice.
+    reply = yield from ask(terms, call, once=not terms.target.ours)
+    return answers.parse_operation(reply.body)
+
+
+def get(terms: Terms, which: str | Batch) -> Flow[Batch]:
+    """Return a batch as it is now."""
+    return answers.parse_operation((yield from ask(terms, _get(terms, _name(which)))).body)
+
+
+def _get(terms: Terms, name: str) -> Call:
+    # Without the view a finished inline batch answers every poll with all its embeddings.
+    query = {"view": "BASIC"} if terms.target.ours else {}
+    return Call("GET", _path(terms, name), query=query)
+
+
+def await_batch(
+    terms: Terms, which: str | Batch, wait: Wait, on_progress: Callable[[Batch], object] | None
+) -> Flow[Batch]:
+    """Poll until the batch is final. Transient errors are waited out within the same time limit."""
+    name, clock = _name(which), terms.outside.clock
+    started, failures, count, after = clock(), 0, 0, 0.0
+    state = "not heard of yet"
+    while True:
+        try:
+            reply = yield from ask(terms, replace(_get(terms, name), after=after), backoff=_ONCE)
+            batch = answers.parse_operation(reply.body)
+        except EmbatchError as error:
+            failures += 1
+            delay = terms.poll.delay(failures, terms.outside.chance(), error.retry_after)
+            if delay is None or not repeatable(Call("GET", name), error):
+                raise
+            after = delay
+        else:
+            failures, count, state = 0, batch.batch_stats.request_count, batch.state.value
+            if on_progress is not None:
+                on_progress(batch)
+            if batch.done:
+                return batch
+            after = poll_interval(count) if wait.interval is None else wait.interval
+        limit = time_limit(count) if wait.limit is None else wait.limit
+        left = started + limit - clock()
+        if left <= 0:
+            raise BatchTimeout(
+                f"{name} is not finished after {limit:g} s (state: {state}); "
+                "it goes on and can be awaited again"
+            )
+        after = min(after, left)
+
+
+def results(terms: Terms, which: str | Batch, dimensions: int | None, *, partial: bool) -> Flow[BatchResult]:
+    """Read the results of a finished batch, each request exactly once, in order."""
+    _check_dimensions(dimensions)
+    batch = which if isinstance(which, Batch) and which.done else (yield from get(terms, which))
+    _check_readable(batch, partial=partial)
+    if terms.target.ours:
+        return (yield from _read_stream(terms, batch, dimensions))
+    return (yield from _read_output(terms, batch, dimensions))
+
+
+def _check_readable(batch: Batch, *, partial: bool) -> None:
+    if batch.state is State.FAILED:
+        raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
+    if batch.state is State.COMPLETED or (partial and batch.done):
+        return
+    remedy = "partial=True reads what it finished" if batch.done else "await_batch_completion waits for it"
+    raise BatchNotCompleted(f"{batch.name} is not completed (current state: {batch.state}): {remedy}")
+
+
+def _read_stream(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
+    query = {} if dimensions is None else {"dimensions": str(dimensions)}
+    buffer = readers.Buffer()
+    path = _path(terms, f"{batch.name}/embeddings")
+    yield from ask(terms, Call("GET", path, query, patience=SLOW, sink=buffer))
+    return (yield from work(lambda: readers.from_arrow(batch, buffer.content)))
+
+
+def _read_output(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
+    """Read Google's inlined responses or responses file. Either can appear later than the state says."""
+    failures = 0
+    call = replace(_get(terms, batch.name), patience=SLOW)
+    while True:
+        body = (yield from ask(terms, call)).body
+        file = answers.parse_operation(body).responses_file
+        if file is not None:
+            lines = readers.Lines()
+            path = _path(terms, f"{file}:download")
+            yield from ask(terms, Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
+            return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
+        result = yield from work(partial(readers.from_operation, batch, body, dimensions))
+        if result is not None:
+            return result
+        failures += 1
+        delay = terms.poll.delay(failures, terms.outside.chance())
+        if delay is None:
+            raise Unavailable(
+                f"{batch.name} is {batch.state}, but its results are not there yet: come back later"
+            )
+        call = replace(call, after=delay)
+
+
+def retry_failed(
+    terms: Terms, which: str | Batch, requests: Sequence[str | Request], wish: Wish, display_name: str | None
+) -> Flow[Batch]:
+    """Submit again those requests of a batch that failed, in their order."""
+    result = yield from results(terms, which, None, partial=True)
+    if len(requests) != len(result):
+        raise InvalidArgument(
+            f"the batch had {len(result)} requests, not {len(requests)}: give all of them, in their order",
+            field="requests",
+        )
+    if not result.failed_responses:
+        raise FailedPrecondition(f"no request of {result.batch.name} failed: there is nothing to retry")
+    again = [requests[index] for index, _ in result.failed_responses]
+    batch = result.batch
+    labels = Labels(display_name or f"{batch.display_name or batch.name}{_RETRY}", batch.priority)
+    return (yield from submit(terms, again, replace(wish, model=batch.model), labels))
+
+
+def page(terms: Terms, size: int | None, token: str | None) -> Flow[Page[Batch]]:
+    """Return one page of all batches, newest first."""
+    found = answers.parse_batches((yield from ask(terms, _list(terms, "batches", size, token))).body)
+    return _advanced(found, token)
+
+
+def models(terms: Terms, token: str | None) -> Flow[Page[answers.Model]]:
+    """Return one page of the target's models."""
+    found = answers.parse_models((yield from ask(terms, _list(terms, "models", None, token))).body)
+    return _advanced(found, token)
+
+
+def _list(terms: Terms, what: str, size: int | None, token: str | None) -> Call:
+    query = {} if size is None else {"pageSize": str(size)}
+    if token is not None:
+        query["pageToken"] = token
+    return Call("GET", _path(terms, what), query)
+
+
+def _advanced(found: Page[T], token: str | None) -> Page[T]:
+    if token is not None and found.next_page_token == token:
+        raise Internal("the service's list does not end: it named the same page twice")
+    return found
+
+
+def update(terms: Terms, which: str | Batch, display_name: str | None, priority: int | None) -> Flow[Batch]:
+    """Change display name or priority; what is `None` stays."""
+    if display_name is None and priority is None:
+        raise InvalidArgument("nothing to change: give display_name or priority", field="display_name")
+    mask, body = bodies.update_body(display_name, priority)
+    path = _path(terms, f"{_name(which)}:updateEmbedContentBatch")
+    call = Call("PATCH", path, {"updateMask": mask}, _JSON, body)
+    return answers.parse_batch((yield from ask(terms, call)).body)
+
+
+def cancel(terms: Terms, which: str | Batch) -> Flow[Batch]:
+    """Stop a batch and return it as it then is."""
+    name = _name(which)
+    try:
+        yield from ask(terms, Call("POST", _path(terms, f"{name}:cancel")))
+    except FailedPrecondition as refused:
+        # The answer to an earlier attempt was lost, and that attempt cancelled it.
+        if refused.__cause__ is None:
+            raise
+    return (yield from get(terms, name))
+
+
+def delete(terms: Terms, which: str | Batch) -> Flow[None]:
+    """Delete a finished batch."""
+    try:
+        yield from ask(terms, Call("DELETE", _path(terms, _name(which))))
+    except NotFound as gone:
+        # The answer to an earlier attempt was lost, and that attempt deleted it.
+        if gone.__cause__ is None:
+            raise
+
+
+def embed(terms: Terms, text: str, title: str | None, wish: Wish) -> Flow[ContentEmbedding]:
+    """Embed one text now."""
+    request = replace(payloads.request(text, 0, _defaults(wish)), title=title)
+    model = yield from _model(terms, wish.model)
+    path = _path(terms, f"{model}:embedContent")
+    call = Call("POST", path, headers=_JSON, body=bodies.embed_body(model, request), patience=SLOW)
+    return answers.parse_embedding((yield from ask(terms, call)).body)
+
+
+def embed_many(terms: Terms, requests: Iterable[str | Request], wish: Wish) -> Flow[list[ContentEmbedding]]:
+    """Embed a few texts now, as many a call as the target takes."""
+    found: list[ContentEmbedding] = []
+    model: str | None = None
+    for block in payloads.blocks(requests, _defaults(wish), terms.target.interactive_requests):
+        model = model or (yield from _model(terms, wish.model))
+        path = _path(terms, f"{model}:batchEmbedContents")
+        call = Call("POST", path, headers=_JSON, body=bodies.embed_many_body(model, block), patience=SLOW)
+        part = answers.parse_embeddings((yield from ask(terms, call)).body)
+        if len(part) != len(block):
+            raise Internal(f"{len(block)} texts came back as {len(part)} embeddings: none can be matched")
+        found += part
+    return found
+
+
+def _model(terms: Terms, name: str | None) -> Flow[str]:
+    """Return `models/{model}`; the service's first one where nobody named any."""
+    name = name or terms.target.model
+    if name is None:
+        reply = yield from ask(terms, _list(terms, "models", 1, None))
+        served = answers.parse_models(reply.body).items
+        if not served:
+            raise FailedPrecondition("the service has no model: start it with --model")
+        name = served[0].name
+    return "models/" + quote(name.removeprefix("models/"), safe="/")
+
+
+def _path(terms: Terms, rest: str) -> str:
+    return f"/{terms.target.version}/{rest}"
+
+
+def _name(which: str | Batch) -> str:
+    name = which.name if isinstance(which, Batch) else which
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument("a batch is named batches/{id}", field="name")
+    return name
+
+
+def _check_dimensions(dimensions: int | None) -> None:
+    if dimensions is not None and (isinstance(dimensions, bool) or dimensions < 1):
+        raise InvalidArgument("output_dimensionality must be 1 or more", field="output_dimensionality")
+
+
+def _defaults(wish: Wish) -> Request:
+    """Return a request without text that says what all others shall be like."""
+    _check_dimensions(wish.output_dimensionality)
+    return Request("", task_type=_task_type(wish.task_type), output_dimensionality=wish.output_dimensionality)
+
+
+def _task_type(word: TaskType | str | None) -> TaskType | None:
+    if word is None:
+        return None
+    try:
+        return TaskType(word.upper())
+    except ValueError:
+        known = ", ".join(TaskType)
+        raise InvalidArgument(f"task_type must be one of {known}", field="task_type") from None

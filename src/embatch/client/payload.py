@@ -1,0 +1,147 @@
+"""The requests of a submit on their way out: held while they are few, spooled to a file when they are not."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+
+from embatch.batch import Request
+from embatch.client.asking import Parcel
+from embatch.client.readers import tagged_line
+from embatch.errors import InvalidArgument
+from embatch.wire.bodies import LineWriter, StreamWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from io import BufferedRandom
+
+    from embatch.client.targets import Target
+
+BLOCK_REQUESTS: Final = 4096
+"""Requests encoded at a time: some milliseconds of work."""
+_OVERHEAD: Final = 64
+"""Least bytes of JSON around one text."""
+
+
+class Writer(Protocol):
+    """Encodes requests into a file, in their order."""
+
+    mime_type: ClassVar[str]
+
+    def write(self, requests: Sequence[Request]) -> None:
+        """Append requests."""
+        ...
+
+    def finish(self) -> None:
+        """Complete the file, which stays open."""
+        ...
+
+
+def request(given: object, index: int, defaults: Request) -> Request:
+    """Return one request with what it does not say taken from the defaults.
+
+    Raises:
+        InvalidArgument: it is neither text nor a request.
+    """
+    if isinstance(given, str):
+        return replace(defaults, text=given)
+    if not isinstance(given, Request) or not isinstance(given.text, str):
+        raise InvalidArgument(
+            f"requests[{index}] is a {type(given).__name__}, not a text or a Request",
+            field=f"requests[{index}]",
+        )
+    return replace(
+        given,
+        task_type=given.task_type or defaults.task_type,
+        output_dimensionality=given.output_dimensionality or defaults.output_dimensionality,
+    )
+
+
+def blocks(
+    requests: Iterable[str | Request], defaults: Request, size: int = BLOCK_REQUESTS
+) -> Iterator[list[Request]]:
+    """Yield the requests in blocks, completed by the defaults; the iterable is read once, as needed.
+
+    Raises:
+        InvalidArgument: it is empty, one text instead of several, or holds something else.
+    """
+    if isinstance(requests, str | bytes | Request):
+        raise InvalidArgument("give a list of texts, not one text", field="requests")
+    iterator, count = iter(requests), 0
+    while block := [request(one, count + at, defaults) for at, one in enumerate(islice(iterator, size))]:
+        yield block
+        count += len(block)
+    if not count:
+        raise InvalidArgument(
+            "there is nothing to embed: the list is empty", field="requests", reason="EMPTY_BATCH"
+        )
+
+
+class Payload:
+    """Gathers the requests of one batch in the form its target takes.
+
+    Attributes:
+        inline: all requests while they are few enough to be sent inline; `None` once there is a file.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.inline: list[Request] | None = []
+        self._target = target
+        self._bytes = 0
+        self._written = 0
+        self._file: BufferedRandom | None = None
+        self._writer: Writer | None = None
+
+    def add(self, block: Sequence[Request]) -> None:
+        """Take more requests."""
+        if self.inline is None:
+            self._write(block)
+            return
+        self.inline += block
+        self._bytes += sum(_OVERHEAD + len(one.text) for one in block)
+        if len(self.inline) > self._target.inline_requests or self._bytes > self._target.inline_bytes:
+            self._spill()
+
+    def _spill(self) -> None:
+        held, self.inline = self.inline or [], None
+        self._file = tempfile.TemporaryFile(prefix="embatch-")  # noqa: SIM115  (see discard)
+        self._writer = StreamWriter(self._file) if self._target.ours else LineWriter(self._file)
+        self._write(held)
+
+    def _write(self, block: Sequence[Request]) -> None:
+        assert self._writer is not None  # noqa: S101
+        if not self._target.ours:
+            block = [tagged_line(one, self._written + at) for at, one in enumerate(block)]
+        self._writer.write(block)
+        self._written += len(block)
+
+    def close(self) -> None:
+        """All requests are here: complete the file, if there is one."""
+        if self._writer is not None:
+            self._writer.finish()
+
+    def to_file(self) -> None:
+        """Make a file of what was meant to go inline."""
+        if self.inline is not None:
+            self._spill()
+        self.close()
+
+    def parcel(self, display_name: str, *, named: bool) -> Parcel:
+        """Return the complete file; `named` after its content, so that a submit can be repeated exactly."""
+        assert self._file is not None  # noqa: S101
+        assert self._writer is not None  # noqa: S101
+        size = self._file.seek(0, 2)
+        name = None
+        if named and self._target.ours:
+            self._file.seek(0)
+            digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+            name = f"files/embatch-{digest[:32]}"
+        return Parcel(self._file, size, self._writer.mime_type, display_name[:512], name)
+
+    def discard(self) -> None:
+        """Drop the file. Repeating is safe."""
+        if self._file is not None:
+            self._file.close()

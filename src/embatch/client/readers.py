@@ -1,0 +1,206 @@
+"""From what a service sends back to a `BatchResult`: Arrow from ours, tagged rows in any order from Google's.
+
+Google promises no order for large batches, so each request sent there carries a tag with its index (and its
+own key, if it has one); the tag is taken off again here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from embatch.client.results import Columns
+from embatch.errors import Code, DataLoss, InvalidArgument, Reason, RequestError
+from embatch.states import State
+from embatch.vectors import truncate
+from embatch.wire import answers, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embatch.batch import Batch, Request
+    from embatch.client.results import BatchResult
+    from embatch.wire.answers import Found
+
+TAG: Final = "embatch.request"
+"""Name under which an inline request's tag stands in its metadata; in a file it is the line's key."""
+_FORM: Final = re.compile(r"r-(0|[1-9][0-9]{0,11})(?::(.*))?", re.DOTALL)
+
+
+def tagged_line(request: Request, index: int) -> Request:
+    """Return the request of a file's line: its key carries the index.
+
+    Raises:
+        InvalidArgument: it has metadata, which Google's files cannot carry.
+    """
+    if request.metadata is not None:
+        raise InvalidArgument(
+            "a batch of this size goes to Google as a file, whose lines carry no metadata: give each "
+            "request a key and keep the metadata beside it, or submit fewer at a time",
+            field=f"requests[{index}].metadata",
+        )
+    return replace(request, key=_tag(request, index))
+
+
+def tagged_inline(request: Request, index: int) -> Request:
+    """Return the inline request: its metadata carries the index."""
+    return replace(request, key=None, metadata={**(request.metadata or {}), TAG: _tag(request, index)})
+
+
+def _tag(request: Request, index: int) -> str:
+    return f"r-{index}" if request.key is None else f"r-{index}:{request.key}"
+
+
+def _untag(found: Found) -> tuple[int, Found] | None:
+    """Return index and row as they were before tagging; `None` for a row that carries no tag."""
+    metadata = dict(found.metadata or {})
+    word = metadata.pop(TAG, None) if TAG in metadata else found.key
+    match = _FORM.fullmatch(word) if isinstance(word, str) else None
+    if match is None:
+        return None
+    return int(match[1]), replace(found, key=match[2], metadata=metadata or None)
+
+
+def in_order(batch: Batch, rows: Sequence[Found]) -> list[Found | None]:
+    """Return the rows at the places of their requests; `None` where a stopped batch has no row.
+
+    Rows without a tag are another client's and stand in their order. Among tagged rows, errors that lost
+    their tag fill the places left over: which of them belongs where changes nothing but a message.
+
+    Raises:
+        DataLoss: a request has no row, or two.
+    """
+    count = batch.batch_stats.request_count or len(rows)
+    placed: list[Found | None] = [None] * count
+    bare: list[Found] = []
+    for row in rows:
+        untagged = _untag(row)
+        if untagged is None:
+            bare.append(row)
+            continue
+        index, found = untagged
+        if index >= count or placed[index] is not None:
+            raise DataLoss(f"{batch.name}: request {index} of {count} stands twice in the results")
+        placed[index] = found
+    free = [index for index, found in enumerate(placed) if found is None]
+    own = len(bare) < len(rows)
+    if len(bare) > len(free) or (own and any(row.error is None for row in bare)):
+        raise DataLoss(f"{batch.name}: {len(rows)} results for {count} requests, and they cannot be matched")
+    for index, row in zip(free, bare, strict=False):
+        placed[index] = row
+    if len(bare) < len(free) and batch.state is State.COMPLETED:
+        raise DataLoss(f"{batch.name}: request {free[len(bare)]} of {count} is missing from the results")
+    return placed
+
+
+def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
+    """Return the result of an Arrow stream, whose rows come in order.
+
+    Raises:
+        DataLoss: a request has no row, or two, or the stream is damaged.
+    """
+    parts = list(stream.read_parts(content))
+    count = batch.batch_stats.request_count
+    following = 0
+    for part in parts:
+        size = len(part.index)
+        if size and (part.index[0] != following or bool((part.index[1:] - part.index[:-1] != 1).any())):
+            raise DataLoss(f"{batch.name}: the results are not in order from request {following} on")
+        following += size
+    if following != (count or following):
+        raise DataLoss(f"{batch.name}: {following} results for {count} requests")
+    widest = max((int(part.widths.max()) for part in parts if len(part.widths)), default=0)
+    columns = Columns(following, widest)
+    columns.keys, columns.metadata = [], []
+    for part in parts:
+        first = len(columns.keys)
+        rows = slice(first, first + len(part.index))
+        # Row by row the first `width` places are filled, in the order in which the numbers stand.
+        columns.matrix[rows][np.arange(widest) < part.widths[:, None]] = part.values
+        columns.widths[rows], columns.tokens[rows] = part.widths, part.tokens
+        columns.truncated[rows] = part.truncated
+        columns.keys += part.keys
+        columns.metadata += part.metadata
+        columns.errors.update({first + row: error for row, error in part.errors.items()})
+    return columns.result(batch)
+
+
+def from_lines(batch: Batch, lines: Lines, dimensions: int | None) -> BatchResult:
+    """Return the result of a responses file."""
+    return from_rows(batch, lines.rows(), dimensions)
+
+
+def from_operation(batch: Batch, body: bytes, dimensions: int | None) -> BatchResult | None:
+    """Return the result of an operation with inlined responses; `None` if it has none yet."""
+    rows = answers.parse_items(body)
+    return None if rows is None else from_rows(batch, rows, dimensions)
+
+
+def from_rows(batch: Batch, rows: Sequence[Found], dimensions: int | None) -> BatchResult:
+    """Return the result of rows in any order; `dimensions` truncates them, `None` leaves them as they are."""
+    placed = in_order(batch, rows)
+    widest = max((len(row.values) for row in placed if row and row.values is not None), default=0)
+    columns = Columns(len(placed), min(widest, dimensions or widest))
+    for index, row in enumerate(placed):
+        if row is None:
+            columns.errors[index] = _unserved(batch)
+            continue
+        columns.keys[index], columns.metadata[index] = row.key, row.metadata
+        if row.error is not None:
+            columns.errors[index] = row.error
+        if row.values is not None:
+            values = row.values if dimensions is None else truncate(row.values, dimensions)
+            columns.matrix[index, : len(values)] = values
+            columns.widths[index] = len(values)
+            columns.tokens[index] = row.tokens or 0
+    return columns.result(batch)
+
+
+def _unserved(batch: Batch) -> RequestError:
+    if batch.state is State.EXPIRED:
+        return RequestError(
+            Code.DEADLINE_EXCEEDED, Reason.EXPIRED, "the batch expired before this request's turn"
+        )
+    return RequestError(
+        Code.CANCELLED, Reason.CANCELLED, "the batch was cancelled before this request's turn"
+    )
+
+
+class Buffer:
+    """Keeps an answer in one piece of memory."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def begin(self) -> None:
+        """Forget what a broken answer brought."""
+        self.content = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self.content += data
+
+
+class Lines:
+    """Decodes a responses file line by line as it arrives: vectors take a fifth of the room of their text."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what a broken answer brought."""
+        self._rest = b""
+        self._rows: list[Found] = []
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rows += [answers.parse_line(line) for line in lines if line.strip()]
+
+    def rows(self) -> list[Found]:
+        """Return all rows once the answer is complete."""
+        self.feed(b"\n")
+        return self._rows

@@ -1,0 +1,104 @@
+"""What both colours of the client share: the way to the service, and what a call is in httpx's words."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from embatch.client.asking import NOT_SENT, Terms
+from embatch.client.calls import Outside
+from embatch.client.local import Attachment, attach, default_data_folder
+from embatch.client.targets import SOCKET_URL, resolve
+from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument
+
+if TYPE_CHECKING:
+    from embatch.client.calls import Call
+
+CONNECT_SECONDS = 10.0
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+_WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL)
+
+
+class Shell:
+    """A client without its colour: target, attachment to the local service, and translations."""
+
+    _transport: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None
+
+    def __init__(
+        self, target: str, api_key: str | None, data: str | os.PathLike[str] | None, model: str | None
+    ) -> None:
+        folder = default_data_folder() if data is None else Path(data)
+        found = resolve(target, key=api_key, data=folder, environ=os.environ)
+        self._terms = Terms(found, Outside(time.monotonic, random.random))
+        self._attachment: Attachment | None = None
+        self._owner = os.getpid()
+        self._closed = False
+        self._model = model
+
+    def __repr__(self) -> str:
+        target = self._terms.target
+        return f"{type(self).__name__}({str(target.data or target.socket or target.url)!r})"
+
+    def _fresh(self) -> bool:
+        """Whether connections made so far can be used: not after a fork, nor once the service is gone."""
+        if self._forked:
+            return False
+        return self._attachment is None or self._attachment.alive
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this is the copy in a forked child: its connections belong to the parent."""
+        return self._owner != os.getpid()
+
+    def _join(self) -> None:
+        """Find the way to the service; blocks while the local one starts."""
+        if self._closed:
+            raise InvalidArgument("the client is closed: make another", field="client")
+        self._owner = os.getpid()
+        if self._terms.target.data is not None and self._transport is None:
+            self._leave()
+            self._attachment = attach(self._terms.target.data)
+
+    def _leave(self) -> None:
+        if self._attachment is not None:
+            self._attachment.close()
+            self._attachment = None
+
+    @property
+    def _socket(self) -> str | None:
+        place = self._attachment and self._attachment.place.socket
+        named = place or self._terms.target.socket
+        return None if named is None else str(named)
+
+    def _request(self, call: Call) -> dict[str, Any]:
+        """Return the call in httpx's words."""
+        target = self._terms.target
+        url = target.at(call.path)
+        place = self._attachment and self._attachment.place.url
+        if place and url.startswith(SOCKET_URL):
+            url = place.rstrip("/") + url.removeprefix(SOCKET_URL)
+        # An absolute address is its own credential and may lie elsewhere: the key stays at home.
+        key = {} if url == call.path else target.headers
+        return {
+            "method": call.method,
+            "url": url,
+            "params": dict(call.query) or None,
+            "headers": {**key, **call.headers},
+            "content": call.body or None,
+            "timeout": httpx2.Timeout(call.patience, connect=CONNECT_SECONDS),
+        }
+
+
+def translated(error: Exception, target: str) -> EmbatchError:
+    """Return our error for one of httpx's. Never quotes headers: they hold the key."""
+    if isinstance(error, _WRONG):
+        return InvalidArgument(f"{target}: no such call can be made ({type(error).__name__})", field="target")
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if isinstance(error, _UNSENT):
+        return ConnectionFailed(f"cannot reach {target} ({said})", reason=NOT_SENT)
+    return ConnectionFailed(f"the connection to {target} broke before an answer came ({said})")

@@ -1,0 +1,36 @@
+"""What this machine's processor can do for an engine."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Final
+
+_CPUS: Final = Path("/sys/devices/system/cpu")
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores(cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
+    """Return the cores this process may use, two hardware threads of one core counted once."""
+    here = hasattr(os, "sched_getaffinity")  # not on macOS
+    allowed = os.sched_getaffinity(0) if here else set(range(os.cpu_count() or 1))
+    siblings = {_read(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
+    limit, _, period = _read(quota).partition(" ")  # "max 100000", or microseconds of each period
+    if limit.isdecimal() and period.isdecimal():
+        return max(1, min(len(siblings), math.ceil(int(limit) / int(period))))
+    return max(1, len(siblings))
+
+
+def has_amx(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether the processor multiplies bfloat16 in tiles (AMX): only then is bf16 faster than float32."""
+    flags = next((line for line in _read(cpuinfo).splitlines() if line.startswith("flags")), "")
+    return {"amx_tile", "amx_bf16"} <= set(flags.split())
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

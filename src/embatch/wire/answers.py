@@ -1,0 +1,398 @@
+"""What a service answers, read by the client: tolerant of what it does not know, strict about what it needs.
+
+Google's live service leaves out zeros, `done` and whole lists, sends counters as strings and the output
+twice; embatch adds fields of its own. All of that reads as the same values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import orjson
+
+from embatch.batch import Batch, BatchStats, Page
+from embatch.errors import (
+    AlreadyExists,
+    Code,
+    DataLoss,
+    EmbatchError,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    RequestError,
+    ResourceExhausted,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from embatch.states import State
+from embatch.vectors import ContentEmbedding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from embatch.vectors import Vectors
+
+_STATES: Final = {
+    "BATCH_STATE_UNSPECIFIED": State.PENDING,
+    "BATCH_STATE_PENDING": State.PENDING,
+    "BATCH_STATE_RUNNING": State.PROCESSING,
+    "BATCH_STATE_SUCCEEDED": State.COMPLETED,
+    "BATCH_STATE_FAILED": State.FAILED,
+    "BATCH_STATE_CANCELLED": State.CANCELLED,
+    "BATCH_STATE_EXPIRED": State.EXPIRED,
+}
+_KINDS: Final[Mapping[Code, type[EmbatchError]]] = {
+    Code.INVALID_ARGUMENT: InvalidArgument,
+    Code.OUT_OF_RANGE: InvalidArgument,
+    Code.NOT_FOUND: NotFound,
+    Code.ALREADY_EXISTS: AlreadyExists,
+    Code.FAILED_PRECONDITION: FailedPrecondition,
+    Code.PERMISSION_DENIED: PermissionDenied,
+    Code.UNAUTHENTICATED: Unauthenticated,
+    Code.RESOURCE_EXHAUSTED: ResourceExhausted,
+    Code.UNAVAILABLE: Unavailable,
+    Code.DEADLINE_EXCEEDED: Unavailable,
+    Code.ABORTED: Unavailable,
+    Code.DATA_LOSS: DataLoss,
+}
+_BY_STATUS: Final = {
+    401: Unauthenticated,
+    403: PermissionDenied,
+    404: NotFound,
+    408: Unavailable,
+    409: AlreadyExists,
+    413: TooLarge,
+    429: ResourceExhausted,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that a service embeds with."""
+
+    name: str
+    """`models/{model}`."""
+    display_name: str
+    description: str
+    max_tokens: int | None
+    """Longer texts are cut to this many tokens; `None` where the service does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The outcome of one request, as it stands in a list or file of results: exactly one of values and error."""
+
+    key: str | None
+    metadata: Mapping[str, Any] | None
+    values: Vectors | None
+    error: RequestError | None
+    tokens: int | None
+    """`None` where the service does not say."""
+
+
+def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> EmbatchError:
+    """Return the error that an answer means, whatever its body is.
+
+    Args:
+        status: the HTTP status, not 2xx.
+        headers: names in lower case.
+        body: Google's envelope, or whatever a proxy put in its place.
+    """
+    said = _envelope(body)
+    code = Code.__members__.get(str(said.get("status")))
+    if status == 413:
+        kind: type[EmbatchError] = TooLarge
+    elif code is not None:
+        kind = _KINDS.get(code, Internal)
+    else:
+        kind = _BY_STATUS.get(status, InvalidArgument if 400 <= status < 500 else Internal)
+    details = [one for one in _list(said.get("details")) if isinstance(one, dict)]
+    violations = [v for one in details for v in _list(one.get("fieldViolations")) if isinstance(v, dict)]
+    violation = violations[0] if violations else {}
+    reason = violation.get("reason") or next((one["reason"] for one in details if "reason" in one), None)
+    message = said.get("message")
+    return kind(
+        message
+        if isinstance(message, str) and message
+        else f"the service answered HTTP {status} without a word",
+        field=_text(violation.get("field")),
+        reason=_text(reason),
+        retry_after=_retry_after(headers, details),
+    )
+
+
+def _envelope(body: bytes) -> dict[str, Any]:
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = said.get("error") if isinstance(said, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _retry_after(headers: Mapping[str, str], details: list[dict[str, Any]]) -> float | None:
+    """Return the longest wait that header and RetryInfo ask for, in seconds."""
+    waits = []
+    for one in details:
+        delay = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(one.get("retryDelay")))
+        if delay is not None:
+            waits.append(float(delay[1]))
+    header = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
+        waits.append(float(header))
+    elif header:
+        try:
+            until = parsedate_to_datetime(header)
+            # The service's own clock tells what its date means.
+            now = parsedate_to_datetime(headers["date"])
+        except (ValueError, TypeError, KeyError):
+            pass
+        else:
+            waits.append((until - now).total_seconds())
+    return max((wait for wait in waits if math.isfinite(wait) and wait > 0), default=None)
+
+
+def parse_operation(body: bytes) -> Batch:
+    """Return the batch of an operation: the answer to a submit or a status call."""
+    return _operation(_object(body))
+
+
+def parse_batch(body: bytes) -> Batch:
+    """Return the batch of a bare description: the answer to an update."""
+    return _batch(_object(body), {})
+
+
+def parse_batches(body: bytes) -> Page[Batch]:
+    """Return a page of batches; `{}` is an empty one."""
+    said = _object(body)
+    return Page(
+        tuple(_operation(one) for one in _list(said.get("operations"))), _text(said.get("nextPageToken"))
+    )
+
+
+def parse_models(body: bytes) -> Page[Model]:
+    """Return a page of models."""
+    said = _object(body)
+    models = tuple(
+        Model(
+            _named(one, "models/"),
+            _text(one.get("displayName")) or "",
+            _text(one.get("description")) or "",
+            _count(one.get("inputTokenLimit")) or None,
+        )
+        for one in _list(said.get("models"))
+    )
+    return Page(models, _text(said.get("nextPageToken")))
+
+
+def _operation(said: Any) -> Batch:
+    if not isinstance(said, dict):
+        raise Internal("the service's answer is not a batch")
+    metadata = said.get("metadata")
+    if not isinstance(metadata, dict):
+        raise Internal("the service's answer is not a batch")
+    return _batch({"name": said.get("name"), **metadata}, said)
+
+
+def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
+    error = operation.get("error")
+    state = _state(said.get("state"), done=operation.get("done") is True, failed=isinstance(error, dict))
+    output = said.get("output") or operation.get("response") or {}
+    source = said.get("inputConfig")
+    return Batch(
+        name=_named(said, "batches/"),
+        model=_text(said.get("model")) or "",
+        state=state,
+        display_name=_text(said.get("displayName")),
+        priority=_count(said.get("priority")),
+        create_time=_time(said.get("createTime")),
+        update_time=_time(said.get("updateTime")),
+        end_time=_time(said.get("endTime")),
+        batch_stats=_stats(said.get("batchStats"), final=state.final),
+        input_file=_text(source.get("fileName")) if isinstance(source, dict) else None,
+        responses_file=_text(output.get("responsesFile")) if isinstance(output, dict) else None,
+        error=_request_error(error).message if isinstance(error, dict) else None,
+        notes=tuple(note for note in _list(said.get("notes")) if isinstance(note, str)),
+    )
+
+
+def _state(word: object, *, done: bool, failed: bool) -> State:
+    # The SDK's words for the same states stand in Google's own pages.
+    known = _STATES.get(str(word).replace("JOB_STATE_", "BATCH_STATE_"))
+    if known is not None and (known.final or not done):
+        return known
+    if done:
+        return State.FAILED if failed else State.COMPLETED
+    if word is None:
+        return State.PENDING
+    raise Internal("the service names a state that this client does not know: is there a newer one?")
+
+
+def _stats(said: object, *, final: bool) -> BatchStats:
+    counts = said if isinstance(said, dict) else {}
+    total, good = _count(counts.get("requestCount")), _count(counts.get("successfulRequestCount"))
+    failed = _count(counts.get("failedRequestCount"))
+    # A zero is left out; but of a running batch so is, at times, what still waits.
+    rest = 0 if final else max(0, total - good - failed)
+    pending = _count(counts["pendingRequestCount"]) if "pendingRequestCount" in counts else rest
+    return BatchStats(total, good, failed, pending, _count(counts.get("uncommittedRequestCount")))
+
+
+def parse_items(body: bytes) -> list[Found] | None:
+    """Return the inlined results of an operation in the order they came; `None` where there are none."""
+    said = _object(body)
+    metadata = said.get("metadata")
+    for output in (
+        (metadata or {}).get("output") if isinstance(metadata, dict) else None,
+        said.get("response"),
+    ):
+        if not isinstance(output, dict):
+            continue
+        for name in ("inlinedResponses", "inlinedEmbedContentResponses"):
+            inner = output.get(name)
+            items = inner.get("inlinedResponses") if isinstance(inner, dict) else inner
+            if isinstance(items, list):
+                return [_found(item) for item in items]
+    return None
+
+
+def parse_line(line: bytes) -> Found:
+    """Return the result on one line of a responses file; a damaged line is an error without a key."""
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict):
+        return Found(
+            None, None, None, RequestError(Code.DATA_LOSS, Reason.BAD_LINE, "its result is damaged"), None
+        )
+    return _found(said)
+
+
+def _found(said: Any) -> Found:
+    if not isinstance(said, dict):
+        raise Internal("the service's results hold something that is no result")
+    key = said.get("key", said.get("custom_id"))
+    metadata = said.get("metadata")
+    response = said.get("response")
+    response = response if isinstance(response, dict) else {}
+    # A line that failed says `error` or `status`, depending on which of Google's pages one reads.
+    fault = said.get("error") or said.get("status")
+    values = _values(response.get("embedding"))
+    # A status with code 0 beside an embedding says that all is well.
+    error = None
+    if isinstance(fault, dict) and (values is None or _count(fault.get("code")) != 0):
+        error = _request_error(fault)
+    if values is None and error is None:
+        error = RequestError(Code.INTERNAL, None, "the service gave neither an embedding nor an error for it")
+    usage = response.get("usageMetadata")
+    tokens = usage.get("promptTokenCount") if isinstance(usage, dict) else response.get("tokenCount")
+    return Found(
+        key if isinstance(key, str) else None,
+        metadata if isinstance(metadata, dict) else None,
+        None if error is not None else values,
+        error,
+        None if tokens is None else _count(tokens),
+    )
+
+
+def _request_error(said: Mapping[str, Any]) -> RequestError:
+    code = Code.of_number(_count(said.get("code")))
+    message = _text(said.get("message")) or f"the service said {code.name} and no more"
+    reasons = [one.get("reason") for one in _list(said.get("details")) if isinstance(one, dict)]
+    reason = next((Reason(word) for word in reasons if word in Reason.__members__), None)
+    return RequestError(code, reason, message)
+
+
+def parse_embedding(body: bytes) -> ContentEmbedding:
+    """Return the embedding of one text."""
+    values = _values(_object(body).get("embedding"))
+    if values is None:
+        raise Internal("the service answered without an embedding")
+    return ContentEmbedding(values)
+
+
+def parse_embeddings(body: bytes) -> list[ContentEmbedding]:
+    """Return the embeddings of several texts, in their order."""
+    found = [_values(one) for one in _list(_object(body).get("embeddings"))]
+    if any(values is None for values in found):
+        raise Internal("the service answered without an embedding")
+    return [ContentEmbedding(values) for values in found if values is not None]
+
+
+def parse_file_name(body: bytes) -> str:
+    """Return the name of the file that an upload made."""
+    file = _object(body).get("file")
+    return _named(file if isinstance(file, dict) else {}, "files/")
+
+
+def _values(said: object) -> Vectors | None:
+    values = said.get("values") if isinstance(said, dict) else None
+    if not isinstance(values, list) or not values:
+        return None
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        return None
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict):
+        raise Internal(
+            "the service's answer is not a JSON object: is this the address of an embatch service?"
+        )
+    return said
+
+
+def _list(said: object) -> list[Any]:
+    return said if isinstance(said, list) else []
+
+
+def _text(said: object) -> str | None:
+    return said if isinstance(said, str) and said else None
+
+
+def _named(said: Mapping[str, Any], prefix: str) -> str:
+    name = _text(said.get("name"))
+    if name is None or not name.startswith(prefix):
+        raise Internal(f"the service's answer names no {prefix}…")
+    return name
+
+
+def _count(said: object) -> int:
+    """Return an int64, which stands in JSON as a string, or as a number, or not at all."""
+    if isinstance(said, bool):
+        return 0
+    try:
+        return int(said)  # type: ignore[call-overload, no-any-return]  # what is no number is caught
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _time(said: object) -> datetime | None:
+    """Return a time of RFC 3339 in UTC; digits beyond microseconds are cut."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", str(said))
+    if match is None:
+        return None
+    try:
+        whole = datetime.fromisoformat(match[1] + match[3])
+    except ValueError:
+        return None
+    return whole.astimezone(UTC) + timedelta(microseconds=int((match[2] or ".")[1:7].ljust(6, "0")))

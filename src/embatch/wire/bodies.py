@@ -1,0 +1,148 @@
+"""What the client sends: Google's messages as JSON, requests as lines of JSONL or as an Arrow stream."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
+
+import orjson
+
+from embatch.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import IOBase
+
+    from embatch.batch import Request
+
+
+def create_body(model: str, display_name: str, priority: int, requests: Sequence[Request]) -> bytes:
+    """Return the body of an inline submit."""
+    rows = [
+        {
+            "request": _embed(None, one),
+            **({} if one.metadata is None else {"metadata": dict(one.metadata)}),
+            **({} if one.key is None else {"key": one.key}),
+        }
+        for one in requests
+    ]
+    return _json({"batch": _batch(model, display_name, priority, {"requests": {"requests": rows}})})
+
+
+def create_from_file_body(model: str, display_name: str, priority: int, file: str) -> bytes:
+    """Return the body of a submit whose requests are in an uploaded file."""
+    return _json({"batch": _batch(model, display_name, priority, {"fileName": file})})
+
+
+def _batch(model: str, display_name: str, priority: int, source: dict[str, Any]) -> dict[str, Any]:
+    batch: dict[str, Any] = {"model": model, "displayName": display_name, "inputConfig": source}
+    return {**batch, "priority": str(priority)} if priority else batch
+
+
+def update_body(display_name: str | None, priority: int | None) -> tuple[str, bytes]:
+    """Return field mask and body of an update; what is `None` is left alone."""
+    changes: dict[str, Any] = {}
+    if display_name is not None:
+        changes["displayName"] = display_name
+    if priority is not None:
+        changes["priority"] = str(priority)
+    return ",".join(changes), _json(changes)
+
+
+def embed_body(model: str, request: Request) -> bytes:
+    """Return the body that embeds one text now."""
+    return _json(_embed(model, request))
+
+
+def embed_many_body(model: str, requests: Sequence[Request]) -> bytes:
+    """Return the body that embeds a few texts now."""
+    return _json({"requests": [_embed(model, one) for one in requests]})
+
+
+def _embed(model: str | None, request: Request) -> dict[str, Any]:
+    said: dict[str, Any] = {"content": {"parts": [{"text": encodable(request.text)}]}}
+    if model is not None:
+        said["model"] = model
+    if request.task_type is not None:
+        said["taskType"] = request.task_type.value
+    if request.title is not None:
+        said["title"] = request.title
+    if request.output_dimensionality is not None:
+        said["outputDimensionality"] = request.output_dimensionality
+    return said
+
+
+def _json(said: object) -> bytes:
+    try:
+        return orjson.dumps(said)
+    except TypeError:
+        pass
+    # orjson refuses what JSON can say all the same, such as integers beyond 64 bits in somebody's metadata.
+    try:
+        return json.dumps(said, allow_nan=False).encode()
+    except (TypeError, ValueError):
+        raise InvalidArgument("metadata must be a JSON object", field="metadata") from None
+
+
+LINES: Final = "application/jsonl"
+STREAM: Final = "application/vnd.apache.arrow.stream"
+
+
+class LineWriter:
+    """Writes requests as lines of JSONL, as Google's batch files have them."""
+
+    mime_type: ClassVar[str] = LINES
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, requests: Sequence[Request]) -> None:
+        """Append requests; their metadata has no place here."""
+        self._file.writelines(
+            _json({**({} if one.key is None else {"key": one.key}), "request": _embed(None, one)}) + b"\n"
+            for one in requests
+        )
+
+    def finish(self) -> None:
+        """Complete the file, which stays open."""
+        self._file.flush()
+
+
+class StreamWriter:
+    """Writes requests as an Arrow stream, which an embatch service reads ten times as fast as JSONL."""
+
+    mime_type: ClassVar[str] = STREAM
+
+    def __init__(self, file: BinaryIO) -> None:
+        import pyarrow as pa  # noqa: PLC0415  (150 ms that small submits need not pay)
+
+        self._arrow = pa
+        names = ("key", "metadata", "text", "task_type", "title")
+        fields: list[pa.Field[Any]] = [pa.field(name, pa.string()) for name in names]
+        self._schema = pa.schema([*fields, pa.field("dimensions", pa.int32())])
+        self._stream = pa.ipc.new_stream(cast("IOBase", file), self._schema)
+
+    def write(self, requests: Sequence[Request]) -> None:
+        """Append requests as one record batch."""
+        columns: dict[str, list[Any]] = {
+            "key": [one.key for one in requests],
+            "metadata": [None if one.metadata is None else _json(one.metadata).decode() for one in requests],
+            "text": [encodable(one.text) for one in requests],
+            "task_type": [one.task_type and one.task_type.value for one in requests],
+            "title": [one.title for one in requests],
+            "dimensions": [one.output_dimensionality for one in requests],
+        }
+        self._stream.write_batch(self._arrow.RecordBatch.from_pydict(columns, schema=self._schema))
+
+    def finish(self) -> None:
+        """Complete the file, which stays open."""
+        self._stream.close()
+
+
+def encodable(text: str) -> str | None:
+    """Return the text, or `None` for one with a lone surrogate: it arrives as no text and fails alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None
+    return text

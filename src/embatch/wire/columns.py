@@ -1,0 +1,168 @@
+"""Our Arrow streams: input files of requests, and results with their vectors in the form a reader asks for.
+
+An input is validated fully before a value of it is used: Arrow's offsets are the sender's, and a bad one
+would read outside the buffer. Results are one stream of record batches, in order:
+
+    index int64 · key · metadata (JSON text) · embedding · tokens int32 · truncated bool ·
+    error_code int32 · error_reason · error_message
+
+`embedding` is a fixed-size list: of float32 or float16; for `int8` of int8 with a column `scale` (value =
+int8 * scale); for `bits` of uint8, eight signs a byte, most significant first, 1 where the number is above 0.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from embatch.errors import InvalidArgument
+from embatch.shard import RequestRow
+from embatch.vectors import truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
+NUMBERS: Final = ("float32", "float16", "int8", "bits")
+_COLUMNS: Final[dict[str, pa.DataType]] = {
+    "text": pa.string(),
+    "key": pa.string(),
+    "metadata": pa.string(),
+    "task_type": pa.string(),
+    "title": pa.string(),
+    "dimensions": pa.int32(),
+}
+"""Columns of an input; all but `text` may be missing."""
+_FIELD: Final = "batch.inputConfig.fileName"
+
+
+def read_rows(file: BinaryIO) -> Iterator[RequestRow]:
+    """Yield the requests of an input stream, one record batch in memory at a time.
+
+    Raises:
+        InvalidArgument: not an Arrow stream, a column that is missing, unknown or of another type, or offsets
+            that do not hold.
+    """
+    try:
+        with pa.ipc.open_stream(pa.PythonFile(file, mode="r")) as reader:
+            _check(reader.schema)
+            for batch in reader:
+                batch.validate(full=True)
+                yield from _rows(batch)
+    except pa.ArrowException as error:
+        raise InvalidArgument(
+            f"the file is not a readable Arrow stream: {str(error)[:200]}", field=_FIELD
+        ) from None
+
+
+def _check(schema: pa.Schema) -> None:
+    if "text" not in schema.names:
+        raise InvalidArgument("the Arrow stream has no column text", field=_FIELD)
+    for column in schema:
+        expected = _COLUMNS.get(column.name)
+        if expected is None:
+            known = ", ".join(_COLUMNS)
+            raise InvalidArgument(
+                f"unknown column {column.name[:64]!r}: the columns are {known}", field=_FIELD
+            )
+        if column.type != expected:
+            raise InvalidArgument(f"column {column.name} is {column.type}, not {expected}", field=_FIELD)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[RequestRow]:
+    found = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+    empty: list[Any] = [None] * batch.num_rows
+    for text, key, metadata, task_type, title, dimensions in zip(
+        *(found.get(name, empty) for name in _COLUMNS), strict=True
+    ):
+        if metadata is not None and not _is_object(metadata):
+            raise InvalidArgument("column metadata holds text that is not a JSON object", field=_FIELD)
+        yield RequestRow(text, key, metadata, task_type, title, dimensions)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def results_stream(
+    parts: Iterator[pa.RecordBatch], native: int, dimensions: int | None, numbers: str
+) -> Iterator[bytes]:
+    """Yield a results stream piece by piece, one shard in memory at a time.
+
+    Args:
+        parts: as `reading.Results.parts`.
+        native: dimensions of the vectors in them.
+        dimensions: leading dimensions wanted of every vector, normalised again; `None` for native.
+        numbers: one of `NUMBERS`.
+    """
+    size = dimensions or native
+    schema = _result_schema(size, numbers)
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, schema) as writer:
+        for part in parts:
+            writer.write_batch(_viewed(part, size, numbers, schema))
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _result_schema(size: int, numbers: str) -> pa.Schema:
+    kinds: dict[str, pa.DataType] = {
+        "float32": pa.list_(pa.float32(), size),
+        "float16": pa.list_(pa.float16(), size),
+        "int8": pa.list_(pa.int8(), size),
+        "bits": pa.list_(pa.uint8(), -(-size // 8)),
+    }
+    columns: list[pa.Field[Any]] = [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("key", pa.string()),
+        pa.field("metadata", pa.string()),
+        pa.field("embedding", kinds[numbers]),
+        pa.field("tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("error_code", pa.int32()),
+        pa.field("error_reason", pa.string()),
+        pa.field("error_message", pa.string()),
+    ]
+    if numbers == "int8":
+        columns.append(pa.field("scale", pa.float32()))
+    return pa.schema(columns)
+
+
+def _viewed(part: pa.RecordBatch, size: int, numbers: str, schema: pa.Schema) -> pa.RecordBatch:
+    embedding: Any = part.column("embedding")
+    native = embedding.type.list_size
+    vectors = truncate(np.asarray(embedding.values, np.float32).reshape(-1, native), min(size, native))
+    missing = pa.array(np.asarray(embedding.is_null()))
+    columns = {name: part.column(name) for name in schema.names if name not in ("embedding", "scale")}
+    if numbers == "int8":
+        flat, scales = _int8(vectors)
+        columns["scale"] = pa.array(scales)
+    else:
+        flat = _packed(vectors, numbers)
+    width = flat.shape[1]
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), width, mask=missing)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _packed(vectors: NDArray[np.float32], numbers: str) -> NDArray[Any]:
+    if numbers == "bits":
+        return np.packbits(vectors > 0, axis=1)
+    return np.ascontiguousarray(vectors, np.float16 if numbers == "float16" else np.float32)
+
+
+def _int8(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 and one scale a row: symmetric, the largest number becomes 127."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    scales = np.where(largest > 0, largest / 127.0, 1.0).astype(np.float32)
+    return np.rint(vectors / scales).astype(np.int8), scales[:, 0]

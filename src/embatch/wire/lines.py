@@ -1,0 +1,84 @@
+"""Input files in JSONL, read line by line: one bad line is one faulty request, never the end of the file.
+
+All layouts in use are taken: flat or under `embedContentConfig`, camelCase or snake_case, `key` or
+`custom_id`. Blank lines are skipped; a byte order mark is taken on the first line; CRLF and a missing last
+line end are fine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import orjson
+
+from embatch.errors import Code, InvalidArgument, Reason, RequestError
+from embatch.shard import RequestRow
+from embatch.wire.inputs import row_of_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MEDIA_TYPE: Final = "application/jsonl"
+_BLOCK: Final = 1 << 20
+
+
+def read_rows(file: BinaryIO, line_bytes: int, same_model: Callable[[str], bool]) -> Iterator[RequestRow]:
+    """Yield one row for each line that is not blank, in bounded memory however long a line is.
+
+    Args:
+        file: the bytes; read once, from where they stand.
+        line_bytes: a longer line fails, and only its head is ever held.
+        same_model: whether a request's own `model` is the batch's.
+    """
+    for number, (line, whole) in enumerate(_lines(file, line_bytes), 1):
+        content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not content.strip():
+            continue
+        if not whole:
+            yield _faulty(Reason.LINE_TOO_LONG, f"line {number} is over {line_bytes} bytes: shorten it")
+            continue
+        yield _row(content, number, same_model)
+
+
+def _row(line: bytes, number: int, same_model: Callable[[str], bool]) -> RequestRow:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return _faulty(Reason.BAD_ENCODING, f"line {number} is not UTF-8")
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        reason = Reason.BAD_UNICODE if "surrogate" in str(error) else Reason.BAD_LINE
+        return _faulty(reason, f"line {number} is not JSON: {error.msg}")
+    if not isinstance(value, dict):
+        return _faulty(Reason.BAD_LINE, f"line {number} is not a JSON object")
+    try:
+        return row_of_line(value, same_model)
+    except InvalidArgument as error:
+        reason = Reason.MODEL_MISMATCH if (error.field or "").endswith("model") else Reason.BAD_FIELD
+        key = value.get("key", value.get("custom_id"))
+        fault = RequestError(
+            Code.INVALID_ARGUMENT, reason, f"line {number}, {error.field or 'request'}: {error.message}"
+        )
+        # The key is kept so that the error finds its way back.
+        return RequestRow(None, key=key if isinstance(key, str) else None, fault=fault)
+
+
+def _faulty(reason: Reason, message: str) -> RequestRow:
+    return RequestRow(None, fault=RequestError(Code.INVALID_ARGUMENT, reason, message))
+
+
+def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield each line without its end, and whether it is whole; of a longer one, a part of its head."""
+    held, whole = b"", True
+    while block := file.read(_BLOCK):
+        *ended, rest = block.split(b"\n")
+        for part in ended:
+            line = held + part
+            yield line[:limit], whole and len(line) <= limit
+            held, whole = b"", True
+        held += rest
+        if len(held) > limit:
+            held, whole = held[:1], False  # something, so that it does not look blank
+    if held or not whole:
+        yield held[:limit], whole and len(held) <= limit

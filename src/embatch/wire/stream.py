@@ -1,0 +1,78 @@
+"""The Arrow stream of results, as an embatch service sends it, read by the client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from embatch.errors import Code, DataLoss, Reason, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from embatch.vectors import Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive requests and what became of them, row by row."""
+
+    index: NDArray[np.int64]
+    keys: list[str | None]
+    metadata: list[Mapping[str, Any] | None]
+    values: Vectors
+    """float32: all numbers, one embedding after the other."""
+    widths: NDArray[np.int32]
+    """Dimensions of each embedding; 0 where the request failed."""
+    tokens: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+    errors: dict[int, RequestError]
+    """By row of this part."""
+
+
+def read_parts(content: bytes | bytearray) -> Iterator[Part]:
+    """Yield the parts of a complete stream; numbers are not copied.
+
+    Raises:
+        DataLoss: the stream is damaged or was cut off.
+    """
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(content)) as reader:
+            for batch in reader:
+                yield _part(batch)
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise DataLoss(f"the stream of results is damaged: {type(error).__name__}") from error
+
+
+def _part(batch: Any) -> Part:
+    embeddings = batch.column("embedding")
+    widths = embeddings.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
+    # `flatten` leaves out what belongs to nulls, which a fixed-size list has room for as well.
+    values = embeddings.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    codes = batch.column("error_code").to_pylist()
+    reasons = batch.column("error_reason").to_pylist()
+    messages = batch.column("error_message").to_pylist()
+    return Part(
+        batch.column("index").to_numpy(),
+        batch.column("key").to_pylist(),
+        [None if text is None else orjson.loads(text) for text in batch.column("metadata").to_pylist()],
+        values,
+        widths,
+        batch.column("tokens").fill_null(0).to_numpy(zero_copy_only=False),
+        batch.column("truncated").fill_null(False).to_numpy(zero_copy_only=False),  # noqa: FBT003  (Arrow's)
+        {
+            row: RequestError(
+                Code.of_number(code),
+                Reason(reasons[row]) if reasons[row] in Reason.__members__ else None,
+                messages[row] or "",
+            )
+            for row, code in enumerate(codes)
+            if code is not None
+        },
+    )

@@ -1,0 +1,138 @@
+"""What the client's tests share: playing a flow by hand, and scripted answers for both colours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import httpx2
+import orjson
+
+from embatch import AsyncClient, Client, EmbatchError
+from embatch.client.asking import Terms
+from embatch.client.calls import Call, Flow, Outside, Reply, Work
+from embatch.client.targets import Target
+
+T = TypeVar("T")
+
+
+@dataclass
+class Clock:
+    """A clock that moves only when a flow waits."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@dataclass
+class Played:
+    """A flow that was played to its end."""
+
+    calls: list[Call] = field(default_factory=list)
+    value: Any = None
+    error: EmbatchError | None = None
+
+
+def terms(target: Target | None = None, *, clock: Clock | None = None, chance: float = 1.0) -> Terms:
+    """Return terms without chance: waits have their full length, tokens count up."""
+    tokens = iter(f"token-{number}" for number in range(1000))
+    outside = Outside(clock or Clock(), lambda: chance, lambda: next(tokens))
+    return Terms(target or Target("http://service"), outside)
+
+
+def play(flow: Flow[T], answers: Sequence[Reply | Exception], clock: Clock | None = None) -> Played:
+    """Play a flow with `next`, `send` and `throw`; waiting moves the clock, nothing else does."""
+    played, script = Played(), iter(answers)
+    try:
+        step = next(flow)
+        while True:
+            if isinstance(step, Work):
+                step.do()
+                step = flow.send(Reply())
+                continue
+            played.calls.append(step)
+            if clock is not None:
+                clock.now += step.after
+            answer = next(script, None)
+            assert answer is not None, f"an unexpected call: {step.method} {step.path}"
+            if isinstance(answer, Exception):
+                step = flow.throw(answer)
+            else:
+                if step.sink is not None and answer.status == 200:
+                    step.sink.begin()
+                    step.sink.feed(answer.body)
+                    answer = replace(answer, body=b"")
+                step = flow.send(answer)
+    except StopIteration as stop:
+        played.value = stop.value
+    except EmbatchError as error:
+        played.error = error
+    assert next(script, None) is None, "the flow ended before its script"
+    return played
+
+
+def json_reply(body: object, status: int = 200, **headers: str) -> Reply:
+    """Return an answer in JSON."""
+    said = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, said, orjson.dumps(body))
+
+
+def problem(status: int, word: str, message: str = "told so", *details: object) -> dict[str, Any]:
+    """Return Google's envelope."""
+    return {"error": {"code": status, "message": message, "status": word, "details": list(details)}}
+
+
+Answer = httpx2.Response | Exception
+Handler = Callable[[httpx2.Request], httpx2.Response]
+
+
+def scripted(answers: Sequence[Answer]) -> tuple[Handler, list[httpx2.Request]]:
+    """Return a handler that gives the answers in turn, and the requests it got."""
+    script, seen = iter(answers), list[httpx2.Request]()
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        answer = next(script)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return handle, seen
+
+
+def unhurried(client: Client | AsyncClient) -> None:
+    """Take the waiting out of a client: full jitter of a chance that is always 0."""
+    client._terms = replace(client._terms, outside=Outside(chance=lambda: 0.0))
+
+
+def both(
+    handler: Callable[[], Handler],
+    run: Callable[[Client], Any],
+    run_async: Callable[[AsyncClient], Any],
+    target: str = "http://service",
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Run the same against both colours, each with a fresh handler; return what came of it."""
+
+    def colour() -> Any:
+        with Client(target, transport=httpx2.MockTransport(handler()), **options) as client:
+            unhurried(client)
+            return run(client)
+
+    async def other() -> Any:
+        async with AsyncClient(target, transport=httpx2.MockTransport(handler()), **options) as client:
+            unhurried(client)
+            return await run_async(client)
+
+    def outcome(function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except EmbatchError as error:
+            return type(error), error.message, error.reason
+
+    return outcome(colour), outcome(lambda: asyncio.run(other()))

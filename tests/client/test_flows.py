@@ -1,0 +1,367 @@
+"""Flows alone, played with next, send and throw: repeats, waits, polling, submitting. Nothing sleeps."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from client_scripts import Clock, json_reply, play, problem, terms
+
+from embatch import (
+    AlreadyExists,
+    Batch,
+    BatchFailed,
+    BatchNotCompleted,
+    BatchTimeout,
+    ConnectionFailed,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Request,
+    ResourceExhausted,
+    State,
+    Unavailable,
+)
+from embatch.client import flows
+from embatch.client.asking import NOT_SENT
+from embatch.client.calls import Reply
+from embatch.client.flows import Labels, Wait, Wish
+from embatch.client.targets import Target, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NAME = "batches/b1"
+LOST = ConnectionFailed("broke")
+UNSENT = ConnectionFailed("refused", reason=NOT_SENT)
+BUSY = json_reply(problem(503, "UNAVAILABLE"), 503)
+WISH = Wish("m")
+LABELS = Labels("Test")
+GEMINI = resolve("gemini", key="k", data=None, environ={})  # type: ignore[arg-type]  # no data folder needed
+
+
+def operation(state: str = "RUNNING", count: int = 3, **more: Any) -> Reply:
+    """Return an operation as a service answers it."""
+    metadata = {
+        "name": NAME,
+        "model": "models/m",
+        "displayName": "Test",
+        "state": f"BATCH_STATE_{state}",
+        "batchStats": {"requestCount": str(count)},
+        **more,
+    }
+    return json_reply({"name": NAME, "metadata": metadata})
+
+
+def test_success_after_a_refusal_and_a_drop() -> None:
+    """Both are repeated after waits that double; full jitter with chance 1 shows their ceilings."""
+    played = play(flows.get(terms(), NAME), [BUSY, LOST, BUSY, operation()])
+    assert played.value.state is State.PROCESSING
+    assert [call.after for call in played.calls] == [0.0, 0.5, 1.0, 2.0]
+
+
+def test_repeats_are_exhausted() -> None:
+    """The sixth failure is raised as it came."""
+    played = play(flows.get(terms(), NAME), [BUSY] * 6)
+    assert isinstance(played.error, Unavailable)
+    assert played.error.message == "told so"
+    played = play(flows.get(terms(), NAME), [LOST] * 6)
+    assert played.error is LOST
+
+
+@pytest.mark.parametrize(
+    ("status", "word", "kind"),
+    [
+        (400, "INVALID_ARGUMENT", InvalidArgument),
+        (404, "NOT_FOUND", NotFound),
+        (409, "ALREADY_EXISTS", AlreadyExists),
+    ],
+)
+def test_what_repeating_cannot_help_is_raised_at_once(status: int, word: str, kind: type[Exception]) -> None:
+    """One call, one error of the right class with the service's words."""
+    played = play(flows.get(terms(), NAME), [json_reply(problem(status, word), status)])
+    assert type(played.error) is kind
+
+
+def test_retry_info_is_honoured() -> None:
+    """A retryDelay in the details is waited, with at most a quarter on top."""
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.07s"}
+    limited = json_reply(problem(429, "RESOURCE_EXHAUSTED", "slow down", info), 429)
+    played = play(flows.get(terms(chance=0.0), NAME), [limited, operation()])
+    assert [call.after for call in played.calls] == [0.0, 34.07]
+    played = play(flows.get(terms(chance=1.0), NAME), [limited, operation()])
+    assert played.calls[1].after == pytest.approx(34.07 * 1.25)
+
+
+def test_retry_after_is_honoured() -> None:
+    """The header in seconds does the same."""
+    limited = json_reply(problem(429, "RESOURCE_EXHAUSTED"), 429, retry_after="7")
+    played = play(flows.get(terms(chance=0.0), NAME), [limited, operation()])
+    assert played.calls[1].after == 7.0
+    played = play(flows.get(terms(), NAME), [limited] * 6)
+    assert isinstance(played.error, ResourceExhausted)
+    assert played.error.retry_after == 7.0
+
+
+def test_an_answer_that_is_no_envelope_is_an_error_all_the_same() -> None:
+    """A proxy's HTML page with 502 is waited out; with 403 it is raised."""
+    page = Reply(502, {"content-type": "text/html"}, b"<html>bad gateway</html>")
+    assert play(flows.get(terms(), NAME), [page, operation()]).value.name == NAME
+    assert play(flows.get(terms(), NAME), [Reply(403, {}, b"<html>")]).error is not None
+    nonsense = Reply(200, {}, b"<html>welcome to the hotel</html>")
+    assert isinstance(play(flows.get(terms(), NAME), [nonsense]).error, Internal)
+
+
+def test_reads_are_repeated_after_an_internal_error_and_changes_are_not() -> None:
+    """A 500 says nothing about whether the change took effect."""
+    broken = json_reply(problem(500, "INTERNAL"), 500)
+    assert play(flows.get(terms(), NAME), [broken, operation()]).value.name == NAME
+    played = play(flows.update(terms(), NAME, None, 5), [broken])
+    assert isinstance(played.error, Internal)
+
+
+# --- polling ---------------------------------------------------------------------------------------------
+
+
+def poll(answers: Sequence[Reply | Exception], wait: Wait | None = None) -> tuple[Any, list[Batch], Clock]:
+    """Await a batch with a clock that only waiting moves; return what was played and what was reported."""
+    clock, told = Clock(), list[Batch]()
+    flow = flows.await_batch(terms(clock=clock), NAME, wait or Wait(), told.append)
+    return play(flow, answers, clock), told, clock
+
+
+@pytest.mark.parametrize(("count", "interval"), [(0, 2), (99, 2), (100, 5), (1000, 10), (10_000, 30)])
+def test_the_interval_follows_the_size(count: int, interval: float) -> None:
+    """The first poll is made at once, the next after the guide's interval; every poll asks for no output."""
+    played, told, _ = poll([operation(count=count), operation(count=count), operation("SUCCEEDED", count)])
+    assert [call.after for call in played.calls] == [0, interval, interval]
+    assert all(call.query == {"view": "BASIC"} for call in played.calls)
+    assert [batch.state for batch in told] == [State.PROCESSING, State.PROCESSING, State.COMPLETED]
+    assert played.value is told[-1]
+
+
+def test_gemini_is_not_asked_for_a_view_it_does_not_know() -> None:
+    """The view is an addition of ours."""
+    played = play(flows.await_batch(terms(GEMINI), NAME, Wait(), None), [operation("SUCCEEDED")])
+    assert [(call.path, call.query) for call in played.calls] == [("/v1beta/batches/b1", {})]
+
+
+def test_a_given_interval_and_limit_are_kept() -> None:
+    """The last poll is made at the limit itself; then the wait ends and says that the batch goes on."""
+    played, told, clock = poll([operation()] * 5, Wait(interval=3.0, limit=10.0))
+    assert [call.after for call in played.calls] == [0, 3, 3, 3, 1]
+    assert clock.now == 1010.0
+    assert isinstance(played.error, BatchTimeout)
+    assert "batches/b1 is not finished after 10 s (state: PROCESSING)" in played.error.message
+    assert len(told) == 5
+
+
+def test_the_limit_follows_the_size() -> None:
+    """One second a request and two minutes, from the first call on."""
+    played, _, clock = poll([operation(count=30)] * 76)
+    assert isinstance(played.error, BatchTimeout)
+    assert clock.now == 1150.0
+
+
+def test_no_limit_at_all() -> None:
+    """math.inf waits until the batch ends."""
+    played, _, clock = poll([operation()] * 1000 + [operation("CANCELLED")], Wait(limit=math.inf))
+    assert played.value.state is State.CANCELLED
+    assert clock.now == 3000.0
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"])
+def test_every_final_state_ends_the_wait(state: str) -> None:
+    """The batch comes back in whatever final state it reached; FAILED is no exception."""
+    played, _, _ = poll([operation(state)])
+    assert played.value.done
+
+
+def test_trouble_while_polling_is_waited_out_within_the_limit() -> None:
+    """Waits after errors double and count towards the limit; a good poll starts them anew."""
+    played, told, _ = poll([LOST, BUSY, operation(), BUSY, operation("SUCCEEDED")], Wait(interval=5.0))
+    assert [call.after for call in played.calls] == [0, 1, 2, 5, 1]
+    assert len(told) == 2
+    played, _, clock = poll([LOST] * 5, Wait(interval=5.0, limit=9.0))
+    assert isinstance(played.error, BatchTimeout)
+    assert "not heard of yet" in played.error.message
+    assert clock.now == 1009.0
+
+
+def test_a_batch_that_does_not_exist_ends_the_wait() -> None:
+    """404 is not waited out."""
+    played, _, _ = poll([json_reply(problem(404, "NOT_FOUND"), 404)])
+    assert isinstance(played.error, NotFound)
+
+
+def test_what_on_progress_raises_ends_the_wait() -> None:
+    """The callback's own exception comes through unchanged."""
+
+    def stop(_: Batch) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        play(flows.await_batch(terms(), NAME, Wait(), stop), [operation()])
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan])
+def test_senseless_waits_are_refused(value: float) -> None:
+    """A negative or missing number of seconds is named."""
+    with pytest.raises(InvalidArgument, match="poll_interval"):
+        Wait(interval=value)
+    with pytest.raises(InvalidArgument, match="timeout"):
+        Wait(limit=value)
+
+
+# --- submitting ------------------------------------------------------------------------------------------
+
+
+def test_submit_sends_settings_defaults_and_one_idempotency_key() -> None:
+    """A request's own settings win; the random key stays the same when the call is repeated."""
+    requests: list[str | Request] = [
+        "a",
+        Request("b", key="k", metadata={"n": 1}, output_dimensionality=8, title="T"),
+    ]
+    wish, labels = Wish("models/org/m", "retrieval_document", 16), Labels("Test", 5)
+    played = play(flows.submit(terms(), requests, wish, labels), [LOST, BUSY, operation("PENDING")])
+    assert played.value.state is State.PENDING
+    assert [call.path for call in played.calls] == ["/v1/models/org/m:asyncBatchEmbedContent"] * 3
+    assert {call.headers["Idempotency-Key"] for call in played.calls} == {"token-0"}
+    assert len({call.body for call in played.calls}) == 1
+    batch = orjson.loads(played.calls[0].body)["batch"]
+    assert batch["displayName"] == "Test"
+    assert int(batch["priority"]) == 5
+    first, second = batch["inputConfig"]["requests"]["requests"]
+    assert first["request"]["content"]["parts"] == [{"text": "a"}]
+    assert first["request"]["taskType"] == second["request"]["taskType"] == "RETRIEVAL_DOCUMENT"
+    assert (first["request"]["outputDimensionality"], second["request"]["outputDimensionality"]) == (16, 8)
+    assert second["request"]["title"] == "T"
+    assert second["metadata"] == {"n": 1}
+
+
+def test_the_callers_idempotency_key_is_used() -> None:
+    """And Google, which has none, gets none."""
+    played = play(flows.submit(terms(), ["a"], WISH, Labels("Test", 0, "mine")), [operation()])
+    assert played.calls[0].headers["Idempotency-Key"] == "mine"
+    played = play(flows.submit(terms(GEMINI), ["a"], WISH, Labels("Test", 0, "mine")), [operation()])
+    assert "Idempotency-Key" not in played.calls[0].headers
+
+
+def test_a_submit_that_google_may_have_accepted_is_not_repeated() -> None:
+    """A second one would make, and cost, a second batch; one that was never sent is repeated."""
+    played = play(flows.submit(terms(GEMINI), ["a"], WISH, LABELS), [UNSENT, BUSY, LOST])
+    assert played.error is LOST
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_a_display_name_is_required(name: str) -> None:
+    """Nothing is sent without one."""
+    played = play(flows.submit(terms(), ["a"], WISH, Labels(name)), [])
+    assert isinstance(played.error, InvalidArgument)
+    assert played.error.field == "display_name"
+
+
+@pytest.mark.parametrize(
+    ("requests", "says"),
+    [
+        ([], "the list is empty"),
+        ("one text", "a list of texts, not one text"),
+        (Request("one"), "a list of texts, not one text"),
+        (["a", 5], r"requests\[1\] is a int"),
+        (["a", None], r"requests\[1\] is a NoneType"),
+        ([b"bytes"], r"requests\[0\] is a bytes"),
+    ],
+)
+def test_what_cannot_be_submitted_is_named(requests: Any, says: str) -> None:
+    """Mistakes of a program are told at once, before anything is sent."""
+    played = play(flows.submit(terms(), requests, WISH, LABELS), [])
+    assert isinstance(played.error, InvalidArgument)
+    with pytest.raises(InvalidArgument, match=says):
+        raise played.error
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"), [(Wish("m", "RETRIEVAL"), "task_type"), (Wish("m", None, 0), "output_dimensionality")]
+)
+def test_wrong_settings_are_named(wish: Wish, field: str) -> None:
+    """An unknown task type lists the known ones."""
+    played = play(flows.submit(terms(), ["a"], wish, LABELS), [])
+    assert isinstance(played.error, InvalidArgument)
+    assert played.error.field == field
+
+
+def test_a_service_is_asked_for_its_model_where_nobody_names_one() -> None:
+    """Its first model is its default."""
+    served = json_reply({"models": [{"name": "models/org/first"}, {"name": "models/second"}]})
+    played = play(flows.submit(terms(), ["a"], Wish(), LABELS), [served, operation()])
+    assert [call.path for call in played.calls] == [
+        "/v1/models",
+        "/v1/models/org/first:asyncBatchEmbedContent",
+    ]
+
+
+# --- the rest --------------------------------------------------------------------------------------------
+
+
+def test_a_lost_answer_to_delete_or_cancel_does_not_turn_into_an_error() -> None:
+    """The repeat finds the work done: that is success, unlike the same answer to a first call."""
+    gone = json_reply(problem(404, "NOT_FOUND"), 404)
+    final = json_reply(problem(400, "FAILED_PRECONDITION"), 400)
+    assert play(flows.delete(terms(), NAME), [LOST, gone]).error is None
+    assert isinstance(play(flows.delete(terms(), NAME), [gone]).error, NotFound)
+    played = play(flows.cancel(terms(), NAME), [LOST, final, operation("CANCELLED")])
+    assert played.value.state is State.CANCELLED
+    assert play(flows.cancel(terms(), NAME), [final]).error is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "b1", "batches/", "batches/a/b", "batches/a?x=1", "files/a", "batches/a b"]
+)
+def test_a_name_that_is_none_is_refused_before_it_is_sent(name: str) -> None:
+    """It could reach another path than a batch's."""
+    played = play(flows.get(terms(), name), [])
+    assert isinstance(played.error, InvalidArgument)
+
+
+def test_update_needs_something_to_change() -> None:
+    """And sends only what shall change."""
+    assert isinstance(play(flows.update(terms(), NAME, None, None), []).error, InvalidArgument)
+    changed = json_reply(
+        {"name": NAME, "model": "models/m", "state": "BATCH_STATE_PENDING", "priority": "-3"}
+    )
+    played = play(flows.update(terms(), NAME, None, -3), [changed])
+    assert played.value.priority == -3
+    assert played.calls[0].query == {"updateMask": "priority"}
+    assert orjson.loads(played.calls[0].body) == {"priority": "-3"}
+
+
+def batch_in(state: State) -> Batch:
+    """Return a batch in this state."""
+    return Batch(NAME, "models/m", state, "Test", 0, None, None, None, error="no room")
+
+
+def test_results_of_a_batch_that_is_not_completed() -> None:
+    """A running one is asked for again, a stopped one only read on request, a failed one is an error."""
+    played = play(flows.results(terms(), batch_in(State.PROCESSING), None, partial=True), [operation()])
+    assert isinstance(played.error, BatchNotCompleted)
+    assert "current state: PROCESSING" in played.error.message
+    played = play(flows.results(terms(), batch_in(State.CANCELLED), None, partial=False), [])
+    assert isinstance(played.error, BatchNotCompleted)
+    assert "partial=True" in played.error.message
+    played = play(flows.results(terms(), batch_in(State.FAILED), None, partial=True), [])
+    assert isinstance(played.error, BatchFailed)
+    assert "no room" in played.error.message
+
+
+def test_a_list_that_never_ends_is_noticed() -> None:
+    """The same page token twice would loop for ever."""
+    page = json_reply({"operations": [], "nextPageToken": "again"})
+    assert play(flows.page(terms(), 2, None), [page]).value.next_page_token is not None
+    assert isinstance(play(flows.page(terms(), 2, "again"), [page]).error, Internal)
+
+
+def test_an_https_target_behind_a_path() -> None:
+    """Paths are put behind the target's own."""
+    assert Target("https://host/embed").at("/v1/batches") == "https://host/embed/v1/batches"

@@ -1,0 +1,68 @@
+"""Names of targets, keys from the environment, and what each target can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embatch import InvalidArgument, Unauthenticated
+from embatch.client.targets import resolve
+
+DATA = Path("/data")
+
+
+def test_gemini_takes_googles_variables_and_googles_wins() -> None:
+    """GOOGLE_API_KEY wins over GEMINI_API_KEY, and what the caller gives over both."""
+    both = {"GOOGLE_API_KEY": "google", "GEMINI_API_KEY": "gemini"}
+    assert resolve("gemini", key=None, data=DATA, environ=both).key == "google"
+    assert resolve("gemini", key=None, data=DATA, environ={"GEMINI_API_KEY": "gemini"}).key == "gemini"
+    found = resolve("gemini", key="mine", data=DATA, environ=both)
+    assert found.headers == {"x-goog-api-key": "mine"}
+    assert found.at("/v1beta/batches") == "https://generativelanguage.googleapis.com/v1beta/batches"
+    assert not found.ours
+    assert found.model == "gemini-embedding-001"
+
+
+def test_gemini_without_a_key_says_where_to_put_one() -> None:
+    """The error names both variables and the argument."""
+    with pytest.raises(Unauthenticated, match="GOOGLE_API_KEY or GEMINI_API_KEY, or pass api_key="):
+        resolve("gemini", key=None, data=DATA, environ={})
+
+
+def test_a_key_never_shows() -> None:
+    """Neither the target nor anything that prints it shows the key."""
+    assert "secret" not in repr(resolve("gemini", key="secret", data=DATA, environ={}))
+
+
+def test_a_service_needs_no_key_and_takes_none_from_the_environment() -> None:
+    """Google's key must not travel to somebody else's service."""
+    found = resolve("http://host:8080/", key=None, data=DATA, environ={"GOOGLE_API_KEY": "google"})
+    assert (found.url, found.key, found.ours, found.socket, found.data) == (
+        "http://host:8080",
+        None,
+        True,
+        None,
+        None,
+    )
+    assert resolve("https://host/behind/a/proxy", key=None, data=DATA, environ={}).at("/v1/x") == (
+        "https://host/behind/a/proxy/v1/x"
+    )
+
+
+def test_local_and_sockets() -> None:
+    """Both are reached through a socket; only the local one has a data folder to start a service in."""
+    assert resolve("local", key=None, data=DATA, environ={}).data == DATA
+    found = resolve("unix:/run/embatch.sock", key=None, data=DATA, environ={})
+    assert (found.socket, found.data) == (Path("/run/embatch.sock"), None)
+    assert resolve("unix:///run/embatch.sock", key=None, data=DATA, environ={}).socket == found.socket
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Local", "vertex", "host:8080", "http://", "ftp://host", "unix:relative", "http://host/?x=1"]
+)
+def test_what_is_no_target_is_refused_with_those_that_are(name: str) -> None:
+    """The error lists the forms a target can have."""
+    with pytest.raises(InvalidArgument, match=r"unix:/run/embatch\.sock") as refused:
+        resolve(name, key=None, data=DATA, environ={})
+    assert refused.value.field == "target"

@@ -1,0 +1,1 @@
+"""Being here, this file puts its folder on the import path: tests share `serving` and its neighbours."""

@@ -1,0 +1,66 @@
+"""The plan of a shard: pure, complete, within its budget, and always the same."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embatch.engine.packing import distinct, pack
+from embatch.engine.protocol import Shape
+
+TEXTS = st.lists(st.text(max_size=3), max_size=60)
+MAX_TOKENS = st.shared(st.integers(1, 600), key="most")
+LENGTHS = MAX_TOKENS.flatmap(lambda most: st.lists(st.integers(0, most), max_size=200))
+BUDGETS = st.integers(1, 10_000)
+MULTIPLES = st.sampled_from([1, 2, 8, 16, 64])
+
+
+@given(TEXTS)
+def test_distinct_keeps_every_text_once_and_finds_all_again(texts: list[str]) -> None:
+    """No text is lost or doubled, and order of first appearance holds."""
+    found = distinct(texts)
+    assert [found.texts[place] for place in found.of] == texts
+    assert list(found.texts) == list(dict.fromkeys(texts))
+
+
+@given(LENGTHS, BUDGETS, MULTIPLES, MAX_TOKENS)
+def test_every_row_is_packed_once_and_fits(lengths: list[int], budget: int, multiple: int, most: int) -> None:
+    """Each index appears exactly once, in a shape that holds it, and no shape exceeds budget or model."""
+    plan = pack(lengths, budget, multiple, most)
+    assert sorted(row for part in plan for row in part.rows) == list(range(len(lengths)))
+    for part in plan:
+        assert part.rows
+        assert part.shape.rows == len(part.rows)
+        longest = max(lengths[row] for row in part.rows)
+        assert max(1, longest) <= part.shape.tokens <= most
+        assert part.shape.rows * part.shape.tokens <= budget or part.shape.rows == 1
+        # Rounded up no further than needed.
+        assert part.shape.tokens < max(1, longest) + multiple
+        assert part.shape.tokens % multiple == 0 or part.shape.tokens == most
+
+
+@given(LENGTHS, BUDGETS, MULTIPLES, MAX_TOKENS)
+def test_like_lengths_stand_together(lengths: list[int], budget: int, multiple: int, most: int) -> None:
+    """Rows run from longest to shortest, equal lengths in their own order: nothing depends on chance."""
+    plan = pack(lengths, budget, multiple, most)
+    order = [row for part in plan for row in part.rows]
+    assert order == sorted(order, key=lambda row: (-lengths[row], row))
+    assert plan == pack(list(lengths), budget, multiple, most)
+
+
+@given(LENGTHS, BUDGETS, MULTIPLES, MAX_TOKENS)
+def test_micro_batches_are_full(lengths: list[int], budget: int, multiple: int, most: int) -> None:
+    """Only the last one could have taken one more row."""
+    for part in pack(lengths, budget, multiple, most)[:-1]:
+        assert (part.shape.rows + 1) * part.shape.tokens > budget
+
+
+def test_a_plan_that_can_be_read() -> None:
+    """The longest first; lengths rounded up to 16, never above what the model takes."""
+    plan = pack([3, 250, 17, 17, 3], budget=64, multiple=16, max_tokens=250)
+    assert [(part.rows, part.shape) for part in plan] == [
+        ((1,), Shape(1, 250)),
+        ((2, 3), Shape(2, 32)),
+        ((0, 4), Shape(2, 16)),
+    ]
+    assert pack([], budget=64, multiple=16, max_tokens=250) == ()

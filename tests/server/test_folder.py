@@ -1,0 +1,107 @@
+"""The data folder: its lock, its socket, its note."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embatch.errors import InvalidArgument, Unavailable
+from embatch.server.folder import FolderTaken, Listener, bind_tcp, bind_unix, locked, noted, own_socket
+
+
+def test_a_folder_has_one_holder_and_the_refusal_names_it(tmp_path: Path) -> None:
+    """The second one learns the process id and the address; afterwards the folder is free."""
+    place = tmp_path / "data"
+    listener = bind_tcp("127.0.0.1", 0)
+    with locked(place), noted(place, listener):
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        with pytest.raises(FolderTaken) as taken, locked(place):
+            pass
+        assert str(os.getpid()) in str(taken.value)
+        assert str(listener.url) in str(taken.value)
+    listener.stream.close()
+    with locked(place):
+        assert not (place / "service.json").exists()
+
+
+def test_child_processes_do_not_inherit_the_lock(tmp_path: Path) -> None:
+    """An engine process that outlives the service must not keep the folder."""
+    with locked(tmp_path):
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+    with locked(tmp_path):
+        pass
+    child.communicate(b"\n", timeout=30)
+
+
+def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
+    """A file in the way is named."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidArgument, match="file"), locked(tmp_path / "file" / "data"):
+        pass
+
+
+def test_the_note_says_where_the_service_listens(tmp_path: Path) -> None:
+    """One of socket and url is set; at the end note and socket are gone."""
+    listener = bind_unix(tmp_path / "s")
+    with noted(tmp_path, listener):
+        about = json.loads((tmp_path / "service.json").read_text())
+        assert about == {"pid": os.getpid(), "socket": str(tmp_path / "s"), "url": None}
+    listener.stream.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_is_the_owners_alone_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
+    """A crash leaves the socket's file behind; a living service is not pushed aside."""
+    path = tmp_path / "s"
+    first = bind_unix(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    first.stream.listen()
+    with pytest.raises(Unavailable):
+        bind_unix(path)
+    first.stream.close()
+    second = bind_unix(path)
+    second.stream.listen()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    second.stream.close()
+
+
+def test_a_users_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
+    """Whatever is no socket stays."""
+    (tmp_path / "s").write_text("mine")
+    with pytest.raises(InvalidArgument):
+        bind_unix(tmp_path / "s")
+    assert (tmp_path / "s").read_text() == "mine"
+
+
+def test_a_long_path_gets_a_short_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths beyond the kernel's limit map to one place each, for this user only."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert own_socket(Path("/short")) == Path("/short/embatch.sock")
+    deep = tmp_path / ("x" * 90) / "data"
+    path = own_socket(deep)
+    assert path == own_socket(deep)
+    assert path != own_socket(deep / "other")
+    assert len(str(path)) - len(str(tmp_path)) < 60
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    listener = Listener(socket.socket(socket.AF_UNIX), None, path)
+    listener.stream.close()
+    listener.remove()
+
+
+def test_a_taken_port_and_a_foreign_address_are_told_apart() -> None:
+    """One may be free later, the other never is."""
+    first = bind_tcp("127.0.0.1", 0)
+    first.stream.listen()
+    with pytest.raises(Unavailable):
+        bind_tcp("127.0.0.1", first.stream.getsockname()[1])
+    first.stream.close()
+    with pytest.raises(InvalidArgument):
+        bind_tcp("no host at all", 0)

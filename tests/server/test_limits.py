@@ -1,0 +1,307 @@
+"""The connection's limits and deadlines, over real sockets against a small application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import h11
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embatch.api.limits import BodyCount, Bounds, GuardedConnection, guarded, judge_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BOUNDS = Bounds(
+    header_bytes=4096,
+    header_count=20,
+    body_bytes=10_000,
+    file_bytes=1_000_000,
+    receive_seconds=0.4,
+    hosts=frozenset({b"localhost", b"127.0.0.1"}),
+)
+
+
+class Application:
+    """Answers the number of bytes it was sent; `/slow` reads only when it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.gone = threading.Event()
+        """Set when a client has gone before its body was complete."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["path"].endswith("/slow"):
+            await asyncio.to_thread(self.go.wait)
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.gone.set()
+                return
+            size += len(message["body"])
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+        await send({"type": "http.response.body", "body": b"%8d" % size})
+
+
+class Running:
+    """A guarded server in a thread."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.application = Application()
+        config = uvicorn.Config(
+            self.application, http=guarded(bounds), lifespan="off", log_config=None, timeout_keep_alive=75
+        )
+        self.server = uvicorn.Server(config)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+        self.thread.start()
+
+    def connect(self) -> socket.socket:
+        """Open a connection."""
+        return socket.create_connection(self.listener.getsockname(), timeout=10)
+
+    def ask(self, data: bytes) -> tuple[int, bytes]:
+        """Send bytes on a connection of their own; return status and body of what comes back."""
+        with self.connect() as stream:
+            stream.sendall(data)
+            return answer(stream)
+
+    def stop(self) -> None:
+        """End the server."""
+        self.application.go.set()
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+def answer(stream: socket.socket) -> tuple[int, bytes]:
+    """Read one response."""
+    peer = h11.Connection(h11.CLIENT)
+    peer.send(h11.Request(method="POST", target="/", headers=[("Host", "x"), ("Content-Length", "0")]))
+    status, body = 0, b""
+    while True:
+        event = peer.next_event()
+        if event is h11.NEED_DATA:
+            peer.receive_data(stream.recv(65536))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+        elif isinstance(event, h11.Data):
+            body += event.data
+        else:
+            return status, body
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    """A server that is ended after the test."""
+    server = Running(BOUNDS)
+    yield server
+    server.stop()
+
+
+def post(path: bytes, body: bytes, *headers: bytes) -> bytes:
+    """Return a POST with a body of JSON type."""
+    head = [b"POST " + path + b" HTTP/1.1", b"Host: localhost", b"Content-Type: application/json", *headers]
+    return b"\r\n".join([*head, b"Content-Length: %d" % len(body), b"", body])
+
+
+def test_a_request_within_bounds_passes_and_keeps_its_connection(running: Running) -> None:
+    """Two requests on one connection are both answered."""
+    with running.connect() as stream:
+        for body in (b"{}", b"x" * 10_000):
+            stream.sendall(post(b"/", body))
+            assert answer(stream) == (200, b"%8d" % len(body))
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"), [(b"/", 10_001, 413), (b"/upload/v1/files", 10_001, 200)]
+)
+def test_an_announced_body_is_refused_before_it_is_read(
+    running: Running, path: bytes, size: int, status: int
+) -> None:
+    """Content-Length decides, and files may be larger."""
+    code, body = running.ask(post(path, b"x" * size))
+    assert code == status
+    if status == 413:
+        error = json.loads(body)["error"]
+        assert error["code"] == 413
+        assert error["details"][0]["reason"] == "BODY_TOO_LARGE"
+
+
+def test_a_refused_client_that_waits_for_continue_gets_the_refusal(running: Running) -> None:
+    """No 100 Continue invites a body that is too large."""
+    head = post(b"/", b"", b"Expect: 100-continue").replace(b"Content-Length: 0", b"Content-Length: 20000")
+    assert running.ask(head)[0] == 413
+
+
+def test_a_body_without_length_is_refused_once_it_passes_the_limit(running: Running) -> None:
+    """The refusal comes while the client still sends, and the application learns of the client's end."""
+    with running.connect() as stream:
+        stream.sendall(
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(11):
+            stream.sendall(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        assert answer(stream)[0] == 413
+        assert stream.recv(1) == b""
+    assert running.application.gone.wait(10)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: local", id="half a head"),
+        pytest.param(post(b"/", b"x" * 100)[:-50], id="half a body"),
+    ],
+)
+def test_a_client_that_stops_sending_is_dropped(running: Running, sent: bytes) -> None:
+    """Whoever began a request is told why; a silent connection is just closed."""
+    with running.connect() as stream:
+        began = time.monotonic()
+        stream.sendall(sent)
+        if sent:
+            assert answer(stream)[0] == 408
+        assert stream.recv(1) == b""
+        assert 0.3 < time.monotonic() - began < 5.0
+
+
+def test_a_trickling_head_does_not_extend_its_deadline(running: Running) -> None:
+    """One byte now and then is no progress."""
+    with running.connect() as stream:
+        for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: 1\r\n":
+            stream.settimeout(0.05)
+            try:
+                stream.sendall(bytes([byte]))
+                if stream.recv(4):
+                    break
+            except TimeoutError:
+                continue
+        else:
+            pytest.fail("the whole head was taken at 20 bytes a second")
+
+
+def test_a_slow_application_is_not_the_clients_fault(running: Running) -> None:
+    """A body that waits to be read has no deadline."""
+    body = b"x" * 900_000  # more than the buffers of this connection hold
+    with running.connect() as stream:
+        sender = threading.Thread(target=stream.sendall, args=(post(b"/upload/slow", body),))
+        sender.start()
+        for _ in range(3):  # three deadlines pass, told by connections that say nothing
+            with running.connect() as silent:
+                assert silent.recv(1) == b""
+        running.application.go.set()
+        assert answer(stream) == (200, b"%8d" % len(body))
+        sender.join()
+
+
+def test_idle_between_requests_is_not_a_slow_head(running: Running) -> None:
+    """A kept connection outlives the deadline for heads: pollers come back later."""
+    with running.connect() as stream:
+        stream.sendall(post(b"/", b"{}"))
+        assert answer(stream)[0] == 200
+        with running.connect() as silent:
+            assert silent.recv(1) == b""  # a deadline has passed
+        stream.sendall(post(b"/", b"{}"))
+        assert answer(stream)[0] == 200
+
+
+def head(*headers: tuple[str, str], method: str = "POST", target: str = "/") -> h11.Request:
+    """Return a head as h11 parsed it."""
+    named = {name.lower() for name, _ in headers}
+    return h11.Request(
+        method=method,
+        target=target,
+        headers=[*([] if "host" in named else [("Host", "localhost:8080")]), *headers],
+    )
+
+
+JSON = ("Content-Type", "application/json")
+
+
+@pytest.mark.parametrize(
+    ("request_head", "reason"),
+    [
+        (head(), None),
+        (head(JSON, ("Content-Length", "10000")), None),
+        (head(("Content-Type", "application/json; charset=UTF-8"), ("Content-Length", "3")), None),
+        (head(("Content-Length", "0")), None),
+        (head(("Content-Length", "3")), "CONTENT_TYPE"),
+        (head(("Content-Type", "text/plain"), ("Content-Length", "3")), "CONTENT_TYPE"),
+        (
+            head(("Content-Type", "application/json; charset=latin-1"), ("Content-Length", "3")),
+            "CONTENT_TYPE",
+        ),
+        (head(("Content-Type", "text/plain"), ("Content-Length", "3"), target="/upload/v1/files"), None),
+        (head(JSON, ("Content-Encoding", "gzip"), ("Content-Length", "3")), "CONTENT_ENCODING"),
+        (head(JSON, ("Content-Length", "3"), ("Transfer-Encoding", "chunked")), "BAD_FRAMING"),
+        (head(JSON, ("Content-Length", "10001")), "BODY_TOO_LARGE"),
+        (head(JSON, ("Content-Length", "10001"), target="/upload/v1/files"), None),
+        (head(JSON, ("Content-Length", "1000001"), target="/upload/v1/files"), "BODY_TOO_LARGE"),
+        (head(("Host", "evil.example")), "BAD_HOST"),
+        (head(("Host", "localhost/x")), "BAD_HOST"),
+        (head(("Host", "user@localhost")), "BAD_HOST"),
+        (head(("Host", "LOCALHOST:1")), None),
+        (head(("Host", "")), "BAD_HOST"),
+        (head(("Upgrade", "websocket"), ("Connection", "Upgrade"), method="GET"), "NO_UPGRADE"),
+        (head(*[(f"X-{n}", "1") for n in range(20)]), "HEADERS_TOO_LARGE"),
+        (head(("X-Long", "x" * 4096)), "HEADERS_TOO_LARGE"),
+    ],
+)
+def test_judging_a_head(request_head: h11.Request, reason: str | None) -> None:
+    """Every rule, from both sides of its border."""
+    refusal = judge_head(request_head, BOUNDS)
+    assert (refusal.reason if refusal else None) == reason
+
+
+def test_any_host_is_fine_where_no_browser_can_come() -> None:
+    """Behind a socket or a public address there is no list of names."""
+    open_bounds = replace(BOUNDS, hosts=None)
+    assert judge_head(head(("Host", "embed.example.org")), open_bounds) is None
+    assert judge_head(head(("Host", "embed example")), open_bounds) is not None
+
+
+@given(st.lists(st.tuples(st.binary(max_size=64), st.booleans()), max_size=200), st.integers(0, 5000))
+def test_counting_a_body(pieces: list[tuple[bytes, bool]], limit: int) -> None:
+    """A body is refused exactly when it has passed its limit, however it is cut."""
+    count, size = BodyCount(limit), 0
+    for data, start in pieces:
+        size += len(data)
+        refusal = count.add(h11.Data(data=data, chunk_start=start))
+        assert (refusal is not None) == (size > limit)
+
+
+def test_a_body_of_tiny_chunks_is_refused() -> None:
+    """A byte a chunk costs a thousand times its worth; a line a chunk is fine."""
+    tiny, lines = BodyCount(1 << 30), BodyCount(1 << 30)
+    refusals = [tiny.add(h11.Data(data=b"x", chunk_start=True, chunk_end=True)) for _ in range(10_000)]
+    assert refusals[4095] is None
+    assert refusals[4096] is not None
+    line = h11.Data(data=b'{"text":"a b c"}\n', chunk_start=True, chunk_end=True)
+    assert not any(lines.add(line) for _ in range(10_000))
+
+
+@given(st.binary(max_size=600), st.integers(1, 64))
+def test_no_bytes_raise_anything_but_a_protocol_error(data: bytes, step: int) -> None:
+    """Whatever comes, in whatever pieces, the connection either waits or refuses with a reason."""
+    connection = GuardedConnection(BOUNDS)
+    for at in range(0, len(data), step):
+        connection.receive_data(data[at : at + step])
+        try:
+            while connection.next_event() not in (h11.NEED_DATA, h11.PAUSED):
+                pass
+        except h11.RemoteProtocolError:
+            assert connection.refusal is not None
+            return

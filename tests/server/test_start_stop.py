@@ -1,0 +1,234 @@
+"""The service's start and its ends: readiness, drain, second signal, lock, private life, log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from serving import MODEL, Served, await_final, connect, serving
+
+from embatch.errors import InvalidArgument
+from embatch.server import ServeOptions, serve
+
+SENTINEL = "do-not-log-this-text"
+
+
+def body_of(texts: list[str]) -> dict[str, Any]:
+    """Return the body of an inline submit."""
+    requests = [{"request": {"content": {"parts": [{"text": text}]}}} for text in texts]
+    return {"batch": {"displayName": SENTINEL, "inputConfig": {"requests": {"requests": requests}}}}
+
+
+def submit(web: httpx2.Client, texts: list[str]) -> str:
+    """Submit an inline batch and return its name."""
+    reply = web.post(f"/v1/models/{MODEL}:asyncBatchEmbedContent", json=body_of(texts))
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["name"])
+
+
+def processing(web: httpx2.Client, name: str) -> dict[str, Any]:
+    """Poll a batch until it is being worked, and return its metadata."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        metadata: dict[str, Any] = web.get(f"/v1/{name}").json()["metadata"]
+        if metadata["state"] == "BATCH_STATE_RUNNING":
+            return metadata
+        time.sleep(0.02)
+    raise AssertionError("the batch is not begun")
+
+
+def claimed(data: Path) -> int:
+    """Count claims in the database of a service that has ended."""
+    with sqlite3.connect(f"file:{data / 'embatch.db'}?mode=ro", uri=True) as connection:
+        found = connection.execute("select count(*) from shard where state = 'claimed'").fetchone()
+    connection.close()
+    return int(found[0])
+
+
+def test_ready_in_seconds_with_health(tmp_path: Path) -> None:
+    """Health says ok and no more; readiness is 200; the folder is the owner's alone."""
+    began = time.monotonic()
+    with serving(tmp_path / "data") as service:
+        took = time.monotonic() - began
+        with httpx2.Client(base_url=service.url) as web:
+            health = web.get("/healthz")
+            assert (health.status_code, health.json()) == (200, {"status": "ok"})
+            assert web.get("/readyz").status_code == 200
+            assert web.get("/private/attach").status_code == 404
+        assert service.stop() == 0
+    print(f"\nready after {took:.1f} s")  # noqa: T201  (a figure to report)
+    assert took < 15
+    assert not (tmp_path / "data" / "service.json").exists()
+    for path in (tmp_path / "data").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_sigterm_under_load_drains_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    """Exit 0, nothing stays claimed, and what was finished is not done again."""
+    with serving(tmp_path / "data", "--engine-option", "delay=0.05") as service:
+        with httpx2.Client(base_url=service.url, timeout=30) as web:
+            name = submit(web, [f"{'many words in it ' * 40}{n}" for n in range(3000)])
+            processing(web, name)
+        began = time.monotonic()
+        assert service.stop() == 0
+        print(f"\ndrained in {time.monotonic() - began:.1f} s")  # noqa: T201  (a figure to report)
+        assert claimed(service.data) == 0
+        service.start()
+        with httpx2.Client(base_url=service.url, timeout=30) as web:
+            operation = await_final(web, name)
+        assert operation["metadata"]["batchStats"]["successfulRequestCount"] == "3000"
+        assert len(operation["response"]["inlinedResponses"]["inlinedResponses"]) == 3000
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """Even with a micro-batch that takes a minute; the work waits for the next start."""
+    with serving(tmp_path / "data", "--engine-option", "delay=50") as service:
+        with httpx2.Client(base_url=service.url, timeout=30) as web:
+            name = submit(web, ["slow"])
+            processing(web, name)
+        process = service.process
+        assert process is not None
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        while "leaving" not in service.tail():
+            assert time.monotonic() - began < 20
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+        assert time.monotonic() - began < 20
+        with serving(tmp_path / "data") as again, httpx2.Client(base_url=again.url) as web:
+            assert await_final(web, name)["metadata"]["state"] == "BATCH_STATE_SUCCEEDED"
+
+
+def test_an_open_download_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """A client that reads nothing is cut off after some seconds."""
+    with serving(tmp_path / "data") as service, connect(service.url) as stream:
+        stream.sendall(b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < 15
+
+
+def test_the_folder_is_taken(tmp_path: Path) -> None:
+    """A second service on the folder leaves with 75 and names the first."""
+    with serving(tmp_path / "data") as first:
+        second = Served(first.data)
+        assert second.launch().wait(60) == 75
+        said = second.tail()
+        assert first.process is not None
+        assert str(first.process.pid) in said
+        assert first.url in said
+        connect(first.url).close()
+
+
+def test_killed_and_started_again(tmp_path: Path) -> None:
+    """Neither the lock nor the socket of a killed service is in the way."""
+    with serving(tmp_path / "data", "--socket", str(tmp_path / "s")) as service:
+        service.kill()
+        service.start()
+        transport = httpx2.HTTPTransport(uds=str(tmp_path / "s"))
+        with httpx2.Client(transport=transport, base_url="http://embatch") as web:
+            assert web.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104  (refused)
+def test_an_address_others_can_reach_is_refused(tmp_path: Path, host: str) -> None:
+    """Nothing is bound or made without keys, unless it is said aloud."""
+    with pytest.raises(InvalidArgument, match="--insecure-no-auth"):
+        serve(ServeOptions(data=tmp_path / "data", host=host, port=0))
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_open_address_when_said_aloud(tmp_path: Path) -> None:
+    """Then any name is answered: which names reach it is the network's affair."""
+    with serving(tmp_path / "data", "--host", "0.0.0.0", "--insecure-no-auth") as service:  # noqa: S104
+        port = service.url.rpartition(":")[2]
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as web:
+            assert web.get("/readyz", headers={"Host": "embed.example.org"}).status_code == 200
+
+
+def test_a_private_service_ends_with_its_last_client(tmp_path: Path) -> None:
+    """Two attach; when both have gone it ends by itself, and leaves no trace but the data."""
+    with serving(tmp_path / "data", "--private") as service:
+        process = service.process
+        assert process is not None
+        about = json.loads((service.data / "service.json").read_text())
+        assert (about["pid"], about["url"]) == (process.pid, None)
+        request = b"GET /private/attach HTTP/1.1\r\nHost: embatch\r\n\r\n"
+        with connect(service.url) as one, connect(service.url) as two:
+            for stream in (one, two):
+                stream.sendall(request)
+                assert stream.recv(65536).startswith(b"HTTP/1.1 200 ")
+        began = time.monotonic()
+        assert process.wait(30) == 0
+        assert 1.5 < time.monotonic() - began < 15
+    assert {path.name for path in (tmp_path / "data").iterdir()} >= {"embatch.db", "lock"}
+    assert not Path(about["socket"]).exists()
+    assert not (tmp_path / "data" / "service.json").exists()
+
+
+def test_a_private_service_in_a_deep_folder(tmp_path: Path) -> None:
+    """A path too long for a socket is no reason not to work in it."""
+    deep = tmp_path / ("d" * 100) / "data"
+    deep.parent.mkdir()
+    with serving(deep, "--private") as service, connect(service.url) as stream:
+        stream.sendall(b"GET /private/attach HTTP/1.1\r\nHost: embatch\r\n\r\n")
+        assert stream.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert service.stop() == 0
+
+
+def test_the_log_is_json_lines_without_texts(tmp_path: Path) -> None:
+    """Whatever a client sends, in whatever place, the log has routes, ids and sizes (I18)."""
+    with serving(tmp_path / "data") as service:
+        with httpx2.Client(base_url=service.url, timeout=30) as web:
+            await_final(web, submit(web, [SENTINEL]))
+            embed = f"/v1/models/{MODEL}:embedContent"
+            web.post(embed, json={"content": {"parts": [{"text": SENTINEL}]}})
+            web.post(embed, json={"content": SENTINEL, SENTINEL: SENTINEL})
+            web.post(embed, content=SENTINEL, headers={"Content-Type": "application/json"})
+            web.get(f"/v1/batches/{SENTINEL}?key={SENTINEL}", headers={"x-goog-api-key": SENTINEL})
+            web.get(f"/{SENTINEL}")
+            web.request(SENTINEL.upper()[:10], "/v1/batches")
+            web.post("/upload/v1/files", content=SENTINEL, headers={"Content-Type": "text/plain"})
+            web.post(
+                "/upload/v1/files", json={"file": {SENTINEL: 1}}, headers={"X-Goog-Upload-Command": SENTINEL}
+            )
+        with connect(service.url) as stream:
+            stream.sendall(f"{SENTINEL}\r\n\r\n".encode())
+            stream.recv(100)
+        assert service.stop() == 0
+        events = service.events()
+    assert SENTINEL not in service.log.read_text()
+    requests = [event for event in events if event["event"] == "request"]
+    assert len(requests) >= 9
+    assert all(event["status"] != 500 for event in requests)
+    assert {event["event"] for event in events} >= {"listening", "leaving", "ended"}
+
+
+def test_broken_storage_ends_the_service_with_an_error(tmp_path: Path) -> None:
+    """A commit that fails in the file system is unknown: 503, exit 74, and the next start works."""
+    with serving(tmp_path / "data") as service:
+        process = service.process
+        assert process is not None
+        with httpx2.Client(base_url=service.url, timeout=30) as web:
+            await_final(web, submit(web, ["a text"]))
+            fail_writes(process.pid, (service.data / "embatch.db-wal").stat().st_size)
+            reply = web.post(f"/v1/models/{MODEL}:asyncBatchEmbedContent", json=body_of(["another"]))
+            assert reply.status_code == 503
+            assert reply.json()["error"]["status"] == "UNAVAILABLE"
+        assert process.wait(60) == 74
+        service.start()
+        with httpx2.Client(base_url=service.url, timeout=30) as web:
+            await_final(web, submit(web, ["a text"]))
+
+
+def fail_writes(pid: int, size: int) -> None:
+    """Let every write of a process beyond this size fail, as a broken disk would."""
+    import resource
+
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, size))
