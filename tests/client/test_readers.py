@@ -10,7 +10,7 @@ from client_scripts import play, terms
 
 from embatch import Batch, BatchStats, Code, ConnectionFailed, DataLoss, Reason, State
 from embatch.client import flows
-from embatch.client.calls import Reply
+from embatch.client.calls import Call, Reply
 from embatch.client.readers import from_arrow
 from embatch.wire import columns
 
@@ -24,7 +24,7 @@ def batch(count: int) -> Batch:
 
 
 def part(first: int, rows: int, failed: set[int]) -> pa.RecordBatch:
-    """Return consecutive results as the service reads them from its shards; row i holds i, i+1, …"""
+    """Return consecutive results as the service reads them from its shards; row i holds i, i + 1 and so on."""
     index = range(first, first + rows)
     vectors = [None if at in failed else [float(at + d) for d in range(NATIVE)] for at in index]
     return pa.RecordBatch.from_pydict(
@@ -102,13 +102,13 @@ def test_a_read_that_breaks_off_begins_again() -> None:
     content = bytes(stream(part(0, 3, set())))
     flow = flows.results(terms(), batch(3), 2, partial=False)
     call = next(flow)
-    assert isinstance(call, flows.Call)
+    assert isinstance(call, Call)
     assert (call.path, call.query) == ("/v1/batches/b/embeddings", {"dimensions": "2"})
     assert call.sink is not None
     call.sink.begin()
     call.sink.feed(content[:100])
     again = flow.throw(ConnectionFailed("broke"))
-    assert isinstance(again, flows.Call)
+    assert isinstance(again, Call)
     assert again.sink is call.sink
     played = play(
         flows.results(terms(), batch(3), None, partial=False),

@@ -35,7 +35,8 @@ TEXTS: Final = (
     "The engine turns texts into vectors.",
     "Rain fell on the tin roof all night, and by morning the river had taken the lower field.",
     "no",
-    "Compute the inverse of a matrix by Gauss-Jordan elimination with partial pivoting; raise if singular. " * 4,
+    "Compute the inverse of a matrix by Gauss-Jordan elimination with partial pivoting; raise if singular. "
+    * 4,
     "The engine turns texts into vectors.",
     "Which city is the capital of France?",
 )

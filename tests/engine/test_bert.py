@@ -89,7 +89,9 @@ def test_tensors_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
     tensors = tiny.tensors()
     path = tiny.write(tmp_path)
     spec = EngineSpec("openvino", str(path))
-    lacking = {name: tensor for name, tensor in tensors.items() if name != "encoder.layer.1.output.dense.bias"}
+    lacking = {
+        name: tensor for name, tensor in tensors.items() if name != "encoder.layer.1.output.dense.bias"
+    }
     save(path / "model.safetensors", lacking)
     with pytest.raises(InvalidArgument, match="lack encoder.layer.1.output.dense.bias"):
         openvino.load(spec)

@@ -83,7 +83,12 @@ def test_options_say_what_the_folder_leaves_open(tmp_path: Path) -> None:
     assert (found.pooling, found.normalize, found.max_tokens) == (("cls", "mean"), True, 9)
     assert found.prompts["RETRIEVAL_QUERY"] == "find: "
     assert found.prompts["RETRIEVAL_DOCUMENT"] == "keep: "
-    for name, value in (("pooling", "median"), ("normalize", "maybe"), ("max_tokens", "0"), ("max_tokens", "x")):
+    for name, value in (
+        ("pooling", "median"),
+        ("normalize", "maybe"),
+        ("max_tokens", "0"),
+        ("max_tokens", "x"),
+    ):
         with pytest.raises(InvalidArgument, match=name):
             read(path, **{name: value})
 
@@ -133,11 +138,7 @@ def test_prompts_by_the_names_authors_use(tmp_path: Path) -> None:
         "document": "",
         "Reranking": "r: ",
     }
-    write(
-        path,
-        "config_sentence_transformers.json",
-        {"prompts": prompts, "default_prompt_name": "STS"},
-    )
+    write(path, "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": "STS"})
     assert read(path).prompts == {
         "": "s: ",
         "RETRIEVAL_QUERY": "q: ",

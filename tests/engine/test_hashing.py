@@ -43,7 +43,13 @@ def test_options() -> None:
     start = time.monotonic()
     assert engine.forward(encoded.rows, Shape(2, 2)).shape == (2, 7)
     assert time.monotonic() - start >= 0.05
-    for wrong in ({"dimensions": "0"}, {"dimensions": "many"}, {"delay": "-1"}, {"delay": "nan"}, {"dim": "3"}):
+    for wrong in (
+        {"dimensions": "0"},
+        {"dimensions": "many"},
+        {"delay": "-1"},
+        {"delay": "nan"},
+        {"dim": "3"},
+    ):
         with pytest.raises(InvalidArgument):
             load(spec(**wrong))
 
@@ -88,10 +94,14 @@ def test_poison_that_kills(word: str, code: int) -> None:
     assert (done.returncode, done.stdout) == (code, "loaded\nencoded\n")
 
 
-@pytest.mark.parametrize(("word", "said"), [("hang", ["loaded\n", "encoded\n"]), ("hang-encode", ["loaded\n"])])
+@pytest.mark.parametrize(
+    ("word", "said"), [("hang", ["loaded\n", "encoded\n"]), ("hang-encode", ["loaded\n"])]
+)
 def test_poison_that_hangs(word: str, said: list[str]) -> None:
     """The call never comes back."""
-    with subprocess.Popen([sys.executable, "-c", PROGRAM, word], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, word], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             assert [process.stdout.readline() for _ in said] == said

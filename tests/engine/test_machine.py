@@ -43,7 +43,11 @@ def test_a_container_limit_counts(four: None, tmp_path: Path, quota: str, count:
 def test_amx_is_read_from_the_flags(tmp_path: Path) -> None:
     """Tiles and bfloat16 are both needed, as whole words."""
     file = tmp_path / "cpuinfo"
-    for flags, found in (("fpu amx_bf16 avx2 amx_tile", True), ("fpu amx_bf16x amx_tile", False), ("fpu", False)):
+    for flags, found in (
+        ("fpu amx_bf16 avx2 amx_tile", True),
+        ("fpu amx_bf16x amx_tile", False),
+        ("fpu", False),
+    ):
         file.write_text(f"processor : 0\nflags\t\t: {flags}\n")
         assert has_amx(file) is found
     assert not has_amx(tmp_path / "none")

@@ -28,7 +28,14 @@ def test_names_in_full_in_short_and_by_alias() -> None:
     catalog = Catalog([a, b], {"gemini-embedding-001": "alpha", "models/text-embedding-004": "models/beta"})
     assert catalog.default is a
     assert list(catalog) == [a, b]
-    for name in (None, "org/alpha", "models/org/alpha", "alpha", "models/alpha", "models/gemini-embedding-001"):
+    for name in (
+        None,
+        "org/alpha",
+        "models/org/alpha",
+        "alpha",
+        "models/alpha",
+        "models/gemini-embedding-001",
+    ):
         assert catalog.resolve(name) is a
     for name in ("beta", "models/text-embedding-004"):
         assert catalog.resolve(name) is b

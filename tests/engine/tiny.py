@@ -87,7 +87,12 @@ class Tiny:
         ]
         if self.normalize:
             modules.append(
-                {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
+                {
+                    "idx": 2,
+                    "name": "2",
+                    "path": "2_Normalize",
+                    "type": "sentence_transformers.models.Normalize",
+                }
             )
         write(path, "modules.json", modules)
         write(path, "1_Pooling/config.json", pooling_config(self.poolings, self.hidden))
@@ -184,14 +189,14 @@ def make_tokenizer() -> Tokenizer:
     )
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)]
+    )
     tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
 
-def pooled(
-    states: NDArray[np.float64], poolings: Sequence[str], *, normalize: bool
-) -> NDArray[np.float64]:
+def pooled(states: NDArray[np.float64], poolings: Sequence[str], *, normalize: bool) -> NDArray[np.float64]:
     """Return the vector of a text from those of its tokens, as sentence-transformers defines each word."""
     count = len(states)
     ways = {
@@ -221,9 +226,7 @@ def pooling_config(poolings: Sequence[str], size: int) -> dict[str, object]:
     }
 
 
-def linear(
-    x: NDArray[np.float64], w: Mapping[str, NDArray[np.float64]], name: str
-) -> NDArray[np.float64]:
+def linear(x: NDArray[np.float64], w: Mapping[str, NDArray[np.float64]], name: str) -> NDArray[np.float64]:
     """Return x times the transposed weight, plus bias."""
     return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
 

@@ -168,10 +168,11 @@ def test_f05_wrong_offset_and_too_many_bytes(web: httpx2.Client) -> None:
     """Each is refused with the header that stops Google's client, and the upload goes on where it was."""
     address = begin(web, X_Goog_Upload_Header_Content_Length=str(len(LINES))).headers["x-goog-upload-url"]
     assert send(web, address, LINES[:50], command="upload").headers["x-goog-upload-status"] == "active"
-    for offset, content in ((0, LINES[:10]), (51, b"x"), (50, LINES[50:] + b"more"), (10**15, b"x")):
+    cases = ((0, LINES[:10], 400), (51, b"x", 400), (10**15, b"x", 400), (50, LINES[50:] + b"more", 413))
+    for offset, content, status in cases:
         reply = send(web, address, content, offset=offset)
-        fault(reply, 400)
-        assert reply.headers["x-goog-upload-status"] == "active"
+        fault(reply, status)
+        assert reply.headers["x-goog-upload-status"] == "refused"
     query = send(web, address, b"", command="query")
     assert query.headers["x-goog-upload-status"] == "active"
     assert query.headers["x-goog-upload-size-received"] == "50"

@@ -33,11 +33,20 @@ def test_a_folder_has_one_holder_and_the_refusal_names_it(tmp_path: Path) -> Non
 
 def test_child_processes_do_not_inherit_the_lock(tmp_path: Path) -> None:
     """An engine process that outlives the service must not keep the folder."""
+    program = "print('running', flush=True); input()"
     with locked(tmp_path):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        child = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            close_fds=False,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "running\n"
     with locked(tmp_path):
         pass
-    child.communicate(b"\n", timeout=30)
+    child.communicate("\n", timeout=30)
 
 
 def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:

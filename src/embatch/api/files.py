@@ -134,9 +134,10 @@ class _Files:
                 return await self._finish(request, token)
             return _status("active", received)
         except EmbatchError as error:
-            # Without this header Google's client sends the chunk again, three times, seven seconds long.
+            # Without the header Google's client sends the chunk again, three times, seven seconds long; with
+            # `active` it takes the chunk for accepted.
             answer = problems.answer(error)
-            answer.headers["X-Goog-Upload-Status"] = "cancelled" if isinstance(error, NotFound) else "active"
+            answer.headers["X-Goog-Upload-Status"] = "cancelled" if isinstance(error, NotFound) else "refused"
             return answer
 
     async def _write(self, token: str, offset: int, body: AsyncIterator[bytes]) -> int:

@@ -27,6 +27,8 @@ class Terms:
     outside: Outside = field(default_factory=Outside)
     submit: Backoff = SUBMIT
     poll: Backoff = POLL
+    known: dict[str, str] = field(default_factory=dict)
+    """What the service said of itself (its `model`), so that a query is one call; emptied on reconnecting."""
 
 
 def ask(terms: Terms, call: Call, *, once: bool = False, backoff: Backoff | None = None) -> Flow[Reply]:

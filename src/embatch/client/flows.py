@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from embatch.client.asking import Terms
-    from embatch.client.calls import Flow, T
+    from embatch.client.calls import Flow, Reply, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
 
@@ -293,25 +293,37 @@ def delete(terms: Terms, which: str | Batch) -> Flow[None]:
 def embed(terms: Terms, text: str, title: str | None, wish: Wish) -> Flow[ContentEmbedding]:
     """Embed one text now."""
     request = replace(payloads.request(text, 0, _defaults(wish)), title=title)
-    model = yield from _model(terms, wish.model)
-    path = _path(terms, f"{model}:embedContent")
-    call = Call("POST", path, headers=_JSON, body=bodies.embed_body(model, request), patience=SLOW)
-    return answers.parse_embedding((yield from ask(terms, call)).body)
+    reply = yield from _embed(terms, wish, "embedContent", lambda model: bodies.embed_body(model, request))
+    return answers.parse_embedding(reply.body)
 
 
 def embed_many(terms: Terms, requests: Iterable[str | Request], wish: Wish) -> Flow[list[ContentEmbedding]]:
     """Embed a few texts now, as many a call as the target takes."""
     found: list[ContentEmbedding] = []
-    model: str | None = None
     for block in payloads.blocks(requests, _defaults(wish), terms.target.interactive_requests):
-        model = model or (yield from _model(terms, wish.model))
-        path = _path(terms, f"{model}:batchEmbedContents")
-        call = Call("POST", path, headers=_JSON, body=bodies.embed_many_body(model, block), patience=SLOW)
-        part = answers.parse_embeddings((yield from ask(terms, call)).body)
+        encode = partial(bodies.embed_many_body, requests=block)
+        reply = yield from _embed(terms, wish, "batchEmbedContents", encode)
+        part = answers.parse_embeddings(reply.body)
         if len(part) != len(block):
             raise Internal(f"{len(block)} texts came back as {len(part)} embeddings: none can be matched")
         found += part
     return found
+
+
+def _embed(terms: Terms, wish: Wish, verb: str, encode: Callable[[str], bytes]) -> Flow[Reply]:
+    """Send one interactive call; a default model that the service no longer has is asked for anew."""
+    while True:
+        remembered = "model" in terms.known
+        model = yield from _model(terms, wish.model or terms.known.get("model"))
+        if wish.model is None:
+            terms.known["model"] = model
+        call = Call("POST", _path(terms, f"{model}:{verb}"), headers=_JSON, body=encode(model), patience=SLOW)
+        try:
+            return (yield from ask(terms, call))
+        except NotFound:
+            terms.known.clear()
+            if wish.model is not None or not remembered:
+                raise
 
 
 def _model(terms: Terms, name: str | None) -> Flow[str]:

@@ -154,7 +154,8 @@ def _read(data: Path) -> Place | None:
 def _try(place: Place) -> Attachment | None:
     """Attach to a service; `None` if nobody listens there any more."""
     if place.socket is None:
-        return Attachment(place, None) if place.url and _listens(place.url) else None
+        # The port of a service that was killed may belong to a stranger by now: its process must live too.
+        return Attachment(place, None) if place.url and _lives(place.pid) and _listens(place.url) else None
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         line.settimeout(10.0)
@@ -175,6 +176,16 @@ def _try(place: Place) -> Attachment | None:
         return None
     line.settimeout(0.0)  # never blocks again
     return Attachment(place, line)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _listens(url: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from embatch.vectors import Vectors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BatchResult:
     """The embeddings of a batch. Everything stands in the order of the requests, failed ones included.
 
@@ -41,10 +41,14 @@ class BatchResult:
     tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     failed_responses: list[tuple[int, RequestError]]
-    matrix: Vectors = field(repr=False)
+    matrix: Vectors
     """float32 (n, widest); what a shorter or failed row does not fill is NaN. Use `to_numpy`."""
-    widths: NDArray[np.int32] = field(repr=False)
+    widths: NDArray[np.int32]
     """Dimensions of each embedding, int32 (n,); 0 where there is none."""
+
+    def __repr__(self) -> str:
+        failed = len(self.failed_responses)
+        return f"<BatchResult of {self.batch.name}: {len(self)} requests, {failed} failed>"
 
     def __len__(self) -> int:
         """Return how many requests the batch had."""

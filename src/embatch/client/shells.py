@@ -60,6 +60,7 @@ class Shell:
         if self._closed:
             raise InvalidArgument("the client is closed: make another", field="client")
         self._owner = os.getpid()
+        self._terms.known.clear()
         if self._terms.target.data is not None and self._transport is None:
             self._leave()
             self._attachment = attach(self._terms.target.data)

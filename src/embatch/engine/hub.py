@@ -27,6 +27,9 @@ _DESCRIPTION: Final = (
 _SAFETENSORS: Final = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _ONNX: Final = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
 
+_TIMEOUT: Final = 10.0
+"""Seconds the Hub has for a first answer."""
+
 
 def fetch(repository: str, revision: str | None, files: Sequence[str] = ()) -> Path:
     """Return the folder of a snapshot, downloading what the cache lacks; a complete cache is not renewed.
@@ -41,7 +44,8 @@ def fetch(repository: str, revision: str | None, files: Sequence[str] = ()) -> P
         NotFound: no such repository or revision, or the Hub cannot be reached and the cache lacks files.
     """
     # Not at the top: it takes a third of a second, and a folder on disk does not need it.
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from httpx2 import HTTPError  # noqa: PLC0415
+    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     def snapshot(patterns: Sequence[str], *, local: bool) -> Path:
@@ -66,11 +70,13 @@ def fetch(repository: str, revision: str | None, files: Sequence[str] = ()) -> P
                 return cached
         except LocalEntryNotFoundError:
             pass
+        # One plain question first: without a way to the Hub, listing files would try for 23 seconds.
+        HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT)
         folder = snapshot(files or (*_DESCRIPTION, *_SAFETENSORS), local=False)
         if not complete(folder) and not files:
             folder = snapshot((*_DESCRIPTION, *_ONNX), local=False)
     except HFValidationError as error:
         raise InvalidArgument("a Hub name looks like org/name", field="model") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(f"the Hub gave no files of {repository} ({type(error).__name__})") from error
     return folder

@@ -93,7 +93,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The outcome of one request, as it stands in a list or file of results: exactly one of values and error."""
+    """The outcome of one request, as a list or file of results has it: exactly one of values and error."""
 
     key: str | None
     metadata: Mapping[str, Any] | None
@@ -144,13 +144,13 @@ def _envelope(body: bytes) -> dict[str, Any]:
 
 
 def _retry_after(headers: Mapping[str, str], details: list[dict[str, Any]]) -> float | None:
-    """Return the longest wait that header and RetryInfo ask for, in seconds."""
+    """Return the wait that RetryInfo asks for, else the header, which knows whole seconds only."""
     waits = []
     for one in details:
         delay = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(one.get("retryDelay")))
         if delay is not None:
             waits.append(float(delay[1]))
-    header = headers.get("retry-after", "").strip()
+    header = "" if waits else headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
         waits.append(float(header))
     elif header:

@@ -1,0 +1,242 @@
+"""The local target with real processes: one service for all clients of a folder, as long as there are any."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from serving import serving
+
+from embatch import AsyncClient, Batch, Client, FailedPrecondition, InvalidArgument, State, Unavailable
+from embatch.client.local import default_data_folder, service_cpu_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DEADLINE = 60.0
+"""Generous: the machine may be busy. A service ends two seconds after its last client."""
+
+# No main guard: a start method that imports the script again would start clients without end.
+SCRIPT = """
+import sys
+from embatch import Client
+client = Client(data=sys.argv[1])
+print(sum(1 for _ in client.list_batches()), client._attachment.place.pid, flush=True)
+sys.stdin.readline()
+print(sum(1 for _ in client.list_batches()), flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def script(data: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a client in a process of its own; yield it and the service's process id once it is attached."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, int(process.stdout.readline().split()[1])
+        finally:
+            process.kill()
+
+
+def service_pid(data: Path) -> int:
+    """Return the process id of the service of a folder."""
+    pid = json.loads((data / "service.json").read_bytes())["pid"]
+    assert isinstance(pid, int)
+    return pid
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has reaped yet has."""
+    try:
+        os.kill(pid, 0)
+        state = subprocess.run(
+            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+    except ProcessLookupError:
+        return True
+    return state.stdout.strip()[:1] in ("", "Z")
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for something that no handle tells."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def test_two_processes_share_one_service_which_ends_after_the_last(tmp_path: Path) -> None:
+    """The second client joins; the first one's end leaves the service to it; its kill -9 ends the service."""
+    with script(tmp_path) as (first, pid), script(tmp_path) as (second, same):
+        assert same == pid == service_pid(tmp_path)
+        first.communicate("\n\n")
+        assert first.returncode == 0
+        assert second.stdin is not None
+        assert second.stdout is not None
+        second.stdin.write("\n")
+        second.stdin.flush()
+        assert second.stdout.readline().strip() == "0"
+        assert not gone(pid)
+        second.kill()
+        eventually(lambda: gone(pid))
+    assert (tmp_path.stat().st_mode & 0o777, (tmp_path / "service.log").stat().st_mode & 0o777)[1] == 0o600
+
+
+def test_a_killed_service_loses_nothing_and_the_next_client_goes_on(tmp_path: Path) -> None:
+    """Killed while PROCESSING, twice: once another client comes for the batch, once the same client waits."""
+    texts = [f"sentence number {number}" for number in range(300)]
+    killed: list[int] = []
+
+    def kill_while_processing(batch: Batch) -> None:
+        if batch.state is State.PROCESSING:
+            killed.append(service_pid(tmp_path))
+            os.kill(killed[-1], signal.SIGKILL)
+            raise InterruptedError
+
+    with Client(data=tmp_path) as client:
+        name = client.async_batch_embed_contents(texts, display_name="Survivor").name
+        with pytest.raises(InterruptedError):
+            client.await_batch_completion(name, poll_interval=0.05, on_progress=kill_while_processing)
+
+    def kill_once_more(batch: Batch) -> None:
+        if len(killed) == 1:
+            kill_while_processing_again(batch)
+
+    def kill_while_processing_again(batch: Batch) -> None:
+        if batch.state is State.PROCESSING:
+            killed.append(service_pid(tmp_path))
+            os.kill(killed[-1], signal.SIGKILL)
+
+    with Client(data=tmp_path) as client:
+        batch = client.await_batch_completion(
+            name, poll_interval=0.05, timeout=120, on_progress=kill_once_more
+        )
+        result = client.get_batch_embeddings(batch)
+        assert len({*killed, service_pid(tmp_path)}) == 3
+        spent = service_cpu_seconds(client)
+    assert batch.state is State.COMPLETED
+    assert result.to_numpy().shape == (300, 384)
+    assert not result.failed_responses
+    assert spent is None or spent > 0
+
+
+FORK = """
+import os, sys
+from embatch import Client
+client = Client(data=sys.argv[1])
+print([*client.list_batches()])
+child = os.fork()
+if child == 0:
+    before = client._attachment.place.pid
+    assert not client._attachment.alive
+    print([*client.list_batches()], client._attachment.place.pid == before, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print([*client.list_batches()])
+client.close()
+"""
+
+
+def test_a_forked_child_attaches_for_itself(tmp_path: Path) -> None:
+    """It neither writes into its parent's connection nor keeps the service alive in its parent's name."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+    assert done.stdout.splitlines() == ["[]", "[] True", "[]"], done.stderr
+    eventually(lambda: not (tmp_path / "service.json").exists())
+
+
+def test_asyncio_starts_the_service_off_the_loop(tmp_path: Path) -> None:
+    """While the service starts, the loop goes on with other things; twenty first calls start one service."""
+
+    async def main() -> tuple[int, int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.01)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        async with AsyncClient(data=tmp_path) as client:
+
+            async def count() -> int:
+                return len([batch async for batch in client.list_batches()])
+
+            counts = await asyncio.gather(*(count() for _ in range(20)))
+        ticking.cancel()
+        return sum(counts), ticks
+
+    count, ticks = asyncio.run(main())
+    assert count == 0
+    assert ticks > 10
+    eventually(lambda: not (tmp_path / "service.json").exists())
+
+
+def test_a_service_that_somebody_runs_on_the_folder_is_joined(tmp_path: Path) -> None:
+    """`embatch serve --data` on a port: the client finds it through the folder and leaves it running."""
+    with serving(tmp_path / "data") as service:
+        assert service.process is not None
+        for _ in range(2):
+            with Client(data=tmp_path / "data") as client:
+                assert client.embed_content("text").dimensionality == 64, "the hashing engine answers"
+                batch = client.async_batch_embed_contents(["a"], display_name="Test")
+                assert client.await_batch_completion(batch, poll_interval=0.01).state is State.COMPLETED
+        assert service.process.poll() is None
+        assert service_pid(tmp_path / "data") == service.process.pid
+
+
+def test_a_service_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log's last lines stand in the error, with the path of the log."""
+    monkeypatch.setenv("EMBATCH_INLINE_BYTES", "many")
+    with Client(data=tmp_path) as client, pytest.raises(Unavailable) as refused:
+        client.get_batch_status("batches/x")
+    assert "EMBATCH_INLINE_BYTES must be a number" in refused.value.message
+    assert str(tmp_path / "service.log") in refused.value.message
+
+
+def test_without_the_extra_the_error_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base installation has the client and no service."""
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with Client(data=tmp_path) as client, pytest.raises(FailedPrecondition) as refused:
+        client.get_batch_status("batches/x")
+    assert 'pip install "embatch[local]"' in refused.value.message
+
+
+def test_a_data_folder_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    """A file stands in its place."""
+    (tmp_path / "file").write_text("")
+    with Client(data=tmp_path / "file") as client, pytest.raises(InvalidArgument, match="data folder"):
+        client.get_batch_status("batches/x")
+
+
+def test_the_default_folder() -> None:
+    """EMBATCH_DATA moves it."""
+    assert str(default_data_folder({"EMBATCH_DATA": "/elsewhere"})) == "/elsewhere"
+    assert default_data_folder({}).name == "embatch"
+
+
+def test_nothing_is_started_before_the_first_call(tmp_path: Path) -> None:
+    """Making a client costs nothing."""
+    with Client(data=tmp_path / "none"):
+        pass
+    assert not (tmp_path / "none").exists()
