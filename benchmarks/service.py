@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/service.py [--json FILE]
 
 `first vector` is a whole command, from pressing Enter to its exit, on a file of ten texts and an empty data
-folder. `submits` counts small batches acknowledged (durable) over HTTP from several threads. `corpus` runs the
-demo's corpus as one batch on a warm service, from acceptance to COMPLETED, beside the bare engine in this
+folder. `submits` counts small batches acknowledged (durable) over HTTP from several threads. `corpus` runs
+the demo's corpus as one batch on a warm service, from acceptance to COMPLETED, beside the bare engine in this
 process, in alternating rounds: trust the ratios, not the absolute numbers.
 """
 

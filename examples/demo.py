@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from corpus import Passage, passages
-from embatch.client.local import service_cpu_seconds
 
 from embatch import Batch, Client
+from embatch.client.local import service_cpu_seconds
 from embatch.display import Display, seconds_words
 
 if TYPE_CHECKING:

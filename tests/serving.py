@@ -35,14 +35,16 @@ READY_SECONDS = 60.0
 class Served:
     """One data folder and the service that runs on it, if any."""
 
-    def __init__(self, data: Path, *flags: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, *flags: str, environ: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> None:
         self.data = data
         self.flags = flags
         self.environ = {**os.environ, **(environ or {})}
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
         """Base address once started, without a slash at the end: `http://127.0.0.1:PORT`, or `unix:PATH`."""
-        self.log = data.with_name(data.name + ".log")
+        self.log = log or data.with_name(data.name + ".log")
         """What the services on this folder wrote to standard error, one after the other."""
 
     @property
@@ -153,9 +155,11 @@ def connect(url: str) -> socket.socket:
 
 
 @contextlib.contextmanager
-def serving(data: Path, *flags: str, environ: Mapping[str, str] | None = None) -> Iterator[Served]:
+def serving(
+    data: Path, *flags: str, environ: Mapping[str, str] | None = None, log: Path | None = None
+) -> Iterator[Served]:
     """Run `embatch serve` on a folder; at the end its whole group is killed if it still runs."""
-    service = Served(data, *flags, environ=environ)
+    service = Served(data, *flags, environ=environ, log=log)
     try:
         service.start()
         yield service

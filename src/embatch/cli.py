@@ -53,6 +53,7 @@ app = App(
     help="Asynchronous batch embeddings: hand over texts, come back for the vectors.",
     help_epilogue=EPILOGUE.format(folder=_data_folder()),
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 
 To = Annotated[str, Parameter(help="local, a service's URL such as http://host:8080, or gemini.")]

@@ -385,7 +385,7 @@ class Service:
         self._uploads.drop(token)
 
     def file(self, name: str) -> FileRecord:
-        """Return a file; the results of a file batch are one too. Raises PermissionDenied if there is none."""
+        """Return a file; the results of a file batch are one too. Raises PermissionDenied for none."""
         file_id = _id(_FILE, name, "name")
         record = self._results_of(file_id)
         return self._store.file(file_id) if record is None else _results_file(file_id, record)
@@ -528,13 +528,11 @@ def _after(token: str | None) -> tuple[int, str] | None:
         return None
     try:
         time, id_ = orjson.loads(base64.urlsafe_b64decode(token.encode()))
-        if not isinstance(time, int) or not isinstance(id_, str):
-            raise TypeError
+        return int(time), str(id_)
     except (ValueError, TypeError, binascii.Error):
         raise InvalidArgument(
             "this page token is not one of ours: take it from the page before", field="pageToken"
         ) from None
-    return time, id_
 
 
 __all__ = ["DataLoss", "Draft", "Health", "Results", "Service"]

@@ -159,9 +159,9 @@ class Uploads:
     def collect_orphans(self) -> None:
         """Remove bytes that no row speaks of, as a crash may leave them."""
         known = {upload.token for upload in self._store.uploads()}
-        for entry in os.scandir(self._blobs.path("uploads")):
-            if entry.name not in known:
-                os.unlink(entry.path)
+        for path in self._blobs.path("uploads").iterdir():
+            if path.name not in known:
+                path.unlink()
 
     def _path(self, token: str) -> Path:
         if not token or not all(letter.isalnum() or letter in "-_" for letter in token) or len(token) > 64:

@@ -378,7 +378,7 @@ def test_b14_bad_lines_fail_alone(sdk: genai.Client, http: httpx2.Client, tmp_pa
 
 def test_b15_option_layouts_of_lines_agree(sdk: genai.Client, http: httpx2.Client, tmp_path: Any) -> None:
     """Flat camel, flat snake and embed_content_config give identical vectors."""
-    options = [
+    options: list[dict[str, Any]] = [
         {"outputDimensionality": 8, "taskType": "CLUSTERING"},
         {"output_dimensionality": 8, "task_type": "CLUSTERING"},
         {"embed_content_config": {"output_dimensionality": 8, "task_type": "CLUSTERING"}},

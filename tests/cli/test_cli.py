@@ -148,7 +148,7 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
         (["embed", "IN", "-o", "/nowhere/at/all.parquet"], "there is no folder /nowhere/at"),
         (["embed", "IN", "-o", "OUT", "--to", "ftp://host"], "a target is"),
         (["embed", "IN", "-o", "OUT", "--task-type", "POETRY"], "task-type"),
-        (["embed", "IN", "-o", "OUT", "--dim", "0"], "from 1 to 384"),
+        (["embed", "IN", "-o", "OUT", "--dim", "385"], "from 1 to 384"),
         (["serve", "--alias", "x"], "takes NAME=VALUE"),
         (["serve", "--host", "0.0.0.0"], "--insecure-no-auth"),  # noqa: S104  (refused is what is tested)
         (["frobnicate"], "frobnicate"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import httpx2
 import pytest
 from client_scripts import Answer, Handler, both, problem, scripted, unhurried
 
+import embatch.client.client
 from embatch import (
     AsyncClient,
     BatchTimeout,
@@ -193,6 +195,21 @@ def test_the_blocking_client_works_inside_a_running_loop() -> None:
             return client.get_batch_status(NAME).state.value
 
     assert asyncio.run(cell()) == "COMPLETED"
+
+
+def test_an_async_client_outlives_its_loop() -> None:
+    """Made once and used by several `asyncio.run`, as scripts do."""
+    client = AsyncClient("http://service", transport=httpx2.MockTransport(lambda _: operation("SUCCEEDED")))
+    for _ in range(2):
+        assert asyncio.run(client.get_batch_status(NAME)).state.value == "COMPLETED"
+    asyncio.run(client.close())
+
+
+def test_the_doctests_hold() -> None:
+    """Nothing is connected or started by making a client, and its key does not show."""
+    outcome = doctest.testmod(embatch.client.client)
+    assert outcome.attempted
+    assert not outcome.failed
 
 
 def test_many_async_calls_share_one_connection_pool() -> None:

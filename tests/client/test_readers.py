@@ -24,7 +24,7 @@ def batch(count: int) -> Batch:
 
 
 def part(first: int, rows: int, failed: set[int]) -> pa.RecordBatch:
-    """Return consecutive results as the service reads them from its shards; row i holds i, i + 1 and so on."""
+    """Return consecutive results as the service reads them from its shards; vector i begins with i."""
     index = range(first, first + rows)
     vectors = [None if at in failed else [float(at + d) for d in range(NATIVE)] for at in index]
     return pa.RecordBatch.from_pydict(

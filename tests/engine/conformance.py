@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from embatch.engine.packing import distinct, pack
+from embatch.engine.packing import MicroBatch, distinct, pack
 from embatch.engine.protocol import Shape
 from embatch.vectors import cosine, norm
 
@@ -49,7 +49,7 @@ UNICODE: Final = {
     "right to left": "שלום עולם \u202emirrored\u202c مرحبا",
     "han": "自然言語処理は面白い。中文分词也很有趣。",
     "marks": "Z̸̡̡̛a̵̢̕l̶̢̛g̸̨͝o̴̢͝" * 3,
-    "beyond the first plane": "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈 𒀀",
+    "beyond the first plane": "\U0001d518\U0001d52b\U0001d526 𐍈 𒀀",
     "not a character": "\ufffe \uffff \ufeff",
     "special tokens": "[CLS] [SEP] [PAD] [MASK] <s> </s> <pad> <|endoftext|>",
     "spaces only": " \u00a0\u3000\u200b ",
@@ -57,13 +57,17 @@ UNICODE: Final = {
 
 
 def embed(engine: Engine, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Return the vectors of all texts, in order, planned as the service plans a shard."""
+    """Return the vectors of all texts, in order, planned and run as the service does with a shard."""
     about = engine.describe()
     apart = distinct(texts)
     encoded = engine.encode(apart.texts)
     vectors = np.full((len(apart.texts), about.dimensions), np.nan, np.float32)
-    for part in pack(encoded.lengths.tolist(), BUDGET, about.multiple, about.max_tokens):
+
+    def forward(part: MicroBatch) -> None:
         vectors[list(part.rows)] = engine.forward([encoded.rows[row] for row in part.rows], part.shape)
+
+    with ThreadPoolExecutor(about.streams) as streams:
+        list(streams.map(forward, pack(encoded.lengths.tolist(), BUDGET, about.multiple, about.max_tokens)))
     return vectors[list(apart.of)]
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+Answer = tuple[int, bytes, dict[str, str]]
+"""Status, content, headers."""
+
 
 @dataclass
 class Hub:
@@ -28,11 +31,29 @@ class Hub:
     @property
     def downloaded(self) -> set[str]:
         """Names of the files whose content was asked for."""
-        return {
-            line.split("/resolve/")[1].split("/", 1)[1]
-            for line in self.requests
-            if line[:4] == "GET " and "/resolve/" in line
-        }
+        gets = (line.partition("/resolve/")[2] for line in self.requests if line.startswith("GET "))
+        return {rest.partition("/")[2] for rest in gets if rest}
+
+    def answer(self, path: str) -> Answer:
+        """Return what the Hub says to a path, as far as a download needs it."""
+        for name, (commit, folder) in self.repositories.items():
+            here, about = files(folder), f"/api/models/{name}"
+            if path in {about, f"{about}/revision/main", f"{about}/revision/{commit}"}:
+                listed = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in here]}
+                return 200, json.dumps(listed).encode(), {}
+            if path.startswith(f"{about}/revision/"):
+                return 404, b"{}", {"X-Error-Code": "RevisionNotFound"}
+            if path == f"{about}/tree/{commit}":
+                tree = [
+                    {"type": "file", "path": file, "size": size, "oid": digest}
+                    for file, (size, digest) in here.items()
+                ]
+                return 200, json.dumps(tree).encode(), {}
+            file = path.removeprefix(f"/{name}/resolve/{commit}/")
+            if file in here:
+                headers = {"ETag": f'"{here[file][1]}"', "X-Repo-Commit": commit}
+                return 200, (folder / file).read_bytes(), headers
+        return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
 
 
 @contextmanager
@@ -47,40 +68,17 @@ def serving_hub(**repositories: tuple[str, Path]) -> Iterator[Hub]:
             pass
 
         def do_HEAD(self) -> None:
-            self.answer(body=False)
+            self.do_GET()
 
         def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append(f"{self.command} {path}")
-            for name, (commit, folder) in hub.repositories.items():
-                if path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
-                    revision = path.rpartition("/revision/")[2] if "/revision/" in path else "main"
-                    if revision not in {"main", commit}:
-                        return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
-                    about = {"id": name, "sha": commit, "siblings": [{"rfilename": f} for f in files(folder)]}
-                    return self.send(200, json.dumps(about).encode(), {}, body=body)
-                if path == f"/api/models/{name}/tree/{commit}":
-                    tree = [
-                        {"type": "file", "path": file, "size": size, "oid": digest}
-                        for file, (size, digest) in files(folder).items()
-                    ]
-                    return self.send(200, json.dumps(tree).encode(), {}, body=body)
-                prefix = f"/{name}/resolve/{commit}/"
-                if path.startswith(prefix) and path.removeprefix(prefix) in files(folder):
-                    file = path.removeprefix(prefix)
-                    headers = {"ETag": f'"{files(folder)[file][1]}"', "X-Repo-Commit": commit}
-                    return self.send(200, (folder / file).read_bytes(), headers, body=body)
-            return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
-
-        def send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool) -> None:
+            status, content, headers = hub.answer(path)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if body:
+            if self.command == "GET":
                 self.wfile.write(content)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
 _FLOAT, _INT64 = 1, 7
 Dims = tuple[int | str, ...]
+Tensor = NDArray[np.float32] | NDArray[np.int64]
 TOKENS: Final[Dims] = ("batch", "sequence")
 
 
@@ -40,7 +40,7 @@ def node(operation: str, inputs: Sequence[str], output: str) -> bytes:
     return b"".join(field(1, name) for name in inputs) + field(2, output) + field(4, operation)
 
 
-def tensor(name: str, values: NDArray[np.float32] | NDArray[np.int64]) -> bytes:
+def tensor(name: str, values: Tensor) -> bytes:
     """Return a TensorProto."""
     dims = b"".join(field(1, size) for size in values.shape)
     kind = _INT64 if values.dtype == np.int64 else _FLOAT
@@ -56,7 +56,7 @@ def port(name: str, kind: int, dims: Dims) -> bytes:
 def write_onnx(
     file: Path,
     nodes: Sequence[bytes],
-    tensors: Mapping[str, NDArray[np.float32] | NDArray[np.int64]],
+    tensors: Mapping[str, Tensor],
     inputs: Sequence[str],
     outputs: Mapping[str, Dims],
 ) -> None:

@@ -127,7 +127,7 @@ def test_a_folder_is_served_under_its_own_name(tmp_path: Path) -> None:
 
 
 def test_engines_without_files() -> None:
-    """hashing and remote take any name; what only the endpoint knows is left open."""
+    """Engines hashing and remote take any name; what only the endpoint knows is left open."""
     model = serve_model("models/any", engine="hashing", options={"dimensions": "12"})
     assert (model.name, model.spec.model, model.dimensions, model.max_tokens) == ("any", "any", 12, 512)
     remote = serve_model("org/m", engine="remote", url="http://127.0.0.1:1/v1")

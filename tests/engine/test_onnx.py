@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from onnx_writer import Dims, node, write_onnx
+from onnx_writer import Dims, Tensor, node, write_onnx
 from tiny import TEXTS, Tiny, make_tokenizer, pooled, write
 
 from embatch.engine import openvino
@@ -97,7 +97,7 @@ def test_a_pooled_output_is_not_pooled_again(tmp_path: Path) -> None:
         node("ReduceSum", ["last_hidden_state", "axis"], "sums"),
         node("Squeeze", ["sums", "axis"], "sentence_embedding"),
     ]
-    tensors = {"words": WORDS, "axis": np.array([1], np.int64)}
+    tensors: dict[str, Tensor] = {"words": WORDS, "axis": np.array([1], np.int64)}
     outputs: dict[str, Dims] = {"last_hidden_state": HIDDEN, "sentence_embedding": ("batch", 64)}
     write_onnx(path / "model.onnx", nodes, tensors, ("input_ids", "attention_mask"), outputs)
     engine = openvino.load(EngineSpec("openvino", str(path), threads=1))

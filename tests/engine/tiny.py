@@ -15,7 +15,7 @@ from safetensors import TensorSpec, serialize_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -199,7 +199,7 @@ def make_tokenizer() -> Tokenizer:
 def pooled(states: NDArray[np.float64], poolings: Sequence[str], *, normalize: bool) -> NDArray[np.float64]:
     """Return the vector of a text from those of its tokens, as sentence-transformers defines each word."""
     count = len(states)
-    ways = {
+    ways: dict[str, Callable[[], NDArray[np.float64]]] = {
         "cls": lambda: states[0],
         "max": lambda: states.max(axis=0),
         "mean": lambda: states.mean(axis=0),
@@ -208,10 +208,10 @@ def pooled(states: NDArray[np.float64], poolings: Sequence[str], *, normalize: b
         "lasttoken": lambda: states[-1],
     }
     vector = np.concatenate([ways[word]() for word in poolings])
-    return vector / np.linalg.norm(vector) if normalize else vector
+    return np.asarray(vector / np.linalg.norm(vector) if normalize else vector, np.float64)
 
 
-def pooling_config(poolings: Sequence[str], size: int) -> dict[str, object]:
+def pooling_config(poolings: Sequence[str], size: int) -> Mapping[str, object]:
     """Return 1_Pooling/config.json in its older spelling."""
     switches = {
         "cls": "cls_token",
@@ -228,7 +228,7 @@ def pooling_config(poolings: Sequence[str], size: int) -> dict[str, object]:
 
 def linear(x: NDArray[np.float64], w: Mapping[str, NDArray[np.float64]], name: str) -> NDArray[np.float64]:
     """Return x times the transposed weight, plus bias."""
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+    return np.asarray(x @ w[f"{name}.weight"].T + w[f"{name}.bias"], np.float64)
 
 
 def layer_norm(
@@ -236,17 +236,17 @@ def layer_norm(
 ) -> NDArray[np.float64]:
     """Return each row with mean 0 and variance 1, scaled and shifted."""
     level = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-6)
-    return level * w[f"{name}.weight"] + w[f"{name}.bias"]
+    return np.asarray(level * w[f"{name}.weight"] + w[f"{name}.bias"], np.float64)
 
 
 def activate(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the activation function of transformers by that name."""
     if name == "relu":
-        return np.maximum(x, 0)
+        return np.asarray(np.maximum(x, 0), np.float64)
     if name == "silu":
-        return x / (1 + np.exp(-x))
+        return np.asarray(x / (1 + np.exp(-x)), np.float64)
     if name == "gelu_new":
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), np.float64)
     assert name == "gelu"
     erf = np.vectorize(math.erf, otypes=[np.float64])
     return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))), np.float64)

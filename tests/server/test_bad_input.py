@@ -62,6 +62,7 @@ def chunked(*chunks: bytes) -> bytes:
     return post(b"", JSON, CHUNKED) + b"".join(chunks)
 
 
+TIMES: list[float] = []
 GOOD = batch()
 FETCH = batch('[{"request":{"content":{"parts":[{"fileData":{"fileUri":"http://127.0.0.1/"}}]}}}]')
 HOOK = batch(more=',"webhookConfig":{"uris":["http://127.0.0.1/"]}')
@@ -236,6 +237,7 @@ def test_bad_input(service: Served, sent: bytes, status: int, word: str | None) 
     began = time.monotonic()
     found, headers, body = answer(service, sent)
     took = time.monotonic() - began
+    TIMES.append(took)
     assert found == status, body
     assert took < float(RECEIVE_SECONDS) + 5
     assert not any(name.startswith("access-control-") for name in headers)
@@ -254,8 +256,13 @@ def test_bad_input(service: Served, sent: bytes, status: int, word: str | None) 
 
 
 def test_afterwards_the_service_is_as_before(service: Served) -> None:
-    """No answer was a 5xx, no socket stayed open, and a batch still completes."""
+    """Nothing refused was stored, no answer was a 5xx, no socket stays open, and a batch still completes."""
+    accepted = sum("asyncBatch" in str(row[1][:200]) and row[2] == 200 for row in TABLE)
     with httpx2.Client(base_url=service.url, timeout=30) as web:
+        assert len(web.get("/v1/batches").json().get("operations", [])) == accepted
+        assert web.get("/v1/files").json().get("files", []) == []
+        assert len(list((service.data / "batches").iterdir())) == accepted
+        assert list((service.data / "uploads").iterdir()) == []
         texts = [{"request": {"content": {"parts": [{"text": f"canary {n}"}]}}} for n in range(50)]
         reply = web.post(SUBMIT, json={"batch": {"inputConfig": {"requests": {"requests": texts}}}})
         operation = await_final(web, reply.json()["name"])
@@ -269,6 +276,10 @@ def test_afterwards_the_service_is_as_before(service: Served) -> None:
     while open_connections(service.process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)  # a refused connection is closed a moment after its answer
     assert open_connections(service.process.pid) == 0
+    slowest = max(taken for taken in TIMES if taken < float(RECEIVE_SECONDS))
+    print(  # noqa: T201  (the figures of the catalogue)
+        f"\ncases {len(TIMES)}, 5xx 0, sockets left 0, slowest {1000 * slowest:.0f} ms"
+    )
 
 
 def open_connections(pid: int) -> int:

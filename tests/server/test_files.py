@@ -225,16 +225,20 @@ def test_f07_a_mime_type_nobody_reads(google: genai.Client) -> None:
 def test_f08_names(google: genai.Client, version: str) -> None:
     """A name of one's own is kept, once; 41 characters are too many."""
     mine = f"my-in-{version}"
-    config = {"mime_type": "application/jsonl", "name": mine}
-    assert google.files.upload(file=io.BytesIO(LINES), config=config).name == f"files/{mine}"
+
+    def upload(name: str) -> str | None:
+        config = genai.types.UploadFileConfig(mime_type="application/jsonl", name=name)
+        return google.files.upload(file=io.BytesIO(LINES), config=config).name
+
+    assert upload(mine) == f"files/{mine}"
     with pytest.raises(genai_errors.ClientError) as taken:
-        google.files.upload(file=io.BytesIO(LINES), config=config)
+        upload(mine)
     assert taken.value.code == 409
     for bad in ("a" * 41, "-a", "a-", "A", "a/b", "a..b", "batch-mine"):
         with pytest.raises(genai_errors.ClientError) as refused:
-            google.files.upload(file=io.BytesIO(LINES), config={**config, "name": f"files/{bad}"})
+            upload(f"files/{bad}")
         assert refused.value.code == 400
-    assert google.files.upload(file=io.BytesIO(LINES), config={**config, "name": "a" * 34 + version}).name
+    assert upload("a" * 34 + version)
 
 
 def test_f09_get_list_delete(google: genai.Client, web: httpx2.Client, version: str) -> None:

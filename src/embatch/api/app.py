@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -11,7 +12,6 @@ import orjson
 from fastapi import APIRouter, FastAPI, Response
 from starlette.requests import ClientDisconnect
 
-from embatch import __version__
 from embatch.api import files, gemini, private, problems
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def create_app(service: Service, settings: Settings, *, attached: Attached | Non
     """
     app = FastAPI(
         title="embatch",
-        version=__version__,
+        version=version("embatch"),
         description="Asynchronous batch embeddings in Google's wire protocol.",
         redirect_slashes=False,  # a path with a slash too many is another path
         docs_url=None,

@@ -8,6 +8,7 @@ protocol answers with the envelope every error has, and closes.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -40,6 +41,8 @@ _LINGER_SECONDS: Final = 1.0
 connection, and the reset can overtake the answer."""
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _LOOPBACK: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+
+_log = logging.getLogger("embatch.api")
 
 _NAMES: Final = {
     HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
@@ -329,6 +332,7 @@ class GuardedProtocol(H11Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer if an answer is still possible, and close."""
+        _log.info("refused", extra={"fields": {"status": refusal.status.value, "reason": refusal.reason}})
         self._left = True
         self._await_nothing()
         self._unset_keepalive_if_required()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import Call, Outside
 from embatch.errors import AlreadyExists, ConnectionFailed, Internal, NotFound
-from embatch.wire import answers, upload
+from embatch.wire import answers, refusals, upload
 
 if TYPE_CHECKING:
     from embatch.client.calls import Flow, Reply
@@ -56,7 +56,7 @@ def ask(terms: Terms, call: Call, *, once: bool = False, backoff: Backoff | None
         else:
             if 200 <= reply.status < 300:
                 return reply
-            error = answers.parse_error(reply.status, reply.headers, reply.body)
+            error = refusals.parse_error(reply.status, reply.headers, reply.body)
         failures += 1
         delay = patience.delay(failures, terms.outside.chance(), error.retry_after)
         if delay is None or not repeatable(call, error, once=once):
@@ -119,7 +119,7 @@ def _send(terms: Terms, parcel: Parcel) -> Flow[str]:
                     return answers.parse_file_name(reply.body)
                 offset, after, failures = offset + len(chunk), 0.0, 0
                 continue
-            error = answers.parse_error(reply.status, reply.headers, reply.body)
+            error = refusals.parse_error(reply.status, reply.headers, reply.body)
         failures += 1
         delay = terms.submit.delay(failures, terms.outside.chance(), error.retry_after)
         if delay is None or not (error.retryable or isinstance(error, NotFound)):

@@ -40,6 +40,7 @@ class AsyncClient(Shell):
         self._transport: httpx2.AsyncBaseTransport | None = transport
         self._http: httpx2.AsyncClient | None = None
         self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
@@ -154,8 +155,9 @@ class AsyncClient(Shell):
     async def close(self) -> None:
         """As `Client.close`."""
         self._closed = True
-        if self._http is not None:
-            await self._http.aclose()
+        http, self._http = self._http, None
+        if http is not None and not self._forked and self._loop is asyncio.get_running_loop():
+            await http.aclose()
         self._leave()
 
     async def __aenter__(self) -> Self:
@@ -201,6 +203,9 @@ class AsyncClient(Shell):
         return Reply(response.status_code, dict(response.headers), body)
 
     async def _connected(self) -> httpx2.AsyncClient:
+        if self._loop is not asyncio.get_running_loop():
+            # A second `asyncio.run`: connections and locks belong to the loop they were made in.
+            self._loop, self._lock, self._http = asyncio.get_running_loop(), asyncio.Lock(), None
         async with self._lock:
             if self._http is None or not self._fresh():
                 if self._http is not None and not self._forked:

@@ -37,6 +37,9 @@ class Client(Shell):
             batch = client.await_batch_completion(batch.name)
             vectors = client.get_batch_embeddings(batch).to_numpy()
 
+    >>> Client("gemini", api_key="secret")
+    Client('https://generativelanguage.googleapis.com')
+
     Args:
         target: `local` (a private service, started or joined as needed), a service's address
             (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
@@ -279,8 +282,9 @@ class Client(Shell):
     def close(self) -> None:
         """Close connections and let go of the local service. Batches go on; repeating is safe."""
         self._closed = True
-        if self._http is not None:
-            self._http.close()
+        http, self._http = self._http, None
+        if http is not None and not self._forked:
+            http.close()
         self._leave()
 
     def __enter__(self) -> Self:

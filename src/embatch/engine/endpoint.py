@@ -68,10 +68,10 @@ class Endpoint:
     ) -> None:
         self.url = _address(url)
         self._model, self._wait, self._clock, self._chance = model, wait, clock, chance
-        self._base64 = True
+        self.compact = True
+        """Whether vectors are asked for as base64, a third of the bytes; lists are understood too."""
         self._client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
             limits=httpx2.Limits(max_connections=None),
         )
 
@@ -91,14 +91,6 @@ class Endpoint:
         while True:
             try:
                 return _vectors(self._post(texts, deadline), len(texts), dimensions)
-            except Rejected:
-                if not self._base64:
-                    raise
-                # An endpoint that knows floats only; if it was the texts, the next answer says so again.
-                answer = self._without_base64(texts, deadline, dimensions)
-                if answer is None:
-                    raise
-                return answer
             except Unwell as error:
                 failures += 1
                 pause = PATIENCE.delay(failures, self._chance(), error.retry_after) if error.passing else None
@@ -110,25 +102,22 @@ class Endpoint:
         """Close the connections; calls under way fail. Repeating is safe."""
         self._client.close()
 
-    def _without_base64(
-        self, texts: Sequence[str], deadline: float, dimensions: int | None
-    ) -> NDArray[np.float32] | None:
-        try:
-            answer = _vectors(self._post(texts, deadline, plain=True), len(texts), dimensions)
-        except (Rejected, Unwell):
-            return None
-        self._base64 = False
-        return answer
-
-    def _post(self, texts: Sequence[str], deadline: float, *, plain: bool = False) -> bytes:
+    def _post(self, texts: Sequence[str], deadline: float) -> bytes:
         """Return the body of a good answer."""
+        left = deadline - self._clock()
+        if left <= 0:
+            raise Unwell("the endpoint is too slow")
         message: dict[str, Any] = {"model": self._model, "input": texts}
-        if self._base64 and not plain:
+        if self.compact:
             message["encoding_format"] = "base64"
-        headers = {"Content-Type": "application/json"}
-        body = orjson.dumps(message)
         try:
-            with self._client.stream("POST", self.url, content=body, headers=headers) as answer:
+            with self._client.stream(
+                "POST",
+                self.url,
+                content=orjson.dumps(message),
+                headers={"Content-Type": "application/json"},
+                timeout=httpx2.Timeout(min(READ_SECONDS, left), connect=min(CONNECT_SECONDS, left)),
+            ) as answer:
                 _judge(answer)
                 return self._read(answer, deadline)
         except (httpx2.HTTPError, RuntimeError) as error:  # a closed client raises RuntimeError
@@ -156,8 +145,8 @@ def _address(url: str) -> str:
             "--engine-url must be the base address of an endpoint, such as http://127.0.0.1:8000/v1",
             field="engine-url",
         )
-    base = url.rstrip("/")
-    return base if base.endswith("/embeddings") else f"{base}/embeddings"
+    path = parsed.path.rstrip("/")
+    return str(parsed.copy_with(path=path if path.endswith("/embeddings") else f"{path}/embeddings"))
 
 
 def _judge(answer: httpx2.Response) -> None:
@@ -180,7 +169,7 @@ def _judge(answer: httpx2.Response) -> None:
 
 
 def _retry_after(said: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, given as a number or a date; `None` if it makes no sense."""
+    """Return the seconds of a Retry-After header, a number or a date; `None` if it makes no sense."""
     if said is None:
         return None
     try:

@@ -59,7 +59,8 @@ class Description:
     normalized: bool
     """Whether vectors come with length 1."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Text put before a text, by task type (`TaskType` value); a task type that is absent gets none."""
+    """Text put before a text, by task type (`TaskType` value). The empty name is the model's default prompt,
+    for requests without a task type and for task types that are absent; without it they get none."""
     multiple: int = 1
     """Planned lengths are rounded up to a multiple of this, so that few shapes are ever compiled."""
 

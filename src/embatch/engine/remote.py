@@ -1,15 +1,17 @@
 """The engine that is somewhere else: any OpenAI-style `/embeddings` endpoint (vLLM, TEI, infinity, OpenAI).
 
-Tokens stay hidden: rows are the texts themselves, lengths are estimated, and what the endpoint cuts off is not
-seen. Same plan, same bytes holds as far as the endpoint keeps it. What goes wrong is told apart by whom it
-concerns: the endpoint (`EngineTrouble`, after patience) or a text (`RowsRefused`, a vector of NaN). The key of the
-endpoint is read from `EMBATCH_ENGINE_KEY` and never logged. Options:
+Tokens stay hidden: rows are the texts themselves, lengths are estimated, and what the endpoint cuts off is
+not seen. Equal plans give equal bytes as far as the endpoint keeps to that. What goes wrong is told apart by
+whom it concerns: the endpoint (`EngineTrouble`, after patience) or a text (`RowsRefused`, a vector of NaN).
+The endpoint's key is read from `EMBATCH_ENGINE_KEY` and never logged. Options:
 
-    dimensions         how many numbers a vector has; without it, one text is embedded at the start to see
+    dimensions         how many numbers a vector has to have; without it, whatever the endpoint gives
     max_tokens         longest text by estimate; far longer ones are cut (8192)
     rows               most texts of one call; TEI takes 32 unless told otherwise (32)
-    timeout            seconds for one `forward` with all its tries; keep it below EMBATCH_MICRO_BATCH_SECONDS (90)
+    timeout            seconds for one `forward`, all its tries together (90)
     prompt.TASK_TYPE   text to put before the texts of a task type
+
+Keep `timeout` below EMBATCH_MICRO_BATCH_SECONDS: else a slow endpoint looks like a text that hangs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 KEY: Final = "EMBATCH_ENGINE_KEY"
 BYTES: Final = 4
-"""Bytes of UTF-8 that count as one token: about right for English, too few tokens for most other languages."""
+"""Bytes of UTF-8 that count as one token: about right for English."""
 STREAMS: Final = 8
 """Calls at once, where no number of threads is given: endpoints batch what arrives together."""
 PROBE: Final = "The quick brown fox jumps over the lazy dog."
@@ -87,19 +89,19 @@ class RemoteEngine:
         self._endpoint = Endpoint(
             spec.url or "", spec.model, key=key, wait=wait or self._closed.wait, clock=clock, chance=chance
         )
-        said = _number(spec, "dimensions", 0) if "dimensions" in spec.options else None
-        probed = self._probe() if said is None else None
-        self._dimensions = said if probed is None else int(probed.shape[0])
+        said = _number(spec, "dimensions", 1) if "dimensions" in spec.options else None
+        known = self._settle(said)
+        self._dimensions = int(known.shape[0])
         identity = hashlib.sha256(f"remote-1|{self._endpoint.url}|{spec.model}|{self._dimensions}".encode())
         self._description = Description(
             engine="remote",
             model=spec.model,
             identity=identity.hexdigest(),
-            dimensions=self._dimensions or 0,
+            dimensions=self._dimensions,
             max_tokens=self._max_tokens,
             precision="f32",
             streams=spec.threads or STREAMS,
-            normalized=probed is not None and bool(abs(float(norm(probed)) - 1) < 1e-3),
+            normalized=bool(abs(float(norm(known)) - 1) < 1e-3),
             prompts=prompts,
         )
 
@@ -147,33 +149,45 @@ class RemoteEngine:
         self._endpoint.close()
 
     def _embed(self, texts: list[str], deadline: float) -> NDArray[np.float32]:
-        if self._closed.is_set():
-            raise EngineTrouble("the remote engine is closed")
         try:
             vectors = self._endpoint.embed(texts, deadline, self._dimensions)
-        except Rejected as error:
-            raise RowsRefused(str(error)) from None
-        except Unwell as error:
-            # An endpoint that breaks on a text looks like a broken endpoint, until it is asked for another.
-            if error.status == 500 and not self._closed.is_set() and self._well():
+        except (Rejected, Unwell) as error:
+            if self._closed.is_set():
+                raise EngineTrouble("the remote engine is closed") from None
+            # One that breaks on a text (500) looks broken, one that has lost its model may say 400 to
+            # anything: what it says to another text tells whose fault it is.
+            if (isinstance(error, Rejected) or error.status == 500) and self._well(deadline):
                 raise RowsRefused(str(error)) from None
-            raise EngineTrouble(str(error), retry_after=error.retry_after) from None
-        if not np.isfinite(vectors).all() and not self._well():
-            raise EngineTrouble("the endpoint answers with numbers that are none")
+            later = error.retry_after if isinstance(error, Unwell) else None
+            raise EngineTrouble(str(error), retry_after=later) from None
+        if not np.isfinite(vectors).all() and not self._well(deadline):
+            raise EngineTrouble("the endpoint answered with vectors that are no numbers")
         return vectors
 
-    def _well(self) -> bool:
-        """Whether the endpoint gives a plain text a vector now."""
+    def _well(self, deadline: float) -> bool:
+        """Whether the endpoint gives a plain text its vector now."""
         try:
-            return bool(np.isfinite(self._probe()).all())
-        except EngineTrouble:
+            return bool(np.isfinite(self._endpoint.embed([PROBE], deadline, self._dimensions)).all())
+        except (Rejected, Unwell):
             return False
 
-    def _probe(self) -> NDArray[np.float32]:
+    def _settle(self, dimensions: int | None) -> NDArray[np.float32]:
+        """Find out which form of vectors the endpoint gives; return the vector of a plain text."""
+        deadline = self._clock() + self._seconds
         try:
-            return self._endpoint.embed([PROBE], self._clock() + self._seconds, None)[0]
+            try:
+                vectors = self._endpoint.embed([PROBE], deadline, dimensions)
+            except Rejected:
+                self._endpoint.compact = False
+                vectors = self._endpoint.embed([PROBE], deadline, dimensions)
         except (Rejected, Unwell) as error:
-            raise EngineTrouble(f"{error}: is this model served there?") from None
+            self.close()
+            raise EngineTrouble(f"{error}, to a plain text at the start") from None
+        if not np.isfinite(vectors).all():
+            self.close()
+            raise EngineTrouble("the endpoint answered with vectors that are no numbers")
+        known: NDArray[np.float32] = vectors[0]
+        return known
 
 
 def _number(spec: EngineSpec, name: str, default: int) -> int:

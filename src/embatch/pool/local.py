@@ -226,7 +226,7 @@ class LocalPool:
 def _results(
     requests: pa.RecordBatch, sound: Sequence[int], of: Sequence[int], outcome: Outcome, dimensions: int
 ) -> pa.RecordBatch:
-    """Put each distinct text's outcome at every request that has the text; faulty requests keep their fault."""
+    """Put each distinct text's outcome at every request with the text; faulty requests keep their fault."""
     count = requests.num_rows
     place = np.full(count, -1, np.int64)
     place[list(sound)] = list(of)

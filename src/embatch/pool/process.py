@@ -113,7 +113,8 @@ class EngineProcess:
     def submit(self, texts: Sequence[str], groups: Sequence[tuple[int, Shape]] | None) -> Job:
         """Send texts; `None` lets the process plan, groups say how many rows in order run in which shape.
 
-        No groups at all ask for encoding alone. A process that is already gone gives a job whose first event is `Gone`.
+        No groups at all ask for encoding alone. A process that is already gone gives a job whose first event
+        is `Gone`.
         """
         number = next(self._jobs)
         events: queue.SimpleQueue[frames.Frame | Gone] = queue.SimpleQueue()

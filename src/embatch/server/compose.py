@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -46,6 +47,7 @@ TAKEN: Final = 75
 
 _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than any sensible poll interval, so that pollers keep their connection."""
+_OPEN_FILES: Final = 16_384
 _ANSWER_SECONDS: Final = 3
 """How long running answers may take once the service is to end; an open stream would hold it for ever."""
 
@@ -88,6 +90,7 @@ def serve(options: ServeOptions) -> int:
     _check_address(options)
     settings = Settings.read(os.environ)
     settings = replace(settings, threads=options.threads or settings.threads)
+    _allow_many_connections()
     os.umask(0o077)  # texts, vectors and the socket are the owner's alone
     logs.configure()
     place = options.data.expanduser().absolute()
@@ -97,6 +100,14 @@ def serve(options: ServeOptions) -> int:
     except folder.FolderTaken as taken:
         print(f"embatch: {taken}", file=sys.stderr)  # noqa: T201  (for the person who typed the command)
         return TAKEN
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1,024, as the system allows: pollers keep theirs open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _serve(options: ServeOptions, settings: Settings, place: Path) -> int:
@@ -205,12 +216,14 @@ class _Process:
         self._remove_traces = contextlib.ExitStack()
         with self._remove_traces:
             serving = asyncio.create_task(self._server.serve(sockets=[listener.stream]))
-            await self._server.listening.wait()
-            self._remove_traces.enter_context(folder.noted(place, listener))
-            if self._attached is not None:
-                self._attached.begin()
-            _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
-            self._watch_store(loop)
+            listening = asyncio.create_task(self._server.listening.wait())
+            await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                self._remove_traces.enter_context(folder.noted(place, listener))
+                if self._attached is not None:
+                    self._attached.begin()
+                _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
+                self._watch_store(loop)
             await serving
             await asyncio.to_thread(self._service.close, self._settings.drain_seconds)
         _log.info("ended", extra={"fields": {"storage": "broken" if self._store.broken else "good"}})

@@ -51,6 +51,8 @@ def configure() -> None:
     stream.setFormatter(JsonLine())
     logging.basicConfig(handlers=[stream], level=logging.WARNING, force=True)
     logging.getLogger("embatch").setLevel(logging.INFO)
+    # What it warns of, requests that are no HTTP, is told with the reason where they are refused.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
 
 

@@ -7,65 +7,154 @@ the writer checkpoints, which keeps clear of the WAL-reset race of older SQLite 
 
 from __future__ import annotations
 
-import os
+import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy import create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from embatch.errors import FailedPrecondition
+from embatch.store.durable import sync_folder
+from embatch.store.schema import VERSION
+from embatch.store.trouble import damaged, disk, trouble
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_BUSY_MILLISECONDS = 30_000
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_BUSY_MILLISECONDS: Final = 30_000
+_RESET_MILLISECONDS: Final = 1_000
+"""Longest wait for readers when the write-ahead log is to be emptied: writes stand still meanwhile."""
+WAL_BYTES: Final = 16 << 20
+"""Size at which the write-ahead log is emptied. Without readers in its way it stays at a quarter of this."""
+_PAGES_BETWEEN_CHECKPOINTS: Final = 1000
 
 
-def connect(url: str) -> tuple[Engine, Engine]:
-    """Return (writer, readers) for a database whose tables are made or brought up to date.
+@dataclass(slots=True)
+class Database:
+    """An open database whose tables are up to date."""
+
+    writer: Engine
+    readers: Engine
+    path: Path | None
+    """The file of an SQLite database; `None` on Postgres."""
+    _empty_at: int = WAL_BYTES
+
+    def wal_bytes(self) -> int:
+        """Return the size of the write-ahead log; 0 on Postgres, which looks after its own."""
+        if self.path is None:
+            return 0
+        try:
+            # By name: opening and closing a file of the database would drop the locks SQLite holds on it.
+            return Path(f"{self.path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def tend(self, connection: Connection) -> None:
+        """Empty the write-ahead log if readers let it grow. For the writer, between two transactions.
+
+        A reader that stays longer than a second is left alone until the log has grown by as much again.
+        """
+        size = self.wal_bytes()
+        if size < self._empty_at:
+            return
+        driver: Any = connection.connection.driver_connection
+        driver.execute(f"PRAGMA busy_timeout={_RESET_MILLISECONDS}")
+        try:
+            (stopped, _, _) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                raise
+            stopped = True
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+        self._empty_at = size + WAL_BYTES if stopped else WAL_BYTES
+
+    def version(self, connection: Connection) -> str:
+        """Return the database engine with its version."""
+        name = connection.dialect.name
+        asked = "select sqlite_version()" if name == "sqlite" else "show server_version"
+        return f"{name} {connection.execute(text(asked)).scalar_one()}"
+
+    def close(self) -> None:
+        """Close all connections; the writer's last, for the last one to close checkpoints."""
+        self.readers.dispose()
+        self.writer.dispose()
+
+
+def connect(url: str) -> Database:
+    """Open a database and make its tables or bring them up to date.
 
     Raises:
         FailedPrecondition: a newer version of embatch wrote it.
+        DataLoss: it is damaged.
+        Unavailable: it cannot be opened.
     """
-    if make_url(url).get_backend_name() == "sqlite":
-        writer, readers = _sqlite(url)
-    else:
-        writer = create_engine(url, pool_size=1, max_overflow=0)
-        readers = create_engine(url, pool_size=8, max_overflow=8)
-    _migrate(writer)
-    return writer, readers
+    database = _sqlite(url) if make_url(url).get_backend_name() == "sqlite" else _postgres(url)
+    try:
+        with database.writer.begin() as connection:
+            if database.path is not None:
+                _check(connection)
+            _migrate(connection)
+        if database.path is not None:
+            # SQLite ignores a folder that cannot be synced; here it is an error. The log exists by now, too.
+            sync_folder(database.path.parent)
+    except DBAPIError as error:
+        database.close()
+        kind = trouble(error)
+        if kind is None:
+            raise
+        raise kind.error from error
+    except OSError as error:
+        database.close()
+        raise disk(error) from error
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
-def version(connection: Connection) -> str:
-    """Return the database engine with its version."""
-    name = connection.dialect.name
-    asked = "select sqlite_version()" if name == "sqlite" else "show server_version"
-    return f"{name} {connection.execute(text(asked)).scalar_one()}"
+def _postgres(url: str) -> Database:
+    # A link that is lost without a word must not hold a write for ever.
+    arguments = {
+        "connect_timeout": 10,
+        "tcp_user_timeout": 10_000,
+        "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
+    }
+    options: dict[str, Any] = {"connect_args": arguments, "hide_parameters": True, "pool_pre_ping": True}
+    writer = create_engine(url, pool_size=1, max_overflow=0, **options)
+    return Database(writer, create_engine(url, pool_size=8, max_overflow=8, **options), None)
 
 
-def _sqlite(url: str) -> tuple[Engine, Engine]:
+def _sqlite(url: str) -> Database:
     path = make_url(url).database
-    arguments = {"check_same_thread": False}
-    writer = create_engine(url, poolclass=StaticPool, connect_args=arguments)
-    readers = create_engine(url, poolclass=QueuePool, pool_size=8, max_overflow=24, connect_args=arguments)
+    if not path or path == ":memory:":
+        raise FailedPrecondition("the store needs a database file", field="data")
+    # Names and keys stand in here. Never opened if it exists: see `Database.wal_bytes`.
+    try:
+        Path(path).touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise disk(error) from error
+    options: dict[str, Any] = {"connect_args": {"check_same_thread": False}, "hide_parameters": True}
+    writer = create_engine(url, poolclass=StaticPool, **options)
+    readers = create_engine(url, poolclass=QueuePool, pool_size=8, max_overflow=56, **options)
 
     @event.listens_for(writer, "connect")
     def _open_writer(connection: Any, _: object) -> None:
-        connection.isolation_level = None
-        for pragma in (
-            f"busy_timeout={_BUSY_MILLISECONDS}",
+        _set(
+            connection,
             "journal_mode=WAL",
             "synchronous=FULL",
+            "fullfsync=ON",  # macOS: fsync alone does not reach the platter there
+            "checkpoint_fullfsync=ON",
             "foreign_keys=ON",
-            "wal_autocheckpoint=1000",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+            f"wal_autocheckpoint={_PAGES_BETWEEN_CHECKPOINTS}",
+        )
 
     @event.listens_for(writer, "begin")
     def _begin(connection: Connection) -> None:
@@ -73,26 +162,42 @@ def _sqlite(url: str) -> tuple[Engine, Engine]:
 
     @event.listens_for(readers, "connect")
     def _open_reader(connection: Any, _: object) -> None:
-        connection.isolation_level = None
-        for pragma in (f"busy_timeout={_BUSY_MILLISECONDS}", "query_only=ON", "wal_autocheckpoint=0"):
-            connection.execute(f"PRAGMA {pragma}")
+        _set(connection, "query_only=ON", "wal_autocheckpoint=0")
 
-    # SQLite makes files readable by the umask's leave; this one holds names and keys.
-    if path and path != ":memory:":
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    return writer, readers
+    return Database(writer, readers, Path(path))
 
 
-def _migrate(writer: Engine) -> None:
+def _set(connection: Any, *pragmas: str) -> None:
+    connection.isolation_level = None  # no BEGIN but ours
+    for pragma in (f"busy_timeout={_BUSY_MILLISECONDS}", *pragmas):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _check(connection: Connection) -> None:
+    """Refuse a damaged database. It has no row for each request, so this takes milliseconds."""
+    found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+    if found != "ok":
+        raise damaged()
+
+
+def _migrate(connection: Connection) -> None:
+    found = None
+    if inspect(connection).has_table("alembic_version"):
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if found == VERSION:
+        return
+    # Loading alembic takes a third of a second: only a first start and an upgrade pay for it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    with writer.begin() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-        if found is not None and found not in known:
-            raise FailedPrecondition(
-                f"the database is of a newer version (schema {found}): start that version of embatch",
-                field="data",
-            )
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    if found is not None and found not in known:
+        raise FailedPrecondition(
+            f"the database is of a newer version (schema {found}): start that version of embatch",
+            field="data",
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

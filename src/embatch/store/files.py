@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, literal, select, tuple_
 
 from embatch.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
-from embatch.states import ACTIVE
 from embatch.store.records import FileRecord, UploadRecord
 from embatch.store.schema import BATCH, FILE, UPLOAD
 from embatch.store.times import micros, moment
+from embatch.store.trouble import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Files:
-    """The part of the store that keeps files."""
+    """The part of the store that knows files. Their bytes are the caller's."""
 
     def __init__(self, writer: Writer, readers: Engine) -> None:
         self._writer = writer
         self._readers = readers
 
     def begin_upload(self, upload: UploadRecord) -> None:
-        """Remember an upload under way.
+        """Remember an upload under way, durable on return.
 
         Raises:
             AlreadyExists: a file or an upload has the id.
@@ -54,7 +54,7 @@ class Files:
 
     def upload(self, token: str) -> UploadRecord:
         """Return an upload under way. Raises NotFound."""
-        with self._readers.connect() as connection:
+        with reading(self._readers) as connection:
             row = connection.execute(select(UPLOAD).where(UPLOAD.c.token == token)).first()
         if row is None:
             raise NotFound("there is no such upload: begin it again")
@@ -62,7 +62,7 @@ class Files:
 
     def uploads(self) -> Sequence[UploadRecord]:
         """Return all uploads under way."""
-        with self._readers.connect() as connection:
+        with reading(self._readers) as connection:
             return [_upload(row) for row in connection.execute(select(UPLOAD))]
 
     def finish_upload(self, token: str, file: FileRecord) -> None:
@@ -97,9 +97,8 @@ class Files:
 
     def drop_upload(self, token: str) -> None:
         """Forget an upload. Repeating is safe."""
-        self._writer.run(
-            lambda connection: connection.execute(delete(UPLOAD).where(UPLOAD.c.token == token)).rowcount
-        )
+        forget = delete(UPLOAD).where(UPLOAD.c.token == token)
+        self._writer.run(lambda connection: connection.execute(forget).rowcount, makes_room=True)
 
     def file(self, file_id: str) -> FileRecord:
         """Return a file.
@@ -107,7 +106,7 @@ class Files:
         Raises:
             PermissionDenied: there is none; Google answers a missing file so.
         """
-        with self._readers.connect() as connection:
+        with reading(self._readers) as connection:
             row = connection.execute(select(FILE).where(FILE.c.id == file_id)).first()
         if row is None:
             raise missing_file(file_id)
@@ -117,14 +116,14 @@ class Files:
         """Return up to `limit` files, newest first; `after` is the (create time, id) of the last one seen."""
         where = literal(value=True) if after is None else tuple_(FILE.c.create_time, FILE.c.id) < after
         query = select(FILE).where(where).order_by(FILE.c.create_time.desc(), FILE.c.id.desc()).limit(limit)
-        with self._readers.connect() as connection:
+        with reading(self._readers) as connection:
             return [_file(row) for row in connection.execute(query)]
 
     def expired_files(self, now: datetime) -> Sequence[FileRecord]:
         """Return files whose time has passed and that no batch is still reading."""
         pinned = select(BATCH.c.input_file).where(_reading())
         query = select(FILE).where(FILE.c.expire_time <= micros(now), FILE.c.id.not_in(pinned))
-        with self._readers.connect() as connection:
+        with reading(self._readers) as connection:
             return [_file(row) for row in connection.execute(query)]
 
     def delete_file(self, file_id: str) -> None:
@@ -144,7 +143,7 @@ class Files:
             if connection.execute(delete(FILE).where(FILE.c.id == file_id)).rowcount == 0:
                 raise missing_file(file_id)
 
-        self._writer.run(write)
+        self._writer.run(write, makes_room=True)
 
 
 def missing_file(file_id: str) -> PermissionDenied:
@@ -159,7 +158,7 @@ def _taken(file_id: str) -> AlreadyExists:
 
 
 def _reading() -> Any:
-    return BATCH.c.planned.is_(False) & BATCH.c.state.in_([state.value for state in ACTIVE])
+    return BATCH.c.planned.is_(False) & BATCH.c.end_time.is_(None)
 
 
 def _file(row: Row[Any]) -> FileRecord:

@@ -1,17 +1,22 @@
-"""What the store takes and gives: frozen rows. Times are aware UTC datetimes; paths are relative to the data folder."""
+"""What the store takes and gives: frozen rows.
+
+Times are aware UTC datetimes, paths are relative to the data folder, digests are SHA-256 in hex.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from embatch.states import State
 
-MIXED = -1
+MIXED: Final = -1
 """Dimensions of a shard or batch whose requests ask for different numbers."""
+
+ShardState = Literal["waiting", "claimed", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +29,11 @@ class NewBatch:
     priority: int
     inline: bool
     input_file: str | None
+    """Id of the file the requests stand in; `None` exactly for an inline batch."""
     idempotency_key: str | None
+    """Unique among the batches that exist; `None` for a submit that may double."""
     body_digest: str | None
+    """What tells a repeated submit from another one under the same key."""
     create_time: datetime
     expire_time: datetime
     notes: tuple[str, ...] = ()
@@ -36,6 +44,7 @@ class PayloadShard:
     """A payload file that is already durable."""
 
     number: int
+    """Position in the batch, from 0."""
     path: str
     digest: str
     request_count: int
@@ -59,7 +68,7 @@ class ResultShard:
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """A batch as stored; counts are sums over its shards, so pending = request - successful - failed."""
+    """A batch as stored. Counts are sums over its shards, so pending = request - successful - failed."""
 
     id: str
     model: str
@@ -69,13 +78,18 @@ class BatchRecord:
     inline: bool
     input_file: str | None
     planned: bool
+    """Whether all its shards are known; `False` only while an input file is being read."""
     dimensions: int
+    """What its requests ask for: 0 native for all (also while nothing is planned), n for all, or `MIXED`."""
     native_dimensions: int | None
+    """Dimensions of the stored vectors; `None` before the first shard is done."""
     create_time: datetime
     update_time: datetime
     end_time: datetime | None
+    """When it reached its final state; `None` before."""
     expire_time: datetime
     error: str | None
+    """Why it FAILED; `None` in every other state."""
     notes: tuple[str, ...]
     request_count: int
     successful_count: int
@@ -90,13 +104,15 @@ class ShardRecord:
     number: int
     payload: PayloadShard
     attempt: int
-    state: str
+    """Claims so far: 0 before the first, then 1-based."""
+    state: ShardState
     result: ResultShard | None
+    """`None` until it is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work one shard, fenced by its attempt."""
+    """The right to work one shard, fenced by its attempt: a later claim of the shard ends it."""
 
     batch_id: str
     model: str
@@ -124,11 +140,14 @@ class FileRecord:
     display_name: str | None
     mime_type: str
     size: int
+    """Bytes."""
     sha256: str
     create_time: datetime
     update_time: datetime
     expire_time: datetime | None
+    """When it is deleted; `None` for never."""
     source: str
+    """`UPLOADED` or `GENERATED`."""
     path: str
 
 
@@ -141,4 +160,5 @@ class UploadRecord:
     display_name: str | None
     mime_type: str
     declared_size: int | None
+    """Bytes announced; `None` if the size is not known before the end."""
     create_time: datetime

@@ -1,8 +1,12 @@
-"""The tables. What the database refuses derives from the transition table; times are microseconds since 1970."""
+"""The tables. What the database refuses derives from the transition table; times are microseconds since 1970.
+
+No table has a row for each request: counts live on the shard. `waiting` on the batch counts its waiting
+shards, so that the index a claim reads holds nothing but batches with something to claim.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -19,17 +23,23 @@ from sqlalchemy import (
     text,
 )
 
-from embatch.states import ACTIVE, FINAL, State
+from embatch.states import ACTIVE, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 VERSION: Final = "0001"
+"""The newest migration. A test holds it, the migrations and these tables together."""
 METADATA: Final = MetaData()
 
 
-def _one_of(column: str, words: list[str]) -> str:
-    return f"{column} IN ({', '.join(f'{word!r}' for word in sorted(words))})"
+def one_of(column: str, words: Iterable[str]) -> str:
+    """Return SQL that is true for rows whose column is one of these words, which are constants of ours."""
+    listed = ", ".join(f"'{word}'" for word in sorted(words))
+    return f"{column} IN ({listed})"
 
 
-_ACTIVE = _one_of("state", [state.value for state in ACTIVE])
+_ACTIVE: Final = one_of("state", ACTIVE)
 
 BATCH: Final = Table(
     "batch",
@@ -48,28 +58,33 @@ BATCH: Final = Table(
     Column("update_time", BigInteger, nullable=False),
     Column("end_time", BigInteger),
     Column("expire_time", BigInteger, nullable=False),
+    # Grows with every claim of any batch: the smallest is the batch whose turn is longest ago.
     Column("turn", BigInteger, nullable=False),
     Column("waiting", Integer, nullable=False),
     Column("error", Text),
     Column("notes", Text, nullable=False),
-    CheckConstraint(_one_of("state", [state.value for state in State]), name="known_state"),
+    CheckConstraint(one_of("state", State), name="known_state"),
     CheckConstraint(f"(end_time IS NULL) = ({_ACTIVE})", name="ended_exactly_when_final"),
     CheckConstraint("waiting >= 0", name="waiting_not_negative"),
+    CheckConstraint(f"waiting = 0 OR {_ACTIVE}", name="nothing_waits_when_final"),
+    CheckConstraint("inline = (input_file IS NULL)", name="inline_or_from_a_file"),
+    CheckConstraint("planned OR NOT inline", name="inline_is_planned"),
+    sqlite_with_rowid=False,
 )
-# The next batch to claim from: priority, then turn, then age. Only batches with a waiting shard stand in it.
 Index(
     "batch_claim",
     BATCH.c.priority.desc(),
     BATCH.c.turn,
     BATCH.c.create_time,
     BATCH.c.id,
-    sqlite_where=text(f"waiting > 0 AND {_ACTIVE}"),
-    postgresql_where=text(f"waiting > 0 AND {_ACTIVE}"),
+    sqlite_where=text("waiting > 0"),
+    postgresql_where=text("waiting > 0"),
 )
+Index("batch_turn", BATCH.c.turn)
 Index("batch_newest", BATCH.c.create_time.desc(), BATCH.c.id.desc())
-Index("batch_end", BATCH.c.end_time)
+# Active batches (no end) by when they expire, final ones by when they ended.
+Index("batch_end", BATCH.c.end_time, BATCH.c.expire_time)
 
-SHARD_STATES: Final = ("waiting", "claimed", "done")
 SHARD: Final = Table(
     "shard",
     METADATA,
@@ -88,13 +103,31 @@ SHARD: Final = Table(
     Column("failed_count", Integer, nullable=False),
     Column("token_count", BigInteger, nullable=False),
     Column("native_dimensions", Integer),
-    CheckConstraint(_one_of("state", list(SHARD_STATES)), name="known_shard_state"),
-    CheckConstraint("(state = 'done') = (result_path IS NOT NULL)", name="result_exactly_when_done"),
+    CheckConstraint("state IN ('claimed', 'done', 'waiting')", name="known_shard_state"),
+    CheckConstraint("attempt >= 0 AND (state = 'waiting' OR attempt > 0)", name="worked_only_when_claimed"),
+    CheckConstraint("request_count > 0", name="no_empty_shard"),
     CheckConstraint(
-        "state <> 'done' OR successful_count + failed_count = request_count", name="every_request_ended"
+        "(state = 'done') = (result_path IS NOT NULL)"
+        " AND (state = 'done') = (result_digest IS NOT NULL)"
+        " AND (state = 'done') = (native_dimensions IS NOT NULL)",
+        name="result_exactly_when_done",
     ),
+    CheckConstraint(
+        "successful_count >= 0 AND failed_count >= 0 AND token_count >= 0"
+        " AND successful_count + failed_count = CASE WHEN state = 'done' THEN request_count ELSE 0 END",
+        name="every_request_counted_once",
+    ),
+    sqlite_with_rowid=False,
 )
-Index("shard_state", SHARD.c.batch_id, SHARD.c.state, SHARD.c.number)
+# What is left to do. It empties as work goes on: neither a claim nor the end of a batch reads what is done.
+Index(
+    "shard_open",
+    SHARD.c.batch_id,
+    SHARD.c.state,
+    SHARD.c.number,
+    sqlite_where=text("state <> 'done'"),
+    postgresql_where=text("state <> 'done'"),
+)
 
 FILE: Final = Table(
     "file",
@@ -109,6 +142,7 @@ FILE: Final = Table(
     Column("expire_time", BigInteger),
     Column("source", String(16), nullable=False),
     Column("path", Text, nullable=False),
+    CheckConstraint("size >= 0", name="size_not_negative"),
 )
 Index("file_newest", FILE.c.create_time.desc(), FILE.c.id.desc())
 
@@ -116,18 +150,9 @@ UPLOAD: Final = Table(
     "upload",
     METADATA,
     Column("token", String(64), primary_key=True),
-    Column("file_id", String(64), nullable=False),
+    Column("file_id", String(64), nullable=False, unique=True),
     Column("display_name", Text),
     Column("mime_type", Text, nullable=False),
     Column("declared_size", BigInteger),
     Column("create_time", BigInteger, nullable=False),
 )
-
-SEQUENCE: Final = Table(
-    "turn_counter",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("value", BigInteger, nullable=False),
-)
-
-assert FINAL  # noqa: S101  (the constraints above are drawn from the table of transitions)

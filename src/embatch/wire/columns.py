@@ -13,7 +13,7 @@ int8 * scale); for `bits` of uint8, eight signs a byte, most significant first, 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import numpy as np
 import orjson
@@ -50,12 +50,12 @@ def read_rows(file: BinaryIO) -> Iterator[RequestRow]:
             that do not hold.
     """
     try:
-        with pa.ipc.open_stream(pa.PythonFile(file, mode="r")) as reader:
+        with pa.ipc.open_stream(pa.PythonFile(cast("io.IOBase", file), mode="r")) as reader:
             _check(reader.schema)
             for batch in reader:
                 batch.validate(full=True)
                 yield from _rows(batch)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # a torn stream is an OSError
         raise InvalidArgument(
             f"the file is not a readable Arrow stream: {str(error)[:200]}", field=_FIELD
         ) from None

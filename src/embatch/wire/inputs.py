@@ -225,7 +225,7 @@ def request_row(
     key: str | None = None,
     metadata: str | None = None,
 ) -> RequestRow:
-    """Read one EmbedContentRequest; faulty content makes a faulty row. Raises InvalidArgument naming the field."""
+    """Read one EmbedContentRequest; faulty content makes a faulty row. Raises InvalidArgument."""
     fields = Fields(value, path, _REQUEST)
     named = fields.text("model")
     if named is not None and not same_model(named):

@@ -1,8 +1,8 @@
 """What the service answers in Google's wire protocol: operations, items, embeddings, models.
 
-As the live service does: `done` is absent until the batch is final, zero counters are left out, 64-bit numbers
-are strings, times have nine digits, and the output of an inline batch stands under `metadata.output` and again
-under `response`. Items carry a code and a message only, for details crash Google's own client.
+As the live service does: `done` is absent until the batch is final, zero counters are left out, 64-bit
+numbers are strings, times have nine digits, and the output of an inline batch stands under `metadata.output`
+and again under `response`. Items carry a code and a message only, for details crash Google's own client.
 """
 
 from __future__ import annotations

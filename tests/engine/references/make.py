@@ -51,8 +51,10 @@ ODD = (
     "\U0001d4d1\U0001d4f8\U0001d4f5\U0001d4ed script letters",
     "\U0001f600",
     "\U0001f600\U0001f680\U0001f389 three emoji and words",
-    "family \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 flag \U0001f1e9\U0001f1ea "
-    "thumb \U0001f44d\U0001f3fd heart \u2764\ufe0f",
+    (
+        "family \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 flag \U0001f1e9\U0001f1ea "
+        "thumb \U0001f44d\U0001f3fd heart \u2764\ufe0f"
+    ),
     "\u4eca\u65e5\u306f\u3044\u3044\u5929\u6c17\u3067\u3059\u306d\u3002",
     "\u4f60\u597d\uff0c\u4e16\u754c\uff01",
     "\uc548\ub155\ud558\uc138\uc694 \uc138\uacc4",
@@ -95,7 +97,7 @@ ODD = (
 def compose() -> list[str]:
     """Return the texts: the odd ones, sentences, passages, and runs of passages above 256 tokens."""
     sys.path.insert(0, str(HERE.parents[2] / "examples"))
-    from corpus import passages  # noqa: PLC0415  (an example, not a package)
+    from corpus import passages
 
     found = [one.text for one in passages(PASSAGES + SENTENCES + 4 * LONG)]
     sentences = [text.partition(". ")[0] for text in found[PASSAGES : PASSAGES + SENTENCES]]
@@ -106,10 +108,10 @@ def compose() -> list[str]:
 
 def embed(texts: list[str]) -> np.ndarray:
     """Return the vectors, float32 (texts, 384), from the pinned files of the installed package."""
-    import torch  # noqa: PLC0415  (whoever asks for --help need not wait)
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+    import torch
+    from sentence_transformers import SentenceTransformer
 
-    from embatch.engine.models import DEFAULT_MODEL, PINNED, serve_model, verify  # noqa: PLC0415
+    from embatch.engine.models import DEFAULT_MODEL, PINNED, serve_model, verify
 
     folder = Path(serve_model(DEFAULT_MODEL, engine="torch").spec.model)
     verify(folder, PINNED[DEFAULT_MODEL])

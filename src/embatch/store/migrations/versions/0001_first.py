@@ -39,17 +39,21 @@ def upgrade() -> None:
         sa.CheckConstraint(_STATES, name="known_state"),
         sa.CheckConstraint(f"(end_time IS NULL) = ({_ACTIVE})", name="ended_exactly_when_final"),
         sa.CheckConstraint("waiting >= 0", name="waiting_not_negative"),
+        sa.CheckConstraint(f"waiting = 0 OR {_ACTIVE}", name="nothing_waits_when_final"),
+        sa.CheckConstraint("inline = (input_file IS NULL)", name="inline_or_from_a_file"),
+        sa.CheckConstraint("planned OR NOT inline", name="inline_is_planned"),
+        sqlite_with_rowid=False,
     )
-    claimable = sa.text(f"waiting > 0 AND {_ACTIVE}")
     op.create_index(
         "batch_claim",
         "batch",
         [sa.text("priority DESC"), "turn", "create_time", "id"],
-        sqlite_where=claimable,
-        postgresql_where=claimable,
+        sqlite_where=sa.text("waiting > 0"),
+        postgresql_where=sa.text("waiting > 0"),
     )
+    op.create_index("batch_turn", "batch", ["turn"])
     op.create_index("batch_newest", "batch", [sa.text("create_time DESC"), sa.text("id DESC")])
-    op.create_index("batch_end", "batch", ["end_time"])
+    op.create_index("batch_end", "batch", ["end_time", "expire_time"])
     op.create_table(
         "shard",
         sa.Column("batch_id", sa.String(64), sa.ForeignKey("batch.id", ondelete="CASCADE"), primary_key=True),
@@ -68,12 +72,31 @@ def upgrade() -> None:
         sa.Column("token_count", sa.BigInteger, nullable=False),
         sa.Column("native_dimensions", sa.Integer),
         sa.CheckConstraint("state IN ('claimed', 'done', 'waiting')", name="known_shard_state"),
-        sa.CheckConstraint("(state = 'done') = (result_path IS NOT NULL)", name="result_exactly_when_done"),
         sa.CheckConstraint(
-            "state <> 'done' OR successful_count + failed_count = request_count", name="every_request_ended"
+            "attempt >= 0 AND (state = 'waiting' OR attempt > 0)", name="worked_only_when_claimed"
         ),
+        sa.CheckConstraint("request_count > 0", name="no_empty_shard"),
+        sa.CheckConstraint(
+            "(state = 'done') = (result_path IS NOT NULL)"
+            " AND (state = 'done') = (result_digest IS NOT NULL)"
+            " AND (state = 'done') = (native_dimensions IS NOT NULL)",
+            name="result_exactly_when_done",
+        ),
+        sa.CheckConstraint(
+            "successful_count >= 0 AND failed_count >= 0 AND token_count >= 0"
+            " AND successful_count + failed_count = CASE WHEN state = 'done' THEN request_count ELSE 0 END",
+            name="every_request_counted_once",
+        ),
+        sqlite_with_rowid=False,
     )
-    op.create_index("shard_state", "shard", ["batch_id", "state", "number"])
+    unfinished = sa.text("state <> 'done'")
+    op.create_index(
+        "shard_open",
+        "shard",
+        ["batch_id", "state", "number"],
+        sqlite_where=unfinished,
+        postgresql_where=unfinished,
+    )
     op.create_table(
         "file",
         sa.Column("id", sa.String(64), primary_key=True),
@@ -86,20 +109,15 @@ def upgrade() -> None:
         sa.Column("expire_time", sa.BigInteger),
         sa.Column("source", sa.String(16), nullable=False),
         sa.Column("path", sa.Text, nullable=False),
+        sa.CheckConstraint("size >= 0", name="size_not_negative"),
     )
     op.create_index("file_newest", "file", [sa.text("create_time DESC"), sa.text("id DESC")])
     op.create_table(
         "upload",
         sa.Column("token", sa.String(64), primary_key=True),
-        sa.Column("file_id", sa.String(64), nullable=False),
+        sa.Column("file_id", sa.String(64), nullable=False, unique=True),
         sa.Column("display_name", sa.Text),
         sa.Column("mime_type", sa.Text, nullable=False),
         sa.Column("declared_size", sa.BigInteger),
         sa.Column("create_time", sa.BigInteger, nullable=False),
     )
-    counter = op.create_table(
-        "turn_counter",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("value", sa.BigInteger, nullable=False),
-    )
-    op.bulk_insert(counter, [{"id": 1, "value": 0}])

@@ -1,0 +1,245 @@
+"""The statements of a batch's life. One text serves SQLite and Postgres.
+
+They are built once: building them anew for every write costs more than running them. Words of ours (states,
+zero) stand in them as literals, for a partial index is only used where its condition is seen to hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
+
+from embatch.states import ACTIVE, FINAL, Event, State, advance, sources
+from embatch.store.records import MIXED
+from embatch.store.schema import BATCH, SHARD, one_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.dml import ReturningUpdate
+
+
+def _in(states: frozenset[State]) -> ColumnElement[bool]:
+    return literal_column(f"({one_of('batch.state', states)})")
+
+
+def _word(word: str) -> ColumnElement[str]:
+    return literal_column(f"'{word}'")
+
+
+def _target(event: Event) -> State:
+    """Return the one state an event leads to, wherever it is allowed."""
+    (target,) = {advance(state, event) for state in sources(event)}
+    return target
+
+
+_NOW: Final[BindParameter[int]] = bindparam("now")
+_THIS: Final = BATCH.c.id == bindparam("owner")
+IS_ACTIVE: Final = _in(ACTIVE)
+NEXT_TURN: Final = select(func.coalesce(func.max(BATCH.c.turn), 0) + 1).correlate(None).scalar_subquery()
+_LAST_TURN: Final = select(func.coalesce(func.max(BATCH.c.turn), 0)).scalar_subquery()
+
+# accept and plan
+
+# A new batch comes behind those that had a turn before: else a stream of small ones would starve a large one.
+ACCEPT: Final = insert(BATCH).values(turn=_LAST_TURN)
+ADD_SHARDS: Final = insert(SHARD).values(
+    state=_word("waiting"), attempt=0, successful_count=0, failed_count=0, token_count=0
+)
+BY_KEY: Final = select(BATCH.c.id, BATCH.c.body_digest).where(BATCH.c.idempotency_key == bindparam("key"))
+PLAN: Final = (
+    update(BATCH)
+    .where(_THIS, IS_ACTIVE, BATCH.c.planned.is_(False))
+    .values(planned=bindparam("complete"), waiting=BATCH.c.waiting + bindparam("added"), update_time=_NOW)
+)
+IS_WORKED: Final = select(SHARD.c.number).where(
+    SHARD.c.batch_id == bindparam("owner"), SHARD.c.state == _word("claimed"), SHARD.c.state != _word("done")
+)
+UNPLAN: Final = update(BATCH).where(_THIS, BATCH.c.planned.is_(False)).values(waiting=0)
+DROP_SHARDS: Final = delete(SHARD).where(SHARD.c.batch_id == bindparam("owner"))
+NOTE: Final = update(BATCH).where(_THIS).values(notes=bindparam("words"))
+
+# claim, release, commit
+
+
+def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str, int]]:
+    """Return the statement that takes the next batch with a waiting shard, among some or all."""
+    following = (
+        select(BATCH.c.id)
+        .where(BATCH.c.waiting > literal_column("0"), *among)
+        .order_by(BATCH.c.priority.desc(), BATCH.c.turn, BATCH.c.create_time, BATCH.c.id)
+        .limit(literal_column("1"))
+        .with_for_update(skip_locked=True)  # Postgres; SQLite has one writer and ignores it
+    )
+    return (
+        update(BATCH)
+        .where(BATCH.c.id == following.correlate(None).scalar_subquery())
+        .values(
+            turn=NEXT_TURN,
+            waiting=BATCH.c.waiting - 1,
+            state=case((_in(sources(Event.CLAIM)), _word(_target(Event.CLAIM))), else_=BATCH.c.state),
+            update_time=_NOW,
+        )
+        .returning(BATCH.c.id, BATCH.c.model, BATCH.c.expire_time)
+    )
+
+
+CLAIM_BATCH: Final = _claim_batch()
+CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(BATCH.c.model.not_in(bindparam("without", expanding=True)))
+FIRST_WAITING: Final = select(func.min(SHARD.c.number)).where(
+    SHARD.c.batch_id == bindparam("owner"), SHARD.c.state == _word("waiting"), SHARD.c.state != _word("done")
+)
+CLAIM_SHARD: Final = (
+    update(SHARD)
+    .where(
+        SHARD.c.batch_id == bindparam("owner"),
+        SHARD.c.number == FIRST_WAITING.correlate(None).scalar_subquery(),
+    )
+    .values(state=_word("claimed"), attempt=SHARD.c.attempt + 1)
+    .returning(
+        SHARD.c.number,
+        SHARD.c.attempt,
+        SHARD.c.path,
+        SHARD.c.digest,
+        SHARD.c.request_count,
+        SHARD.c.byte_count,
+        SHARD.c.dimensions,
+    )
+)
+# The guard of every later write about a shard: this attempt still owns it and its batch is active. In one
+# statement, so that nothing can come between looking and writing.
+_HELD: Final = and_(
+    SHARD.c.batch_id == bindparam("owner"),
+    SHARD.c.number == bindparam("at"),
+    SHARD.c.attempt == bindparam("claimed_attempt"),
+    SHARD.c.state == _word("claimed"),
+    select(BATCH.c.id).where(_THIS, IS_ACTIVE).exists(),
+)
+RELEASE: Final = update(SHARD).where(_HELD).values(state=_word("waiting"))
+WAIT_AGAIN: Final = update(BATCH).where(_THIS, IS_ACTIVE).values(waiting=BATCH.c.waiting + 1)
+COMMIT: Final = (
+    update(SHARD)
+    .where(_HELD)
+    .values(
+        state=_word("done"),
+        result_path=bindparam("result"),
+        result_digest=bindparam("sha256"),
+        successful_count=bindparam("successful"),
+        failed_count=bindparam("failed"),
+        token_count=bindparam("tokens"),
+        native_dimensions=bindparam("native"),
+    )
+)
+_ALL_DONE: Final = and_(
+    BATCH.c.planned,
+    ~select(SHARD.c.number)
+    .where(SHARD.c.batch_id == bindparam("owner"), SHARD.c.state != _word("done"))
+    .exists(),
+)
+# Touches the batch, and ends it if nothing of it is left to do.
+FINISH: Final = (
+    update(BATCH)
+    .where(_THIS, _in(sources(Event.FINISH)))
+    .values(
+        update_time=_NOW,
+        state=case((_ALL_DONE, _word(_target(Event.FINISH))), else_=BATCH.c.state),
+        end_time=case((_ALL_DONE, _NOW), else_=BATCH.c.end_time),
+    )
+    .returning(BATCH.c.state)
+)
+_WAITING_OF_BATCH: Final = (
+    select(func.count())
+    .where(SHARD.c.batch_id == BATCH.c.id, SHARD.c.state == _word("waiting"), SHARD.c.state != _word("done"))
+    .correlate(BATCH)
+    .scalar_subquery()
+)
+RELEASE_ALL: Final = (
+    update(SHARD)
+    .where(
+        SHARD.c.state == _word("claimed"),
+        SHARD.c.state != _word("done"),
+        SHARD.c.batch_id.in_(select(BATCH.c.id).where(BATCH.c.end_time.is_(None))),
+    )
+    .values(state=_word("waiting"))
+)
+RECOUNT_WAITING: Final = (
+    update(BATCH).where(IS_ACTIVE, BATCH.c.end_time.is_(None)).values(waiting=_WAITING_OF_BATCH)
+)
+
+# the ends of a batch
+
+
+def _ending(event: Event) -> dict[str, object]:
+    return {
+        "state": _word(_target(event)),
+        "end_time": _NOW,
+        "update_time": _NOW,
+        "error": bindparam("message", None),
+        "waiting": 0,
+    }
+
+
+END: Final = {
+    event: update(BATCH).where(_THIS, _in(sources(event))).values(**_ending(event))
+    for event in (Event.FAIL, Event.CANCEL)
+}
+EXPIRE: Final = (
+    update(BATCH)
+    .where(BATCH.c.end_time.is_(None), BATCH.c.expire_time <= _NOW, _in(sources(Event.EXPIRE)))
+    .values(**_ending(Event.EXPIRE))
+    .returning(BATCH.c.id)
+)
+DELETE: Final = delete(BATCH).where(_THIS, _in(FINAL))
+
+# looking
+
+STATE: Final = select(BATCH.c.state).where(_THIS)
+_RECORDS: Final = (
+    select(
+        *(
+            column
+            for column in BATCH.c
+            if column.name not in ("idempotency_key", "body_digest", "turn", "waiting")
+        ),
+        func.sum(SHARD.c.request_count).label("requests"),
+        func.sum(SHARD.c.successful_count).label("successful"),
+        func.sum(SHARD.c.failed_count).label("failed"),
+        func.sum(SHARD.c.token_count).label("tokens"),
+        func.max(SHARD.c.native_dimensions).label("native"),
+        case(
+            (func.min(SHARD.c.dimensions) == func.max(SHARD.c.dimensions), func.min(SHARD.c.dimensions)),
+            else_=literal_column(str(MIXED)),
+        ).label("asked"),
+    )
+    .select_from(BATCH.outerjoin(SHARD, SHARD.c.batch_id == BATCH.c.id))
+    .group_by(BATCH.c.id)
+)
+RECORD: Final = _RECORDS.where(_THIS)
+UNPLANNED: Final = _RECORDS.where(BATCH.c.end_time.is_(None), BATCH.c.planned.is_(False)).order_by(
+    BATCH.c.create_time, BATCH.c.id
+)
+_newest = (BATCH.c.create_time.desc(), BATCH.c.id.desc())
+_before = tuple_(BATCH.c.create_time, BATCH.c.id) < tuple_(bindparam("seen_time"), bindparam("seen_id"))
+_page = select(BATCH.c.id).order_by(*_newest).limit(bindparam("most"))
+FIRST_PAGE: Final = _RECORDS.where(BATCH.c.id.in_(_page)).order_by(*_newest)
+NEXT_PAGE: Final = _RECORDS.where(BATCH.c.id.in_(_page.where(_before))).order_by(*_newest)
+SHARDS: Final = select(SHARD).where(SHARD.c.batch_id == bindparam("owner")).order_by(SHARD.c.number)
+PRUNABLE: Final = (
+    select(BATCH.c.id)
+    .where(BATCH.c.end_time < bindparam("before"))
+    .order_by(BATCH.c.end_time)
+    .limit(bindparam("most"))
+)
+IDS: Final = select(BATCH.c.id)

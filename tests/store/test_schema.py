@@ -1,0 +1,186 @@
+"""The schema: migrations add up to the tables, the database refuses nonsense, a claim reads its index."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Connection, create_engine, inspect, text, update
+from sqlalchemy.exc import IntegrityError
+from storing import NOW, accept, claim, commit, new_batch, payload
+
+from embatch.errors import FailedPrecondition
+from embatch.states import ACTIVE, State
+from embatch.store import statements
+from embatch.store.schema import BATCH, METADATA, SHARD, VERSION
+from embatch.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytest_plugins = ("store_databases",)
+
+
+def _words(sql: str | None) -> str:
+    return re.sub(r"[\s\"]+", " ", sql or "").strip()
+
+
+def _described(connection: Connection) -> dict[str, Any]:
+    """Return all that matters about the tables, in an order that does not depend on how they were made."""
+    if connection.dialect.name == "sqlite":
+        found = connection.execute(
+            text("SELECT name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version'")
+        )
+        # A table's own text holds its CHECKs, in the order they were written.
+        return {name: sorted(_words(sql).split(", ")) for name, sql in found}
+    look = inspect(connection)
+    return {
+        table: (
+            [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in look.get_columns(table)],
+            look.get_pk_constraint(table)["constrained_columns"],
+            sorted((c["name"], _words(c["sqltext"])) for c in look.get_check_constraints(table)),
+            sorted(str(sorted(u["column_names"])) for u in look.get_unique_constraints(table)),
+            sorted(str(sorted(f.items(), key=str)) for f in look.get_foreign_keys(table)),
+            sorted(
+                connection.execute(
+                    text("SELECT indexdef FROM pg_indexes WHERE tablename = :table"), {"table": table}
+                ).scalars()
+            ),
+        )
+        for table in look.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+def test_a_fresh_schema_is_the_sum_of_its_migrations(
+    store: Store, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """What the migrations made equals what the tables of `schema` make. If not, a migration is missing."""
+    with store._database.writer.connect() as connection:
+        migrated = _described(connection)
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == VERSION
+        if connection.dialect.name == "sqlite":
+            url = f"sqlite:///{tmp_path / 'fresh.db'}"
+        else:
+            new: Callable[[], str] = request.getfixturevalue("new_postgres")
+            url = new()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        METADATA.drop_all(connection)
+        METADATA.create_all(connection)
+        assert _described(connection) == migrated
+    engine.dispose()
+
+
+def test_a_newer_database_is_refused(store: Store, database_url: str) -> None:
+    """A database of a later version is left alone, and the message says what to start."""
+    store._writer.run(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")).rowcount)
+    store.close()
+    with pytest.raises(FailedPrecondition, match=r"newer version \(schema 9999\)"):
+        Store.open(database_url)
+
+
+def test_opening_again_changes_nothing(store: Store, database_url: str) -> None:
+    """A second start finds what the first one left."""
+    accept(store, "a")
+    store.close()
+    again = Store.open(database_url)
+    assert again.ids_of_batches() == {"a"}
+    assert again.claim(NOW) is not None
+    again.close()
+
+
+NONSENSE = {
+    "an unknown state": {"state": "RUNNING"},
+    "ended while active": {"end_time": 1},
+    "final without an end": {"state": "COMPLETED", "waiting": 0},
+    "waiting below zero": {"waiting": -1},
+    "waiting though final": {"state": "CANCELLED", "end_time": 1, "waiting": 1},
+    "inline and from a file": {"input_file": "f"},
+    "inline and not planned": {"planned": False},
+}
+
+
+@pytest.mark.parametrize("values", NONSENSE.values(), ids=NONSENSE)
+def test_the_database_refuses_a_batch_that_cannot_be(store: Store, values: dict[str, Any]) -> None:
+    """A bug of ours that would write nonsense about a batch is stopped by the database itself."""
+    accept(store, "a")
+    with pytest.raises(IntegrityError):
+        store._writer.run(lambda c: c.execute(update(BATCH).values(**values)).rowcount)
+    assert store.get("a").state is State.PENDING
+
+
+DONE = {"state": "done", "result_path": "x", "result_digest": "x", "native_dimensions": 1}
+SHARD_NONSENSE = {
+    "an unknown state": {"state": "lost"},
+    "claimed without a claim": {"attempt": 0},
+    "done without a result": {"state": "done", "successful_count": 3},
+    "a result that is not done": {"result_path": "x"},
+    "counts that do not add up": {**DONE, "successful_count": 2},
+    "counts before it is done": {"failed_count": 1},
+    "counts below zero": {**DONE, "successful_count": 4, "failed_count": -1},
+    "no requests": {"request_count": 0},
+}
+
+
+@pytest.mark.parametrize("values", SHARD_NONSENSE.values(), ids=SHARD_NONSENSE)
+def test_the_database_refuses_a_shard_that_cannot_be(store: Store, values: dict[str, Any]) -> None:
+    """A bug of ours that would lose or double a request's end is stopped by the database itself."""
+    accept(store, "a")
+    claim(store)
+    with pytest.raises(IntegrityError):
+        store._writer.run(lambda c: c.execute(update(SHARD).values(**values)).rowcount)
+    assert [s.state for s in store.shards("a")] == ["claimed"]
+
+
+def test_every_state_of_the_table_can_be_stored(store: Store) -> None:
+    """The database's words for states are those of the transition table, neither more nor fewer."""
+    accept(store, "a")
+    for state in State:
+        values = {"state": state.value, "end_time": None if state in ACTIVE else 1, "waiting": 0}
+        change = update(BATCH).values(**values)
+
+        def write(connection: Connection, change: Any = change) -> int:
+            return int(connection.execute(change).rowcount)
+
+        store._writer.run(write)
+        assert store.get("a").state is state
+
+
+def _plan(store: Store, statement: Any, **parameters: object) -> str:
+    """Return how the database would run a statement."""
+    dialect = store._database.writer.dialect
+    compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+    values = compiled.construct_params(parameters)
+    given: Any = tuple(values[name] for name in compiled.positiontup) if compiled.positional else values
+    explain = "EXPLAIN QUERY PLAN" if dialect.name == "sqlite" else "EXPLAIN"
+
+    def read(connection: Connection) -> str:
+        if dialect.name == "postgresql":
+            connection.execute(text("ANALYZE"))
+        return "\n".join(
+            str(tuple(row)) for row in connection.exec_driver_sql(f"{explain} {compiled}", given)
+        )
+
+    return store._writer.run(read)
+
+
+def test_a_claim_reads_its_indexes(store: Store) -> None:
+    """Finding the next batch, its next shard and the next turn walks indexes, whatever was done before."""
+    for number in range(600):
+        store.accept(new_batch(f"b{number:03}", age=number), [payload(n) for n in range(3)])
+    for _ in range(30):
+        commit(store, claim(store))
+    for number in range(100, 600):
+        store.cancel(f"b{number}", NOW)
+    batch = _plan(store, statements.CLAIM_BATCH, now=1)
+    assert "batch_claim" in batch
+    assert "batch_turn" in batch
+    assert "TEMP B-TREE" not in batch
+    assert "Sort" not in batch
+    shard = _plan(store, statements.FIRST_WAITING, owner="b001")
+    assert "shard_open" in shard
+    rest = _plan(store, statements.FINISH, now=1, owner="b001")
+    assert "shard_open" in rest
