@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,19 @@ HEARTBEATS: Final = 4
 """Signs of life within the time after which a silent process is replaced."""
 # Threads that a library starts on its own would run beside the engine's planned ones.
 _QUIET: Final = {"TOKENIZERS_PARALLELISM": "true", "PYTHONSAFEPATH": "1", "OPENVINO_TELEMETRY": "0"}
+
+
+# Linux ends a child by its death signal when the *thread* that started it ends: callers' threads come and go.
+_SPAWNER: Final = ThreadPoolExecutor(1, "engine-spawner")
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "embatch.engine.host"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **_QUIET},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +77,7 @@ class EngineProcess:
         self.description: Description | None = None
         self.heard = time.monotonic()
         """When the process last said anything."""
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "embatch.engine.host"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **_QUIET},
-        )
+        self._child = _SPAWNER.submit(_spawn).result()
         self.pid = self._child.pid
         self._reader = threading.Thread(target=self._read, name=f"engine-{self.pid}", daemon=True)
         self._reader.start()
