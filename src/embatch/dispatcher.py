@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow as pa
+import pyarrow.compute as pc
 
-from embatch.errors import Code, DataLoss, EmbatchError, EngineTrouble, NotFound, Reason
-from embatch.shard import results_schema
+from embatch.backoff import Backoff
+from embatch.errors import (
+    Code,
+    DataLoss,
+    EmbatchError,
+    EngineTrouble,
+    NotFound,
+    Reason,
+    RequestError,
+    Unavailable,
+)
+from embatch.shard import failed_results
 from embatch.store.records import ResultShard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
+
+    import pyarrow as pa
 
     from embatch.engine.models import Catalog
     from embatch.pool import Pool
@@ -32,8 +46,31 @@ if TYPE_CHECKING:
 
 SLOTS: Final = 2
 SWEEP_SECONDS: Final = 5.0
-_PRUNED_AT_ONCE: Final = 100
+_AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
+_LOST: Final = RequestError(
+    Code.DATA_LOSS, Reason.DATA_LOSS, "the stored request does not match its checksum: submit it again"
+)
 _log = logging.getLogger("embatch.dispatcher")
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A claimed shard that a slot works on."""
+
+    claim: Claim
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: int = 0
+    """Requests embedded and not yet durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """Why the shards of a model wait although slots are free. It ends with a success."""
+
+    message: str
+    failures: int
+    until: float
+    """On the monotonic clock: past it the model is tried again."""
 
 
 class Dispatcher:
@@ -51,14 +88,17 @@ class Dispatcher:
     ) -> None:
         self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
         self._settings, self._now = settings, now
-        self._lock = threading.Lock()
+        self.sweeps: list[Callable[[], object]] = [self._expire, self._prune]
+        """What is done every few seconds; owners of other things that grow old add theirs."""
         self._wake = threading.Condition()
         self._news = 0
         self._closing = threading.Event()
-        self._running: dict[tuple[str, int, int], threading.Event] = {}
-        self._live: Counter[str] = Counter()
-        self.trouble: str | None = None
-        """Why no shard is being worked although some may wait; `None` when all is well."""
+        # Held from the claim until it stands in `_running`: who ends a batch in the store and then looks here
+        # under this lock meets every shard that was claimed before.
+        self._claiming = threading.Lock()
+        self._lock = threading.Lock()
+        self._running: list[_Running] = []
+        self._pauses: dict[str, _Pause] = {}
         self._threads = [
             threading.Thread(target=self._slot, name=f"slot-{number}", daemon=True) for number in range(SLOTS)
         ]
@@ -76,113 +116,136 @@ class Dispatcher:
             self._wake.notify_all()
 
     def cancel(self, batch_id: str) -> None:
-        """Stop the running shards of a batch between micro-batches."""
-        with self._lock:
-            for (owner, _, _), stop in self._running.items():
-                if owner == batch_id:
-                    stop.set()
+        """Stop the running shards of a batch, between micro-batches, after the store has ended it."""
+        with self._claiming, self._lock:
+            for running in self._running:
+                if running.claim.batch_id == batch_id:
+                    running.stop.set()
 
     def uncommitted(self, batch_id: str) -> int:
         """Return how many requests of claimed shards are embedded and not yet durable."""
         with self._lock:
-            return self._live[batch_id]
+            return sum(running.done for running in self._running if running.claim.batch_id == batch_id)
+
+    def troubles(self) -> Mapping[str, str]:
+        """Return by model why its shards wait although they could be worked; empty when all is well."""
+        with self._lock:
+            return {model: pause.message for model, pause in self._pauses.items()}
 
     def close(self, grace: float) -> None:
-        """Stop claiming, let running micro-batches finish, release the rest; wait at most `grace` seconds."""
+        """Claim no more, let running micro-batches finish, release the rest; wait at most `grace` seconds."""
         self._closing.set()
         self.wake()
-        with self._lock:
-            for stop in self._running.values():
-                stop.set()
+        with self._claiming, self._lock:
+            for running in self._running:
+                running.stop.set()
+        deadline = time.monotonic() + grace
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(timeout=grace)
-
-    # one slot
+                thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            late = list(self._running)
+        for running in late:  # whatever these slots still do, the store refuses it from here on
+            self._release(running.claim)
 
     def _slot(self) -> None:
         while not self._closing.is_set():
             with self._wake:
                 seen = self._news
             try:
-                claim = self._store.claim(self._now())
-            except EmbatchError:
-                claim = None
-            if claim is None:
-                with self._wake:
-                    if self._news == seen:
-                        self._wake.wait(timeout=SWEEP_SECONDS)
-                continue
-            try:
-                self._work(claim)
-            except EngineTrouble as error:
-                self._store.release(claim)
-                self._pause(error)
-            except EmbatchError as error:
-                _log.error(
-                    "shard given back", extra={"fields": {"batch": claim.batch_id, "error": error.message}}
-                )
-                self._release(claim)
-                self._closing.wait(1.0)
+                running = self._take()
+                if running is None:
+                    self._rest(seen)
+                else:
+                    self._work(running)
+            except Exception as error:  # noqa: BLE001  (a slot that dies would leave a service that works nothing)
+                fields = {"message": error.message} if isinstance(error, EmbatchError) else {}
+                _log.exception("a slot pauses", extra={"fields": fields})
+                self._closing.wait(_AGAIN.first)
 
-    def _pause(self, error: EngineTrouble) -> None:
-        """Stop claiming for a while: nobody's texts are to blame when no engine comes up."""
-        if self.trouble is None:
-            _log.error("engine trouble", extra={"fields": {"error": error.message}})
-        self.trouble = error.message
-        self._closing.wait(min(30.0, error.retry_after or 1.0))
-
-    def _release(self, claim: Claim) -> None:
-        try:
-            self._store.release(claim)
-        except EmbatchError:
-            _log.error("a claim could not be released", extra={"fields": {"batch": claim.batch_id}})
-
-    def _work(self, claim: Claim) -> None:
-        stop = threading.Event()
-        mark = (claim.batch_id, claim.number, claim.attempt)
-        with self._lock:
-            self._running[mark] = stop
+    def _take(self) -> _Running | None:
+        with self._claiming:
             if self._closing.is_set():
-                stop.set()
-        done = [0]
-
-        def progress(count: int) -> None:
+                return None
+            now = time.monotonic()
             with self._lock:
-                done[0] += count
-                self._live[claim.batch_id] += count
+                paused = {model for model, pause in self._pauses.items() if pause.until > now}
+                idle = self._pauses.keys() - paused - {running.claim.model for running in self._running}
+            claim = self._store.claim(self._now(), without=paused)
+            with self._lock:
+                if claim is None:
+                    for model in idle:  # nothing of it waits: whatever troubled it troubles nobody any more
+                        del self._pauses[model]
+                    return None
+                running = _Running(claim)
+                self._running.append(running)
+                return running
 
+    def _rest(self, seen: int) -> None:
+        with self._lock:
+            ends = [pause.until - time.monotonic() for pause in self._pauses.values()]
+        with self._wake:
+            if self._news == seen and not self._closing.is_set():
+                self._wake.wait(max(0.0, min([SWEEP_SECONDS, *ends])))
+
+    def _work(self, running: _Running) -> None:
+        claim = running.claim
         try:
-            results = self._embed(claim, progress, stop)
+            results = self._embed(running)
             if results is None:
                 self._store.release(claim)
             else:
                 self._commit(claim, results)
+        except EngineTrouble as error:
+            self._pause(claim.model, error)
+            self._release(claim)
+        except Exception:
+            self._release(claim)
+            raise
         finally:
             with self._lock:
-                del self._running[mark]
-                self._live[claim.batch_id] -= done[0]
-                if not self._live[claim.batch_id]:
-                    del self._live[claim.batch_id]
+                self._running.remove(running)
 
-    def _embed(
-        self, claim: Claim, progress: Callable[[int], None], stop: threading.Event
-    ) -> pa.RecordBatch | None:
+    def _release(self, claim: Claim) -> None:
+        """Give a shard back after something went wrong. If that goes wrong too, the next start does it."""
+        with suppress(EmbatchError):
+            self._store.release(claim)
+
+    def _pause(self, model: str, error: EngineTrouble) -> None:
+        """Claim nothing of a model for a while: nobody's texts are to blame when no engine comes up."""
+        with self._lock:
+            before = self._pauses.get(model)
+            failures = 1 if before is None else before.failures + 1
+            wait = _AGAIN.delay(failures, 1.0) if error.retry_after is None else error.retry_after
+            self._pauses[model] = _Pause(error.message, failures, time.monotonic() + (wait or 0.0))
+        if before is None:
+            _log.error("engine trouble", extra={"fields": {"model": model, "error": error.message}})
+
+    def _embed(self, running: _Running) -> pa.RecordBatch | None:
+        claim = running.claim
+        suspect = claim.attempt > self._settings.suspect_attempts
         try:
             model = self._catalog.resolve(claim.model)
         except NotFound as error:
             # The service was started without this batch's model: it can be worked again once it is back.
-            raise EngineTrouble(
-                f"a batch waits for {claim.model}, which is not served: {error.message}"
-            ) from None
+            raise EngineTrouble(f"a batch waits for {claim.model}: {error.message}") from None
         try:
             requests = self._blobs.read(claim.payload.path, claim.payload.digest)
         except DataLoss as loss:
+            # Too many open files, say: another attempt may be able to read it.
+            if isinstance(loss.__cause__, OSError) and not suspect:
+                raise
             _log.error("payload lost", extra={"fields": {"batch": claim.batch_id, "shard": claim.number}})
-            return _lost(claim, loss, self._pool.describe(model).dimensions)
-        suspect = claim.attempt > self._settings.suspect_attempts
-        results = self._pool.embed(model, requests, on_progress=progress, stop=stop, suspect=suspect)
-        self.trouble = None
+            native = model.dimensions or self._pool.describe(model).dimensions
+            return failed_results(0, claim.payload.request_count, native, _LOST)
+
+        def progress(count: int) -> None:
+            with self._lock:
+                running.done += count
+
+        results = self._pool.embed(model, requests, on_progress=progress, stop=running.stop, suspect=suspect)
+        with self._lock:
+            self._pauses.pop(claim.model, None)
         return results
 
     def _commit(self, claim: Claim, results: pa.RecordBatch) -> None:
@@ -194,46 +257,42 @@ class Dispatcher:
             self._blobs.write(path, results),
             results.num_rows - failed,
             failed,
-            sum(int(count or 0) for count in results.column("tokens").to_pylist()),
+            int(pc.sum(results.column("tokens")).as_py() or 0),
             kind.list_size,
         )
-        if not self._store.commit(claim, shard, self._now()).accepted:
-            # A newer attempt owns the shard, or the batch was stopped: nobody will ask for this file.
+        try:
+            done = self._store.commit(claim, shard, self._now())
+        except Unavailable as error:
+            # Unless its fate is unknown, nothing was committed, and nobody will ask for this file.
+            if error.reason != "STORAGE_ERROR":
+                self._blobs.remove(path)
+            raise
+        if not done.accepted:  # a newer attempt owns the shard, or the batch was stopped
             self._blobs.remove(path)
+        if done.state is None:  # it was deleted, and the file made its folder anew
+            self._blobs.remove_batch(claim.batch_id)
 
     # sweeps
 
     def _sweeper(self) -> None:
         while not self._closing.wait(SWEEP_SECONDS):
-            try:
-                self.sweep()
-            except EmbatchError as error:
-                _log.error("sweep failed", extra={"fields": {"error": error.message}})
+            self.sweep()
 
     def sweep(self) -> None:
-        """Expire what is due and prune what is past its retention. Repeating is safe."""
-        now = self._now()
-        for batch_id in self._store.expire(now):
+        """Do all sweeps once; one that fails is logged and keeps none of the others. Repeating is safe."""
+        for sweep in self.sweeps:
+            try:
+                sweep()
+            except Exception:  # noqa: BLE001  (the next sweep may find the disk or the bug gone)
+                _log.exception("a sweep failed")
+
+    def _expire(self) -> None:
+        for batch_id in self._store.expire(self._now()):
             self.cancel(batch_id)
-        before = now - timedelta(seconds=self._settings.retention)
-        for batch_id in self._store.prunable(before, _PRUNED_AT_ONCE):
-            self._store.delete(batch_id)
+
+    def _prune(self) -> None:
+        before = self._now() - timedelta(seconds=self._settings.retention)
+        for batch_id in self._store.prunable(before, limit=100):
+            with suppress(NotFound):  # its user was quicker
+                self._store.delete(batch_id)
             self._blobs.remove_batch(batch_id)
-
-
-def _lost(claim: Claim, loss: DataLoss, dimensions: int) -> pa.RecordBatch:
-    """Return results in which every request of a damaged payload fails."""
-    count = claim.payload.request_count
-    nothing = pa.nulls(count, pa.list_(pa.float32(), dimensions))
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(range(count), pa.int64()),
-            nothing,
-            pa.array([0] * count, pa.int32()),
-            pa.array([False] * count),
-            pa.array([Code.DATA_LOSS.number] * count, pa.int32()),
-            pa.array([Reason.DATA_LOSS.value] * count),
-            pa.array([loss.message] * count),
-        ],
-        schema=results_schema(dimensions),
-    )

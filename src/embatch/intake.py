@@ -1,35 +1,99 @@
 """What comes in: requests judged one by one, cut into shards, and stored before anybody is told.
 
-A fault of content fails its request alone; it travels in the payload shard and comes back as that request's
-error. Judging is pure: a row in, the same row or a faulty one out.
+A fault of content fails its request alone; it travels in the payload shard and comes back as that
+request's error. Judging is pure: a row in, the same row or a faulty one out.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from embatch.batch import TaskType
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import ShardCutter
-from embatch.store.records import MIXED, PayloadShard
-from embatch.wire import columns, lines
+from embatch.store.records import MIXED, NewBatch, PayloadShard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
     import pyarrow as pa
 
     from embatch.engine.models import ServedModel
+    from embatch.pool import Pool
     from embatch.settings import Settings
     from embatch.shard import RequestRow
     from embatch.store.blobs import Blobs
-    from embatch.store.records import FileRecord
 
+DISPLAY_NAME: Final = 512
+"""Most characters of a display name."""
+IDEMPOTENCY_KEY: Final = 512
+"""Most bytes of an idempotency key."""
 KEY_BYTES: Final = 512
 METADATA_BYTES: Final = 64 << 10
 _TASK_TYPES: Final = frozenset(TaskType)
+_ECHOED: Final = ("key", "metadata", "task_type", "title")
+_INT64: Final = range(-(1 << 63), 1 << 63)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A batch as it is asked for, without its requests."""
+
+    model: str | None = None
+    """With or without `models/`, or an alias; `None` for the default."""
+    display_name: str | None = None
+    priority: int = 0
+    idempotency_key: str | None = None
+    """The same key gives the same batch again, as long as it exists; `None` makes a new one each time."""
+    body_digest: str | None = None
+    """Tells a repetition from another request under the same key."""
+
+    def check(self) -> None:
+        """Refuse what is wrong by its form. Raises InvalidArgument naming the field."""
+        check_display_name(self.display_name)
+        check_priority(self.priority)
+        key = self.idempotency_key
+        if key is not None and not (
+            1 <= len(key.encode(errors="replace")) <= IDEMPOTENCY_KEY and key.isprintable()
+        ):
+            raise InvalidArgument(
+                f"an idempotency key has 1 to {IDEMPOTENCY_KEY} printable bytes", field="Idempotency-Key"
+            )
+
+    def new(
+        self, id_: str, model: ServedModel, now: datetime, settings: Settings, input_file: str | None = None
+    ) -> NewBatch:
+        """Return the batch to be accepted; `input_file` is `None` for an inline one."""
+        return NewBatch(
+            id_,
+            model.name,
+            self.display_name,
+            self.priority,
+            input_file is None,
+            input_file,
+            self.idempotency_key,
+            self.body_digest,
+            now,
+            now + timedelta(seconds=settings.batch_expiry),
+        )
+
+
+def check_display_name(name: str | None) -> None:
+    """Refuse a display name that cannot be stored. Raises InvalidArgument."""
+    if name is not None and (len(name) > DISPLAY_NAME or "\0" in name or not encodable(name)):
+        raise InvalidArgument(
+            f"displayName has at most {DISPLAY_NAME} whole characters and no NUL", field="batch.displayName"
+        )
+
+
+def check_priority(priority: int) -> None:
+    """Refuse a priority that is no 64-bit integer. Raises InvalidArgument."""
+    if priority not in _INT64:
+        raise InvalidArgument("priority is a 64-bit integer", field="batch.priority", reason="OUT_OF_RANGE")
 
 
 @dataclass(slots=True)
@@ -37,50 +101,105 @@ class Judge:
     """Judges the requests of one batch, in order. Use one for each batch."""
 
     model: ServedModel
+    """With its native dimensions, if requests ask for a number of them; see `known`."""
     settings: Settings
-    prompted: set[str] = field(default_factory=set)
-    """Task types seen."""
+    task_types: set[str] = field(default_factory=set)
+    """Task types seen in good requests."""
     _keys: set[int] = field(default_factory=set)
 
     def judge(self, row: RequestRow) -> RequestRow:
-        """Return the row, or the row as faulty: without its text, with what is wrong and what to do."""
-        if row.fault is not None:
-            return replace(row, text=None)
-        fault = self._key(row.key) or _text(row.text, self.settings.text_bytes) or self._options(row)
-        return row if fault is None else replace(row, text=None, fault=fault)
+        """Return the row, or the row as faulty: without its text, with what is wrong and what to do.
 
-    def _key(self, key: str | None) -> RequestError | None:
+        A faulty row keeps its key and metadata, so that the error finds its way back, unless they are the
+        fault. The first row with a key has it, though it be faulty.
+        """
+        row, unfit = _storable(row)
+        duplicate = self._duplicate(row.key)
+        fault = row.fault or unfit or duplicate or self._text(row) or self._options(row)
+        if fault is not None:
+            asked = row.dimensions if self._possible(row.dimensions) else None
+            return replace(row, text=None, title=None, dimensions=asked, fault=fault)
+        if row.task_type is not None:
+            self.task_types.add(row.task_type)
+        return row
+
+    def _duplicate(self, key: str | None) -> RequestError | None:
         if key is None:
             return None
-        if not _encodable(key) or len(key.encode()) > KEY_BYTES or "\0" in key:
-            return _fault(Reason.BAD_FIELD, f"a key is at most {KEY_BYTES} bytes of UTF-8 without NUL")
-        # 64 bits of Python's keyed hash: a million keys collide with a chance of one in thirty million.
-        mark = hash(key)
+        # 128 bits stand for the key: a million keys of 512 bytes would not be bounded memory.
+        mark = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest())
         if mark in self._keys:
             return _fault(Reason.DUPLICATE_KEY, "this key stands earlier in the batch: the first one counts")
         self._keys.add(mark)
         return None
 
-    def _options(self, row: RequestRow) -> RequestError | None:
-        if row.task_type is not None:
-            if row.task_type not in _TASK_TYPES:
-                return _fault(Reason.BAD_FIELD, f"taskType is one of {', '.join(TaskType)}")
-            self.prompted.add(row.task_type)
-        if row.title is not None:
-            if not _encodable(row.title):
-                return _fault(Reason.BAD_UNICODE, "the title holds a lone surrogate: send whole characters")
-            if row.task_type != TaskType.RETRIEVAL_DOCUMENT:
-                return _fault(
-                    Reason.BAD_FIELD, "title counts with taskType RETRIEVAL_DOCUMENT only: leave it out"
-                )
-        if row.metadata is not None and len(row.metadata) > METADATA_BYTES:
-            return _fault(Reason.BAD_FIELD, f"metadata is at most {METADATA_BYTES} characters of JSON")
-        native = self.model.dimensions
-        if row.dimensions is not None and not 1 <= row.dimensions <= (native or row.dimensions):
-            return _fault(
-                Reason.BAD_FIELD, f"outputDimensionality is from 1 to {native or 'the native number'}"
-            )
+    def _text(self, row: RequestRow) -> RequestError | None:
+        if row.text is None:
+            return _fault(Reason.NOT_TEXT, "there is no text")
+        if not row.text.strip():
+            return _fault(Reason.EMPTY_TEXT, "the text is empty: leave it out or fill it")
+        if not encodable(row.text):
+            return _fault(Reason.BAD_UNICODE, "the text holds a lone surrogate: send whole characters")
+        limit, whole = self.settings.text_bytes, row.text + (row.title or "")
+        if len(whole) > limit or len(whole.encode()) > limit:
+            return _fault(Reason.TEXT_TOO_LARGE, f"text and title are over {limit} bytes of UTF-8: split it")
         return None
+
+    def _options(self, row: RequestRow) -> RequestError | None:
+        if row.task_type is not None and row.task_type not in _TASK_TYPES:
+            return _fault(Reason.BAD_FIELD, f"taskType is one of {', '.join(TaskType)}")
+        if row.title is not None and row.task_type != TaskType.RETRIEVAL_DOCUMENT:
+            return _fault(
+                Reason.BAD_FIELD, "title counts with taskType RETRIEVAL_DOCUMENT only: leave it out"
+            )
+        if not self._possible(row.dimensions):
+            most = self.model.dimensions or "the native number"
+            return _fault(Reason.BAD_FIELD, f"outputDimensionality is from 1 to {most}")
+        return None
+
+    def _possible(self, dimensions: int | None) -> bool:
+        return dimensions is None or 1 <= dimensions <= (self.model.dimensions or (1 << 31) - 1)
+
+
+def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
+    """Return the row without what cannot be stored or echoed, and the fault that is."""
+    unfit = [name for name in _ECHOED if not encodable(getattr(row, name) or "")]
+    fault = _fault(Reason.BAD_UNICODE, f"{unfit[0]} holds a lone surrogate") if unfit else None
+    if row.key is not None and "key" not in unfit and (len(row.key.encode()) > KEY_BYTES or "\0" in row.key):
+        unfit.append("key")
+        fault = fault or _fault(
+            Reason.BAD_FIELD, f"a key is at most {KEY_BYTES} bytes of UTF-8 without NUL: it is not echoed"
+        )
+    if row.metadata is not None and len(row.metadata) > METADATA_BYTES:
+        unfit.append("metadata")
+        fault = fault or _fault(
+            Reason.BAD_FIELD, f"metadata is at most {METADATA_BYTES} characters of JSON: it is not echoed"
+        )
+    return (replace(row, **dict.fromkeys(unfit)), fault) if unfit else (row, None)
+
+
+def encodable(text: str) -> bool:
+    """Return whether a text can be stored and sent: one with a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fault(reason: Reason, message: str) -> RequestError:
+    return RequestError(Code.INVALID_ARGUMENT, reason, message)
+
+
+def known(model: ServedModel, pool: Pool) -> ServedModel:
+    """Return the model with its native dimensions, which for some engines only loading tells.
+
+    Raises:
+        EngineTrouble: it has to be loaded and no engine comes up.
+    """
+    if model.dimensions is not None:
+        return model
+    return replace(model, dimensions=pool.describe(model).dimensions)
 
 
 def refuse(row: RequestRow, at: int, model: ServedModel) -> None:
@@ -104,41 +223,6 @@ def check_dimensions(dimensions: int | None, model: ServedModel, place: str) -> 
     raise InvalidArgument(f"outputDimensionality is from 1 to {most}", field=place, reason="OUT_OF_RANGE")
 
 
-def notes(model: ServedModel, prompted: Iterable[str], dimensioned: bool) -> tuple[str, ...]:  # noqa: FBT001
-    """Return what a user should know about how requests with these options are worked."""
-    missing = sorted(set(prompted) - set(model.prompts))
-    said = [f"{model.name} has no prompt for {word}: its texts are embedded as they are" for word in missing]
-    if dimensioned:
-        said.append(
-            f"{model.name} is not known to be trained for fewer dimensions: compare before you rely on them"
-        )
-    return tuple(said)
-
-
-def _text(text: str | None, limit: int) -> RequestError | None:
-    if text is None:
-        return _fault(Reason.NOT_TEXT, "there is no text")
-    if not text.strip():
-        return _fault(Reason.EMPTY_TEXT, "the text is empty: leave it out or fill it")
-    if not _encodable(text):
-        return _fault(Reason.BAD_UNICODE, "the text holds a lone surrogate: send whole characters")
-    if len(text) > limit or len(text.encode()) > limit:
-        return _fault(Reason.TEXT_TOO_LARGE, f"the text is over {limit} bytes of UTF-8: split it")
-    return None
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _fault(reason: Reason, message: str) -> RequestError:
-    return RequestError(Code.INVALID_ARGUMENT, reason, message)
-
-
 @dataclass(slots=True)
 class ShardWriter:
     """Writes the payload shards of one batch, durable one by one."""
@@ -146,49 +230,46 @@ class ShardWriter:
     blobs: Blobs
     batch_id: str
     judge: Judge
-    dimensioned: bool = False
+    _asked: int = 0
+    _shortened: bool = False
     _cutter: ShardCutter = field(default_factory=ShardCutter)
     _number: int = 0
 
     def shards(self, rows: Iterable[RequestRow]) -> Iterator[PayloadShard]:
-        """Judge and cut the rows; yield each shard once it is durable."""
+        """Judge and cut the rows; yield each shard once it is durable. Raises Unavailable."""
         for row in rows:
             if (full := self._cutter.add(self.judge.judge(row))) is not None:
                 yield self._write(full)
         if (rest := self._cutter.rest()) is not None:
             yield self._write(rest)
 
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user should know about how the requests seen so far are worked."""
+        model = self.judge.model
+        said = [
+            f"{model.name} has no prompt for {word}: its texts are embedded as they are"
+            for word in sorted(self.judge.task_types - set(model.prompts))
+        ]
+        if self._shortened:
+            said.append(
+                f"{model.name} is not known to be trained for fewer dimensions: "
+                "compare before you rely on them"
+            )
+        return tuple(said)
+
     def _write(self, shard: pa.RecordBatch) -> PayloadShard:
         number, self._number = self._number, self._number + 1
         path = f"batches/{self.batch_id}/payload-{number:05}.arrow"
-        asked = {dimensions or 0 for dimensions in shard.column("dimensions").to_pylist()}
-        self.dimensioned |= asked != {0}
-        return PayloadShard(
-            number,
-            path,
-            self.blobs.write(path, shard),
-            shard.num_rows,
-            shard.nbytes,
-            asked.pop() if len(asked) == 1 else MIXED,
+        digest = self.blobs.write(path, shard)
+        return PayloadShard(number, path, digest, shard.num_rows, shard.nbytes, self._dimensions(shard))
+
+    def _dimensions(self, shard: pa.RecordBatch) -> int:
+        """Return what the good requests ask for. A shard without any agrees with the one before."""
+        wishes = zip(
+            shard.column("dimensions").to_pylist(), shard.column("error_code").to_pylist(), strict=True
         )
-
-
-def read_file(
-    path: Path, record: FileRecord, settings: Settings, same_model: Callable[[str], bool]
-) -> Iterator[RequestRow]:
-    """Yield the requests of an input file, in constant memory; a bad line is a faulty row.
-
-    Raises:
-        InvalidArgument: the file as a whole cannot be read, or holds too many requests.
-    """
-    with path.open("rb") as file:
-        arrow = record.mime_type == columns.MEDIA_TYPE
-        rows = columns.read_rows(file) if arrow else lines.read_rows(file, settings.line_bytes, same_model)
-        for count, row in enumerate(rows, 1):
-            if count > settings.file_requests:
-                raise InvalidArgument(
-                    f"a file holds at most {settings.file_requests} requests: split it",
-                    field="batch.inputConfig.fileName",
-                    reason="TOO_MANY_REQUESTS_IN_BATCH",
-                )
-            yield row
+        asked = {dimensions or 0 for dimensions, fault in wishes if fault is None}
+        self._shortened |= not asked <= {0, self.judge.model.dimensions}
+        if asked:
+            self._asked = asked.pop() if len(asked) == 1 else MIXED
+        return self._asked

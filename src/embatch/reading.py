@@ -1,28 +1,52 @@
-"""Results on their way out: payload and result shards joined, checked, in order, one shard at a time."""
+"""What is shown: a batch as it is now, the names and tokens it goes by, and its results on their way out.
+
+Payload and result shards are joined, checked by SHA-256, in order, one shard in memory at a time. No
+database transaction is open meanwhile.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from embatch.errors import Code, DataLoss, Reason
+from embatch.batch import Batch, BatchStats
+from embatch.errors import Code, DataLoss, InvalidArgument, NotFound, Reason, RequestError
+from embatch.shard import REQUESTS, failed_results
 from embatch.states import State
+from embatch.store.times import micros
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
-    from embatch.batch import Batch
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord, ShardRecord
 
+_BATCH: Final = re.compile(r"batches/([a-z0-9]{1,64})")
+_ID: Final = re.compile(r"[a-z0-9-]{1,64}")
+_INT64: Final = range(-(1 << 63), 1 << 63)
 _UNSERVED: Final = {
-    State.CANCELLED: (Code.CANCELLED, Reason.CANCELLED, "the batch was cancelled before this request's turn"),
-    State.EXPIRED: (Code.DEADLINE_EXCEEDED, Reason.EXPIRED, "the batch expired before this request's turn"),
-    State.FAILED: (Code.INTERNAL, None, "the batch failed as a whole"),
+    State.CANCELLED: RequestError(
+        Code.CANCELLED, Reason.CANCELLED, "the batch was cancelled before this request's turn"
+    ),
+    State.EXPIRED: RequestError(
+        Code.DEADLINE_EXCEEDED, Reason.EXPIRED, "the batch expired before this request's turn"
+    ),
+    State.FAILED: RequestError(Code.INTERNAL, None, "the batch failed as a whole"),
 }
-_LOST: Final = (Code.DATA_LOSS, Reason.DATA_LOSS, "the stored request does not match its checksum")
+_LOST: Final = RequestError(
+    Code.DATA_LOSS, Reason.DATA_LOSS, "the stored request does not match its checksum: submit it again"
+)
+_ECHOED: Final = ("key", "metadata", "dimensions")
+_ERROR: Final = ("error_code", "error_reason", "error_message")
+_COLUMNS: Final = ("embedding", "tokens", "truncated", *_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +63,82 @@ class Results:
     truncated, error_code, error_reason, error_message. What a request asked for is not applied yet."""
 
 
+def shown(record: BatchRecord, uncommitted: int) -> Batch:
+    """Return a batch as its users see it.
+
+    Counts of a batch from a file appear when its planning has ended, all at once. In a final state nothing is
+    pending: what was not reached has failed.
+
+    Args:
+        record: as it is stored.
+        uncommitted: requests of it that are embedded and not yet durable.
+    """
+    final, counted = record.state.final, record.planned or record.state.final
+    total = record.request_count if counted else 0
+    pending = total - record.successful_count - record.failed_count if counted else 0
+    stats = BatchStats(
+        total,
+        record.successful_count if counted else 0,
+        record.failed_count + (pending if final else 0) if counted else 0,
+        0 if final else pending,
+        0 if final else min(pending, uncommitted),
+    )
+    readable = final and record.state is not State.FAILED and not record.inline
+    return Batch(
+        f"batches/{record.id}",
+        f"models/{record.model}",
+        record.state,
+        record.display_name,
+        record.priority,
+        record.create_time,
+        record.update_time,
+        record.end_time,
+        stats,
+        None if record.input_file is None else f"files/{record.input_file}",
+        f"files/batch-{record.id}" if readable else None,
+        record.error,
+        record.notes,
+    )
+
+
+def batch_id(name: str) -> str:
+    """Return the id in `batches/{id}`. Raises NotFound where the name cannot be one."""
+    found = _BATCH.fullmatch(name)
+    if found is None:
+        raise NotFound("there is no such batch: a batch is named batches/{id}")
+    return found[1]
+
+
+def token(time: datetime, id_: str) -> str:
+    """Return the page token that stands for what follows this batch or file."""
+    return base64.urlsafe_b64encode(orjson.dumps([micros(time), id_])).decode()
+
+
+def after(page_token: str | None) -> tuple[int, str] | None:
+    """Return what a page token stands for; `None` for the first page.
+
+    Raises:
+        InvalidArgument: it is not one of ours.
+    """
+    if page_token is None:
+        return None
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(page_token.encode()))
+    except (ValueError, binascii.Error):
+        found = None
+    match found:
+        case [int(time), str(id_)] if time in _INT64 and _ID.fullmatch(id_):
+            return time, id_
+        case _:
+            raise InvalidArgument(
+                "this page token is not one of ours: take it from the page before", field="pageToken"
+            )
+
+
 def read_results(
     batch: Batch, record: BatchRecord, shards: Sequence[ShardRecord], blobs: Blobs, *, native: int
 ) -> Results:
-    """Return the results of a final batch; files are read as `parts` is.
+    """Return the results of a final batch; files are read as `parts` is, which raises DataLoss.
 
     Args:
         batch: the batch as it is shown.
@@ -60,52 +156,46 @@ def _parts(
 ) -> Iterator[pa.RecordBatch]:
     first = 0
     for shard in shards:
-        count = shard.payload.request_count
-        index = pa.array(range(first, first + count), pa.int64())
-        first += count
-        try:
-            payload = blobs.read(shard.payload.path, shard.payload.digest)
-            asked = [payload.column(name) for name in ("key", "metadata", "dimensions")]
-        except DataLoss:
-            if shard.result is None:
-                asked = [pa.nulls(count, kind) for kind in (pa.string(), pa.string(), pa.int32())]
-                yield _joined(index, asked, _failed(count, native, _LOST))
-                continue
-            # Vectors without their keys could be taken for others': all or nothing.
+        yield _part(record, shard, blobs, first, native)
+        first += shard.payload.request_count
+
+
+def _part(record: BatchRecord, shard: ShardRecord, blobs: Blobs, first: int, native: int) -> pa.RecordBatch:
+    count = shard.payload.request_count
+    result = None if shard.result is None else blobs.read(shard.result.path, shard.result.digest)
+    try:
+        payload = blobs.read(shard.payload.path, shard.payload.digest)
+    except DataLoss:
+        # Vectors without their keys could be taken for others'. Errors cannot.
+        if shard.result is not None and shard.result.successful_count:
             raise
-        if shard.result is None:
-            yield _joined(index, asked, _failed(count, native, _UNSERVED[record.state]))
-            continue
-        result = blobs.read(shard.result.path, shard.result.digest)
-        names = ("embedding", "tokens", "truncated", "error_code", "error_reason", "error_message")
-        yield _joined(index, asked, [result.column(name) for name in names])
+        return _joined(first, None, failed_results(first, count, native, _LOST) if result is None else result)
+    if result is None:
+        unserved = failed_results(first, count, native, _UNSERVED[record.state])
+        return _joined(first, payload, _with_own_faults(unserved, payload))
+    kind: Any = result.schema.field("embedding").type
+    if result.num_rows != count or payload.num_rows != count or kind.list_size != native:
+        raise DataLoss(f"shard {shard.number} does not hold what was counted: submit the batch again")
+    return _joined(first, payload, result)
 
 
-def _failed(count: int, native: int, why: tuple[Code, Reason | None, str]) -> list[pa.Array[Any]]:
-    code, reason, message = why
-    return [
-        pa.nulls(count, pa.list_(pa.float32(), native)),
-        pa.array([0] * count, pa.int32()),
-        pa.array([False] * count, pa.bool_()),
-        pa.array([code.number] * count, pa.int32()),
-        pa.array([None if reason is None else reason.value] * count, pa.string()),
-        pa.array([message] * count, pa.string()),
+def _with_own_faults(results: pa.RecordBatch, payload: pa.RecordBatch) -> pa.RecordBatch:
+    """Return results in which a request that was faulty from the start says so."""
+    faulty = pc.is_valid(payload.column("error_code"))
+    columns = [
+        pc.if_else(faulty, payload.column(name), results.column(name))
+        if name in _ERROR
+        else results.column(name)
+        for name in results.schema.names
     ]
+    return pa.RecordBatch.from_arrays(columns, schema=results.schema)
 
 
-def _joined(index: pa.Array[Any], asked: list[Any], result: list[Any]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [index, *asked, *result],
-        names=[
-            "index",
-            "key",
-            "metadata",
-            "dimensions",
-            "embedding",
-            "tokens",
-            "truncated",
-            "error_code",
-            "error_reason",
-            "error_message",
-        ],
-    )
+def _joined(first: int, payload: pa.RecordBatch | None, results: pa.RecordBatch) -> pa.RecordBatch:
+    count = results.num_rows
+    arrays: dict[str, Any] = {"index": pa.array(range(first, first + count), pa.int64())}
+    for name in _ECHOED:
+        kind: Any = REQUESTS.field(name).type
+        arrays[name] = pa.nulls(count, kind) if payload is None else payload.column(name)
+    arrays |= {name: results.column(name) for name in _COLUMNS}
+    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))

@@ -54,6 +54,20 @@ def results_schema(dimensions: int) -> pa.Schema:
     return pa.schema(columns)
 
 
+def failed_results(first: int, count: int, dimensions: int, error: RequestError) -> pa.RecordBatch:
+    """Return results in which `count` requests, the first with index `first`, all have the same error."""
+    columns: dict[str, list[object]] = {
+        "index": list(range(first, first + count)),
+        "embedding": [None] * count,
+        "tokens": [0] * count,
+        "truncated": [False] * count,
+        "error_code": [error.code.number] * count,
+        "error_reason": [error.reason.value if error.reason else None] * count,
+        "error_message": [error.message] * count,
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=results_schema(dimensions))
+
+
 @dataclass(frozen=True, slots=True)
 class RequestRow:
     """One request on its way into a payload shard: decoded, judged, not yet stored."""
@@ -85,8 +99,9 @@ class ShardCutter:
     def add(self, row: RequestRow) -> pa.RecordBatch | None:
         """Take one more request; return a shard if this one completes it."""
         self._rows.append(row)
-        # A faulty row carries metadata and an error too: counting 64 bytes keeps such shards bounded as well.
-        self._bytes += 64 + len(row.metadata or "") + (len(row.text.encode()) if row.text is not None else 0)
+        # A row without a text carries an error, and others a long title: all counts, so shards stay bounded.
+        beside = len(row.metadata or "") + len(row.key or "") + len(row.title or "")
+        self._bytes += 64 + beside + (len(row.text.encode()) if row.text is not None else 0)
         full = self._bytes >= self.limit_bytes or len(self._rows) >= self.limit_requests
         return self.rest() if full else None
 

@@ -1,7 +1,7 @@
 """Files that come in: resumable uploads that survive a restart, and what is known of each file.
 
-A chunk is on disk when it is acknowledged to the size, and on the platter when the upload is finished: a
-file that was acknowledged survives a power cut.
+The size on disk is what is acknowledged of an upload under way, and a broken chunk leaves nothing behind. A
+file is durable when its upload is finished.
 """
 
 from __future__ import annotations
@@ -9,18 +9,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import string
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from embatch.errors import FailedPrecondition, InvalidArgument, NotFound, TooLarge
-from embatch.store.blobs import sync_folder
+from embatch.errors import (
+    EmbatchError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    TooLarge,
+)
+from embatch.store.durable import sync, sync_folder
 from embatch.store.records import FileRecord, UploadRecord
+from embatch.store.times import micros
+from embatch.store.trouble import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -28,12 +38,32 @@ if TYPE_CHECKING:
     from embatch.store.blobs import Blobs
     from embatch.store.store import Store
 
+RESULTS: Final = "batch-"
+"""How the ids of results files begin; no uploaded file may be named so."""
 _LETTERS: Final = string.ascii_lowercase + string.digits
+_ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+_NAME: Final = re.compile(rf"files/({RESULTS}[a-z0-9]{{1,64}}|{_ID.pattern})")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def new_id(length: int) -> str:
     """Return a fresh id of lowercase letters and digits."""
     return "".join(secrets.choice(_LETTERS) for _ in range(length))
+
+
+def file_id(name: str, field: str) -> str:
+    """Return the id in `files/{id}`.
+
+    Raises:
+        PermissionDenied: the name cannot be one; Google answers a missing file so.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise PermissionDenied(
+            "You do not have permission to access the File or it may not exist: a file is named files/{id}.",
+            field=field,
+        )
+    return found[1]
 
 
 class Uploads:
@@ -46,23 +76,39 @@ class Uploads:
     def begin(self, file_id: str | None, display_name: str | None, mime_type: str, size: int | None) -> str:
         """Begin an upload, durable on return; return the token that alone gives access to it.
 
+        Args:
+            file_id: the name it shall have, without `files/`; `None` for any.
+            display_name: what it is called in lists.
+            mime_type: tells JSONL from Arrow when a batch reads it.
+            size: bytes that will come; `None` where only the end tells.
+
         Raises:
-            AlreadyExists: the file's name is taken.
+            InvalidArgument: a file cannot be named so.
+            TooLarge: a file may not have so many bytes.
+            AlreadyExists: the name is taken.
+            Unavailable: the disk is full or failed.
         """
+        if file_id is not None and (_ID.fullmatch(file_id) is None or file_id.startswith(RESULTS)):
+            raise InvalidArgument("a file cannot be named so", field="file.name")
+        if size is not None and size > self._settings.file_bytes:
+            raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="file.sizeBytes")
         token = secrets.token_urlsafe(32)
         record = UploadRecord(token, file_id or new_id(12), display_name, mime_type, size, self._now())
-        self._store.begin_upload(record)
-        descriptor = os.open(self._path(token), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.close(descriptor)
+        place = self._path(token)
+        with _on_disk():
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            self._store.begin_upload(record)
+        except EmbatchError:
+            place.unlink(missing_ok=True)
+            raise
         return token
 
     def offset(self, token: str) -> int:
         """Return how many bytes have arrived. Raises NotFound."""
         self._store.upload(token)
-        try:
+        with _on_disk():
             return self._path(token).stat().st_size
-        except FileNotFoundError:
-            raise NotFound("there is no such upload: begin it again") from None
 
     def append(self, token: str, offset: int, chunk: bytes) -> int:
         """Append bytes at the end; return how many there are then.
@@ -71,6 +117,7 @@ class Uploads:
             NotFound: no such upload.
             InvalidArgument: the offset is not where the upload ends.
             TooLarge: more than was announced, or than a file may have.
+            Unavailable: the disk is full or failed; nothing was appended.
         """
         record = self._store.upload(token)
         with self._lock(token):
@@ -83,9 +130,14 @@ class Uploads:
             most = self._settings.file_bytes if record.declared_size is None else record.declared_size
             if received + len(chunk) > most:
                 raise TooLarge(f"the upload was to have at most {most} bytes", field="file.sizeBytes")
-            if chunk:
-                with self._path(token).open("ab") as file:
-                    file.write(chunk)
+            with _on_disk(), self._path(token).open("ab", buffering=0) as file:
+                left = memoryview(chunk)
+                try:
+                    while left:
+                        left = left[file.write(left) :]
+                except OSError:
+                    file.truncate(received)
+                    raise
             return received + len(chunk)
 
     def finish(self, token: str) -> FileRecord:
@@ -94,9 +146,10 @@ class Uploads:
         Raises:
             NotFound: no such upload.
             InvalidArgument: fewer bytes came than were announced.
+            Unavailable: the disk is full or failed; the upload is as it was.
         """
         record = self._store.upload(token)
-        with self._lock(token):
+        with self._lock(token), _on_disk():
             received = self.offset(token)
             if record.declared_size is not None and received != record.declared_size:
                 raise InvalidArgument(
@@ -105,7 +158,7 @@ class Uploads:
             source = self._path(token)
             with source.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             now, path = self._now(), f"files/{record.file_id}"
             made = FileRecord(
                 record.file_id,
@@ -131,9 +184,10 @@ class Uploads:
 
     def drop(self, token: str) -> None:
         """Forget an upload and its bytes. Repeating is safe."""
+        if _TOKEN.fullmatch(token) is None:
+            return
         self._store.drop_upload(token)
-        with contextlib.suppress(InvalidArgument):
-            self._path(token).unlink(missing_ok=True)
+        self._path(token).unlink(missing_ok=True)
         self._locks.pop(token, None)
 
     def delete(self, file_id: str) -> None:
@@ -147,26 +201,50 @@ class Uploads:
         self._blobs.remove(f"files/{file_id}")
 
     def sweep(self) -> None:
-        """Delete files and uploads whose time has passed."""
+        """Delete files and uploads whose time has passed. Repeating is safe."""
         now = self._now()
         for record in self._store.expired_files(now):
-            with contextlib.suppress(FailedPrecondition):
+            with contextlib.suppress(
+                FailedPrecondition, PermissionDenied
+            ):  # a batch, or its user, was quicker
                 self.delete(record.id)
         for upload in self._store.uploads():
-            if upload.create_time + timedelta(seconds=self._settings.file_expiry) < now:
+            if upload.create_time + timedelta(seconds=self._settings.file_expiry) <= now:
                 self.drop(upload.token)
 
     def collect_orphans(self) -> None:
-        """Remove bytes that no row speaks of, as a crash may leave them."""
-        known = {upload.token for upload in self._store.uploads()}
-        for path in self._blobs.path("uploads").iterdir():
-            if path.name not in known:
-                path.unlink()
+        """Remove bytes that no row speaks of, as a crash may leave them. Only before uploads are taken."""
+        known = {
+            "uploads": {upload.token for upload in self._store.uploads()},
+            "files": set(self._file_ids()),
+        }
+        for folder, names in known.items():
+            with os.scandir(self._blobs.path(folder)) as entries:
+                for entry in entries:
+                    if entry.name not in names:
+                        self._blobs.remove(f"{folder}/{entry.name}")
+
+    def _file_ids(self) -> Iterator[str]:
+        after = None
+        while page := self._store.files(1000, after):
+            yield from (record.id for record in page)
+            after = (micros(page[-1].create_time), page[-1].id)
 
     def _path(self, token: str) -> Path:
-        if not token or not all(letter.isalnum() or letter in "-_" for letter in token) or len(token) > 64:
+        if _TOKEN.fullmatch(token) is None:
             raise NotFound("there is no such upload: begin it again")
         return self._blobs.path(f"uploads/{token}")
 
     def _lock(self, token: str) -> threading.Lock:
         return self._locks.setdefault(token, threading.Lock())
+
+
+@contextlib.contextmanager
+def _on_disk() -> Iterator[None]:
+    """Say what an error of the disk means."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound("there is no such upload: begin it again") from None
+    except OSError as error:
+        raise disk(error) from error

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 """Generous: the machine may be busy. A service ends two seconds after its last client."""
 
 # No main guard: a start method that imports the script again would start clients without end.

@@ -177,10 +177,26 @@ def test_the_same_content_under_the_same_key_is_the_same_submit() -> None:
     first = play(flows.submit(terms(SMALL), texts, WISH, labels), [STARTED, FINAL, OPERATION])
     name = json.loads(first.calls[0].body)["file"]["name"]
     taken = json_reply(problem(409, "ALREADY_EXISTS"), 409)
-    again = play(flows.submit(terms(SMALL), texts, WISH, labels), [taken, OPERATION])
-    assert json.loads(again.calls[1].body)["batch"]["inputConfig"] == {"fileName": name}
+    there = json_reply({"name": name})
+    again = play(flows.submit(terms(SMALL), texts, WISH, labels), [taken, there, OPERATION])
+    assert [(call.method, call.path) for call in again.calls[1:2]] == [("GET", f"/v1/{name}")]
+    assert json.loads(again.calls[2].body)["batch"]["inputConfig"] == {"fileName": name}
     other = play(flows.submit(terms(SMALL), [*texts, "e"], WISH, labels), [STARTED, FINAL, OPERATION])
     assert json.loads(other.calls[0].body)["file"]["name"] != name
+
+
+def test_an_upload_that_was_killed_does_not_block_its_content() -> None:
+    """Its name is taken, its file is not there: the next name is used, and found by the submit after it."""
+    texts, labels = ["a", "b", "c", "d"], Labels("Test", 0, "run-1")
+    taken = json_reply(problem(409, "ALREADY_EXISTS"), 409)
+    missing = json_reply(problem(403, "PERMISSION_DENIED"), 403)
+    script = [taken, missing, STARTED, FINAL, OPERATION]
+    second = play(flows.submit(terms(SMALL), texts, WISH, labels), script)
+    first_name, name = (json.loads(second.calls[at].body)["file"]["name"] for at in (0, 2))
+    assert name == f"{first_name}-1"
+    script = [taken, missing, taken, json_reply({"name": name}), OPERATION]
+    third = play(flows.submit(terms(SMALL), texts, WISH, labels), script)
+    assert json.loads(third.calls[-1].body)["batch"]["inputConfig"] == {"fileName": name}
 
 
 def test_a_generator_is_read_once_and_not_held_as_a_list() -> None:

@@ -23,11 +23,15 @@ import numpy as np
 
 from embatch.engine import hashing
 from embatch.engine.protocol import EngineSpec, Shape
+from embatch.engine.remote import RemoteEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from numpy.typing import NDArray
+
 DIMENSIONS = 64
+KEY = "sk-a-secret-that-nobody-shall-read"
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,10 @@ class StandIn:
 
 
 @cache
-def vector(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def vector(text: str) -> NDArray[np.float32]:
     """Return the float32 vector of a text, length 1."""
     spec = EngineSpec("hashing", "stand-in", options={"dimensions": str(DIMENSIONS)})
-    return np.asarray(hashing.load(spec).forward([text], Shape(1, 1))[0])
+    return hashing.load(spec).forward([text], Shape(1, 1)).reshape(DIMENSIONS)
 
 
 def compact(numbers: Any) -> str:
@@ -146,3 +150,35 @@ def standing_in() -> Iterator[StandIn]:
         finally:
             server.shutdown()
             thread.join()
+
+
+class Clock:
+    """A clock that only waiting moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+        self.engines: list[RemoteEngine] = []
+        """Closed when the test has ended."""
+
+    def look(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        """Let the time pass."""
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+def start(endpoint: StandIn, clock: Clock, model: str = "stand-in", **options: str) -> RemoteEngine:
+    """Return an engine with a key, which waits without waiting; jitter is always half."""
+    spec = EngineSpec("remote", model, url=endpoint.url, options=options)
+    loaded = RemoteEngine(spec, key=KEY, wait=clock.wait, clock=clock.look, chance=lambda: 0.5)
+    clock.engines.append(loaded)
+    return loaded
+
+
+def always(answer: Answer) -> Callable[[Call], Answer]:
+    """Return what says the same to everything."""
+    return lambda _: answer

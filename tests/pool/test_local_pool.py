@@ -1,215 +1,337 @@
-"""The pool with real processes: who is blamed, who keeps their bytes, and that nothing stays behind."""
+"""The pool with real processes: what it returns, what it hears, and that nothing stays behind."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
-import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pools
 import pytest
 
-from embatch.engine.models import serve_model
+from embatch.engine.models import DEFAULT_MODEL, serve_model
 from embatch.errors import Code, EngineTrouble, Reason, RequestError
-from embatch.pool import LocalPool
-from embatch.settings import Settings
-from embatch.shard import RequestRow, ShardCutter
+from embatch.shard import RequestRow, results_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow as pa
-
     from embatch.engine.models import ServedModel
+    from embatch.pool import EngineStatus, LocalPool
 
-SETTINGS = Settings(micro_batch_seconds=1.0, heartbeat_seconds=2.0, bulk_nice=0, micro_batch_tokens=1024)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own facilities: /proc, pidfd")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    """A pool whose processes are gone at the end."""
-    made = LocalPool(SETTINGS)
-    yield made
-    pids = [status.pid for status in made.status() if status.pid is not None]
-    made.close(0.0)
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    """A pool that many tests share, each with a model of its own where it harms processes."""
+    with pools.opened() as made:
+        yield made
 
 
-def _model(**options: str) -> ServedModel:
-    return serve_model("test-model", engine="hashing", options=options)
-
-
-def _shard(*rows: str | RequestRow) -> pa.RecordBatch:
-    cutter = ShardCutter(1 << 40, 1 << 30)
-    for row in rows:
-        assert cutter.add(RequestRow(row) if isinstance(row, str) else row) is None
-    shard = cutter.rest()
-    assert shard is not None
-    return shard
-
-
-def _embed(pool: LocalPool, model: ServedModel, shard: pa.RecordBatch, **more: Any) -> pa.RecordBatch:
-    result = pool.embed(model, shard, on_progress=lambda _: None, stop=threading.Event(), **more)
-    assert result is not None
-    return result
-
-
-@pytest.mark.parametrize(
-    ("word", "reason"),
-    [
-        ("segv", Reason.ENGINE_CRASH),
-        ("abort", Reason.ENGINE_CRASH),
-        ("exit", Reason.ENGINE_CRASH),
-        ("hang", Reason.ENGINE_HANG),
-        ("nan", Reason.ENGINE_BAD_OUTPUT),
-        ("shape", Reason.ENGINE_BAD_OUTPUT),
-        ("panic-encode", Reason.ENGINE_CRASH),
-        ("hang-encode", Reason.ENGINE_HANG),
-    ],
-)
-def test_exactly_the_poison_request_fails(pool: LocalPool, word: str, reason: Reason) -> None:
-    """Among 200 texts one kills, hangs or answers nonsense: it alone fails, all others keep their bytes."""
-    texts = [f"text number {at} " + "word " * (at % 17) for at in range(200)]
-    clean = _embed(pool, _model(), _shard(*texts))
-    model = serve_model("test-model", engine="hashing", options={"poison": "1"})
-    dirty = list(texts)
-    dirty[123] = f"embatch-poison:{word} here"
-    found = _poisoned(model, dirty)
-    assert [at for at, code in enumerate(found.column("error_code").to_pylist()) if code is not None] == [123]
-    assert found.column("error_reason")[123].as_py() == reason.value
-    assert found.column("error_code")[123].as_py() == Code.INTERNAL.number
-    for at in set(range(200)) - {123}:
-        assert found.column("embedding")[at].equals(clean.column("embedding")[at])
-
-
-def _poisoned(model: ServedModel, texts: list[str]) -> pa.RecordBatch:
-    own = LocalPool(SETTINGS)
-    try:
-        found = _embed(own, model, _shard(*texts))
-        (status,) = own.status()
-        # One poison costs at most two starts a halving, and two.
-        assert status.restarts <= 2 * 8 + 2
-    finally:
-        own.close(0.0)
+def _status(pool: LocalPool, model: ServedModel, lane: str = "bulk") -> EngineStatus:
+    (found,) = [one for one in pool.status() if (one.model, one.lane) == (model.name, lane)]
     return found
+
+
+def _pid(pool: LocalPool, model: ServedModel, lane: str = "bulk") -> int:
+    pid = _status(pool, model, lane).pid
+    assert pid is not None
+    return pid
 
 
 def test_faulty_rows_keep_their_fault_and_equal_texts_agree(pool: LocalPool) -> None:
     """Progress counts every request once; order, tokens and faults stand where they belong."""
     fault = RequestError(Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT, "empty")
     counted: list[int] = []
-    shard = _shard("a", RequestRow(None, fault=fault), "b", "a", "word " * 5000)
-    found = pool.embed(_model(), shard, on_progress=counted.append, stop=threading.Event())
-    assert found is not None
+    requests = pools.shard("a", RequestRow(None, fault=fault), "b", "a", "word " * 5000)
+    found = pools.embed(pool, pools.hashing(), requests, counted.append)
+    assert found.schema == results_schema(64)
+    assert found.column("index").to_pylist() == [0, 1, 2, 3, 4]
     assert sum(counted) == 5
+    assert found.column("error_code").to_pylist() == [None, 3, None, None, None]
     assert found.column("error_reason").to_pylist() == [None, "EMPTY_TEXT", None, None, None]
-    embedding = found.column("embedding")
-    assert embedding[0].equals(embedding[3])
-    assert not embedding[0].equals(embedding[2])
-    assert embedding[1].as_py() is None
+    assert found.column("error_message").to_pylist() == [None, "empty", None, None, None]
+    embedding = pools.bytes_of(found)
+    assert embedding[0] == embedding[3]
+    assert len(set(embedding)) == 4
+    assert embedding[1] is None
     assert found.column("truncated").to_pylist() == [False, False, False, False, True]
-    assert found.column("tokens").to_pylist()[4] == 512
+    assert found.column("tokens").to_pylist() == [1, 0, 1, 1, 512]
+
+
+def test_faulty_rows_alone_need_no_embedding(pool: LocalPool) -> None:
+    """The results still have the model's dimensions."""
+    fault = RequestError(Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT, "empty")
+    found = pools.embed(pool, pools.hashing(), pools.shard(RequestRow(None, fault=fault)))
+    assert found.schema == results_schema(64)
+    assert pools.blamed(found) == {0: "EMPTY_TEXT"}
+
+
+def test_task_types_and_titles_go_by_the_models_prompts(tmp_path: Path) -> None:
+    """What the engine sees is prompt, title and text; texts that differ in them are different texts."""
+    code = (
+        "from dataclasses import replace\n"
+        "describe = HashingEngine.describe\n"
+        "prompts = {'RETRIEVAL_DOCUMENT': 'passage: '}\n"
+        "HashingEngine.describe = lambda self: replace(describe(self), prompts=prompts)\n"
+    )
+    rows = [
+        RequestRow("cells", task_type="RETRIEVAL_DOCUMENT", title="Life"),
+        RequestRow("passage: Life cells"),
+        RequestRow("cells"),
+    ]
+    with pools.opened(environment=pools.sabotaged(tmp_path, code)) as pool:
+        found = pools.bytes_of(pools.embed(pool, pools.hashing(), pools.shard(*rows)))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
 
 
 def test_the_same_shard_gives_the_same_bytes(pool: LocalPool) -> None:
-    """Twice in one process, in the query lane, and as a suspect in a process of its own."""
-    shard = _shard(*[f"text {at}" for at in range(50)])
-    first = _embed(pool, _model(), shard)
-    assert _embed(pool, _model(), shard).equals(first)
-    assert pool.query(_model(), shard).equals(first)
-    assert _embed(pool, _model(), shard, suspect=True).equals(first)
+    """Twice in one process, in the query lane, and under suspicion in a process of its own."""
+    requests = pools.shard(*pools.texts(50))
+    first = pools.embed(pool, pools.hashing(), requests)
+    assert pools.embed(pool, pools.hashing(), requests).equals(first)
+    assert pool.query(pools.hashing(), requests).equals(first)
+    assert pools.embed(pool, pools.hashing(), requests, suspect=True).equals(first)
+
+
+def test_what_is_loaded_is_told_from_the_lane_that_is_up(pool: LocalPool) -> None:
+    """A query engine serves for a description; without any the bulk engine is loaded."""
+    queried, new = pools.hashing("queried", dimensions="8"), pools.hashing("new", dimensions="9")
+    pool.query(queried, pools.shard("a"))
+    before = pool.starts
+    assert pool.describe(queried).dimensions == 8
+    assert pool.starts == before
+    assert pool.describe(new).dimensions == 9
+    assert _status(pool, new).state == "ready"
 
 
 def test_stop_is_heard_between_micro_batches(pool: LocalPool) -> None:
-    """After the signal no further micro-batch is begun, and nothing comes back."""
-    stop = threading.Event()
-    counted: list[int] = []
+    """After the signal the running micro-batch ends, none is begun, and the process goes on living."""
+    model = pools.hashing("slow", delay="0.05")
+    stop, counted = threading.Event(), list[int]()
 
     def progress(count: int) -> None:
         counted.append(count)
         if count:
             stop.set()
 
-    shard = _shard(*[f"text {at} " + "word " * 300 for at in range(400)])
-    assert pool.embed(_model(delay="0.05"), shard, on_progress=progress, stop=stop) is None
-    assert 0 < sum(counted) < 400
+    assert pool.embed(model, pools.shard(*pools.texts(800)), on_progress=progress, stop=stop) is None
+    assert 8 <= sum(counted) <= 4 * 8
+    pid = _pid(pool, model)
+    assert pools.blamed(pools.embed(pool, model, pools.shard("next"))) == {}
+    assert _pid(pool, model) == pid
 
 
-def test_a_killed_process_is_replaced_and_nobody_is_blamed(pool: LocalPool) -> None:
-    """Kill -9 from outside in the middle of the work: every text still gets its vector."""
-    texts = [f"text {at} " + "word " * 100 for at in range(200)]
-    clean = _embed(pool, _model(), _shard(*texts))
-    model = _model(delay="0.02")
-    shard = _shard(*texts)
-    killed = threading.Event()
-    own = LocalPool(SETTINGS)
-
-    def progress(count: int) -> None:
-        if count and not killed.is_set():
-            killed.set()
-            (status,) = own.status()
-            assert status.pid is not None
-            os.kill(status.pid, signal.SIGKILL)
-
-    try:
-        found = own.embed(model, shard, on_progress=progress, stop=threading.Event())
-    finally:
-        own.close(0.0)
-    assert killed.is_set()
-    assert found is not None
-    assert found.column("error_code").null_count == 200
-    assert found.column("embedding").equals(clean.column("embedding"))
+def test_stop_is_heard_while_an_engine_loads(tmp_path: Path) -> None:
+    """A cancelled batch does not wait for an engine that takes minutes."""
+    code = "import threading\nHashingEngine.__init__ = lambda *_: threading.Event().wait()\n"
+    stop = threading.Event()
+    stop.set()
+    with pools.opened(environment=pools.sabotaged(tmp_path, code)) as pool:
+        model = pools.hashing()
+        assert pool.embed(model, pools.shard("a"), on_progress=lambda _: None, stop=stop) is None
+        assert _status(pool, model).state == "starting"
 
 
-def test_a_stopped_process_is_replaced(pool: LocalPool) -> None:
-    """SIGSTOP silences the heartbeat; the process is killed and the work done again."""
-    model = _model(delay="0.05")
-    stopped = threading.Event()
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_killed_or_stopped_is_replaced(pool: LocalPool, number: signal.Signals) -> None:
+    """From outside, in the middle of the work: every text gets its vector, and nobody is blamed."""
+    model = pools.hashing(f"harmed-{number.name}", delay="0.01")
+    texts = pools.texts(160)
+    harmed, counted = threading.Event(), list[int]()
 
     def progress(count: int) -> None:
-        if count and not stopped.is_set():
-            stopped.set()
-            (status,) = pool.status()
-            assert status.pid is not None
-            os.kill(status.pid, signal.SIGSTOP)
+        counted.append(count)
+        if count and not harmed.is_set():
+            harmed.set()
+            os.kill(_pid(pool, model), number)
 
-    shard = _shard(*[f"text {at} " + "word " * 200 for at in range(60)])
-    found = pool.embed(model, shard, on_progress=progress, stop=threading.Event())
-    assert stopped.is_set()
-    assert found is not None
-    assert found.column("error_code").null_count == 60
+    found = pools.embed(pool, model, pools.shard(*texts), progress)
+    assert harmed.is_set()
+    assert pools.blamed(found) == {}
+    assert sum(counted) == 160
+    clean = pools.embed(pool, model, pools.shard(*texts))
+    assert pools.bytes_of(found) == pools.bytes_of(clean)
+    assert _status(pool, model).restarts == 1
+
+
+def test_a_process_that_no_longer_reads_is_replaced(pool: LocalPool) -> None:
+    """It was stopped while idle, and the texts are more than its pipe holds."""
+    model = pools.hashing("stopped-idle")
+    pools.embed(pool, model, pools.shard("a"))
+    os.kill(_pid(pool, model), signal.SIGSTOP)
+    found = pools.embed(pool, model, pools.shard(*[f"{at} " + "word " * 10_000 for at in range(8)]))
+    assert pools.blamed(found) == {}
+    assert _status(pool, model).restarts == 1
 
 
 def test_a_hung_bulk_engine_does_not_hold_up_a_query(pool: LocalPool) -> None:
-    """The query lane has a process of its own."""
-    model = _model(poison="1")
-    pool.query(model, _shard("warm"))
-    bulk = threading.Thread(target=lambda: _embed(pool, model, _shard("embatch-poison:hang now", "other")))
+    """The query lane has a process of its own, which nothing of this touches."""
+    model = pools.hashing("hung", poison="1")
+    pool.query(model, pools.shard("warm"))
+    pid = _pid(pool, model, "query")
+    begun, stop = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        rows = pools.shard("first", "embatch-poison:hang")
+        pool.embed(model, rows, on_progress=lambda count: begun.set() if count else None, stop=stop)
+
+    bulk = threading.Thread(target=hang)
+    pools.embed(pool, model, pools.shard("warm"))
     bulk.start()
-    begun = time.monotonic()
-    found = pool.query(model, _shard("quick"))
+    # The poison is part of the only micro-batch: there is no progress before the inquiry.
+    assert pools.blamed(pool.query(model, pools.shard("quick"))) == {}
+    assert not begun.is_set()
     assert bulk.is_alive()
-    assert time.monotonic() - begun < SETTINGS.micro_batch_seconds
-    assert found.column("error_code").null_count == 1
-    bulk.join(timeout=60)
-    assert not bulk.is_alive()
+    stop.set()
+    bulk.join()
+    assert _pid(pool, model, "query") == pid
+    assert _status(pool, model, "query").restarts == 0
 
 
-def test_an_engine_that_does_not_load_is_trouble_with_its_own_words() -> None:
+def test_an_engine_that_does_not_load_is_trouble_in_its_own_words(pool: LocalPool) -> None:
     """No request is blamed; the status says broken and why; the next try waits."""
-    model = serve_model("test-model", engine="hashing")
-    broken = type(model)(model.name, type(model.spec)("hashing", "test-model", options={"colour": "red"}))
-    pool = LocalPool(SETTINGS)
-    try:
-        for _ in range(2):
-            with pytest.raises(EngineTrouble, match="no option colour") as caught:
-                _embed(pool, broken, _shard("text"))
-        assert caught.value.retry_after is not None
-        (status,) = pool.status()
-        assert status.state == "broken"
-        assert "colour" in (status.message or "")
-    finally:
-        pool.close(0.0)
+    good = pools.hashing("broken")
+    model = replace(good, spec=replace(good.spec, options={"colour": "red"}))
+    for _ in range(2):
+        with pytest.raises(EngineTrouble, match="no option colour") as caught:
+            pools.embed(pool, model, pools.shard("text"))
+    assert caught.value.retry_after is not None
+    assert 0 < caught.value.retry_after <= 0.5
+    status = _status(pool, model)
+    assert (status.state, status.pid, status.restarts) == ("broken", None, 0)
+    assert status.message is not None
+    assert "colour" in status.message
+
+
+def test_an_engine_that_dies_while_loading_leaves_its_last_words(tmp_path: Path) -> None:
+    """They are what an operator needs, and no text was there yet."""
+    code = "def dying(self, spec):\n    os.write(2, b'no such library\\n')\n    os._exit(3)\n"
+    environment = pools.sabotaged(tmp_path, code + "HashingEngine.__init__ = dying\n")
+    with (
+        pools.opened(environment=environment) as pool,
+        pytest.raises(EngineTrouble, match=r"ended while loading \(exit code 3\): no such library"),
+    ):
+        pool.query(pools.hashing(), pools.shard("text"))
+
+
+def test_an_engine_that_loads_for_too_long_is_given_up(tmp_path: Path) -> None:
+    """The limit is the setting's."""
+    code = "import threading\nHashingEngine.__init__ = lambda *_: threading.Event().wait()\n"
+    settings = replace(pools.QUICK, engine_start_seconds=1.0)
+    with (
+        pools.opened(settings, pools.sabotaged(tmp_path, code)) as pool,
+        pytest.raises(EngineTrouble, match="did not load within 1 s"),
+    ):
+        pool.describe(pools.hashing())
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        # The lane's process hangs after its first micro-batch.
+        pytest.param([*pools.texts(8), "embatch-poison:hang"], id="at work"),
+        # The process for suspects hangs once the first of them is found guilty.
+        pytest.param(["embatch-poison:exit", "embatch-poison:hang"], id="amid an inquiry"),
+    ],
+)
+def test_closing_blames_nobody_and_leaves_no_process(rows: list[str]) -> None:
+    """Work that does not end within the grace is the service's trouble."""
+    caught: list[EngineTrouble] = []
+    begun = threading.Event()
+    with pools.opened(replace(pools.QUICK, micro_batch_seconds=60.0)) as pool:
+
+        def work() -> None:
+            with pytest.raises(EngineTrouble) as error:
+                pools.embed(
+                    pool,
+                    pools.hashing(poison="1"),
+                    pools.shard(*rows),
+                    lambda count: begun.set() if count else None,
+                )
+            caught.append(error.value)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert begun.wait(60)
+        pool.close(0.1)
+        pool.close(0.1)
+        thread.join()
+        assert [error.message for error in caught] == ["the service is closing"]
+        with pytest.raises(EngineTrouble, match="closing"):
+            pools.embed(pool, pools.hashing(), pools.shard("late"))
+        assert {status.pid for status in pool.status()} == {None}
+
+
+@linux
+def test_lanes_differ_in_priority_and_threads(pool: LocalPool) -> None:
+    """Bulk is as nice as the setting says; neither leaves core dumps, and both go first without memory."""
+    model = pools.hashing("nice", threads=3)
+    with pools.opened(replace(pools.QUICK, bulk_nice=7)) as own:
+        pools.embed(own, model, pools.shard("a"))
+        own.query(model, pools.shard("a"))
+        for lane, niceness, threads in (("bulk", 7, "3"), ("query", 0, "1")):
+            pid = _pid(own, model, lane)
+            assert os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, 0) == niceness
+            process = Path(f"/proc/{pid}")
+            assert f"OMP_NUM_THREADS={threads}".encode() in (process / "environ").read_bytes().split(b"\0")
+            assert int((process / "oom_score_adj").read_text()) >= 500
+            (cores,) = [line for line in (process / "limits").read_text().splitlines() if "core file" in line]
+            assert cores.split()[4:6] == ["0", "0"]
+
+
+@linux
+def test_engines_die_with_the_service() -> None:
+    """Kill -9 of the process that has the pool: engines that hang or are stopped end as well."""
+    script = (
+        "import os, signal, sys, threading\n"
+        "import pools\n"
+        "pool = pools.LocalPool(pools.QUICK.__class__())\n"
+        "model = pools.hashing(poison='1')\n"
+        "pools.embed(pool, model, pools.shard('a'))\n"
+        "pool.query(model, pools.shard('a'))\n"
+        "bulk, query = (status.pid for status in pool.status())\n"
+        "os.kill(query, signal.SIGSTOP)\n"
+        "hang = lambda: pools.embed(pool, model, pools.shard('embatch-poison:hang-encode'))\n"
+        "threading.Thread(target=hang).start()\n"
+        "print(bulk, query, flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    ) as service:
+        assert service.stdout is not None
+        try:
+            pids = [int(word) for word in service.stdout.readline().split()]
+        finally:
+            service.kill()
+    assert len(pids) == 2
+    for pid in pids:
+        pools.await_end(pid)
+
+
+def test_a_real_model_gives_the_same_bytes_in_halves() -> None:
+    """The process is killed in the middle: what is done again, padded to its plan, is not a bit different."""
+    lines = (Path(__file__).parents[1] / "engine" / "references" / "texts.jsonl").read_text().splitlines()
+    model = serve_model(DEFAULT_MODEL, engine="openvino")
+    requests = pools.shard(*[line[:200] for line in lines[:60]])
+    settings = replace(pools.QUICK, micro_batch_tokens=512, micro_batch_seconds=60.0, heartbeat_seconds=30.0)
+    with pools.opened(settings) as pool:
+        clean = pools.embed(pool, model, requests)
+        killed = threading.Event()
+
+        def progress(count: int) -> None:
+            if count and not killed.is_set():
+                killed.set()
+                os.kill(_pid(pool, model), signal.SIGKILL)
+
+        found = pools.embed(pool, model, requests, progress)
+        assert killed.is_set()
+        assert pool.starts >= 3
+    assert found.equals(clean)

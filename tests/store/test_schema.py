@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, text, update
 from sqlalchemy.exc import IntegrityError
-from storing import NOW, accept, claim, commit, new_batch, payload
+from storing import NOW, accept, claim, commit
 
 from embatch.errors import FailedPrecondition
 from embatch.states import ACTIVE, State
@@ -108,7 +109,7 @@ def test_the_database_refuses_a_batch_that_cannot_be(store: Store, values: dict[
     """A bug of ours that would write nonsense about a batch is stopped by the database itself."""
     accept(store, "a")
     with pytest.raises(IntegrityError):
-        store._writer.run(lambda c: c.execute(update(BATCH).values(**values)).rowcount)
+        _overwrite(store, values)
     assert store.get("a").state is State.PENDING
 
 
@@ -135,46 +136,45 @@ def test_the_database_refuses_a_shard_that_cannot_be(store: Store, values: dict[
     assert [s.state for s in store.shards("a")] == ["claimed"]
 
 
+def _overwrite(store: Store, values: dict[str, Any]) -> None:
+    store._writer.run(lambda c: c.execute(update(BATCH).values(**values)).rowcount)
+
+
 def test_every_state_of_the_table_can_be_stored(store: Store) -> None:
     """The database's words for states are those of the transition table, neither more nor fewer."""
     accept(store, "a")
     for state in State:
         values = {"state": state.value, "end_time": None if state in ACTIVE else 1, "waiting": 0}
-        change = update(BATCH).values(**values)
-
-        def write(connection: Connection, change: Any = change) -> int:
-            return int(connection.execute(change).rowcount)
-
-        store._writer.run(write)
+        _overwrite(store, values)
         assert store.get("a").state is state
 
 
 def _plan(store: Store, statement: Any, **parameters: object) -> str:
     """Return how the database would run a statement."""
     dialect = store._database.writer.dialect
-    compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
-    values = compiled.construct_params(parameters)
-    given: Any = tuple(values[name] for name in compiled.positiontup) if compiled.positional else values
+    compiled = statement.compile(dialect=dialect)
+    values = {**compiled.params, **parameters}
+    bound: Any = tuple(values[name] for name in compiled.positiontup) if compiled.positional else values
     explain = "EXPLAIN QUERY PLAN" if dialect.name == "sqlite" else "EXPLAIN"
 
     def read(connection: Connection) -> str:
         if dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))
-        return "\n".join(
-            str(tuple(row)) for row in connection.exec_driver_sql(f"{explain} {compiled}", given)
-        )
+        return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {compiled}", bound))
 
     return store._writer.run(read)
 
 
 def test_a_claim_reads_its_indexes(store: Store) -> None:
     """Finding the next batch, its next shard and the next turn walks indexes, whatever was done before."""
-    for number in range(600):
-        store.accept(new_batch(f"b{number:03}", age=number), [payload(n) for n in range(3)])
-    for _ in range(30):
-        commit(store, claim(store))
-    for number in range(100, 600):
-        store.cancel(f"b{number}", NOW)
+    names = [f"b{number:03}" for number in range(600)]
+    with ThreadPoolExecutor(32) as pool:
+        for _ in pool.map(lambda name: accept(store, name, shards=3), names):
+            pass
+        for _ in range(30):
+            commit(store, claim(store))
+        for _ in pool.map(lambda name: store.cancel(name, NOW), names[100:]):
+            pass
     batch = _plan(store, statements.CLAIM_BATCH, now=1)
     assert "batch_claim" in batch
     assert "batch_turn" in batch

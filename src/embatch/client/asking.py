@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import Call, Outside
-from embatch.errors import AlreadyExists, ConnectionFailed, Internal, NotFound
+from embatch.errors import AlreadyExists, ConnectionFailed, Internal, NotFound, PermissionDenied
 from embatch.wire import answers, refusals, upload
 
 if TYPE_CHECKING:
@@ -80,28 +80,38 @@ class Parcel:
     size: int
     mime_type: str
     display_name: str
-    name: str | None = None
-    """`files/{id}` made from the content, so that the same content goes up once; `None` lets the service
-    choose."""
+    names: tuple[str, ...] = ()
+    """Names `files/{id}` made from the content, tried in turn, so that the same content goes up once and is
+    found again; empty lets the service choose."""
 
 
 def send_file(terms: Terms, parcel: Parcel) -> Flow[str]:
-    """Upload a file in chunks and return its name, `files/{id}`; nothing is sent if its name exists.
+    """Upload a file in chunks and return its name, `files/{id}`; nothing is sent if it is there already.
 
     A connection that breaks is taken up where the service says it stopped; an upload that the service no
     longer knows is begun again. Repeating the whole is safe.
     """
+    for name in parcel.names:
+        try:
+            return (yield from _send(terms, parcel, name))
+        except AlreadyExists:
+            # It is there; or an upload that was killed blocks its name until the service drops it.
+            if (yield from _is_there(terms, name)):
+                return name
+    return (yield from _send(terms, parcel, None))
+
+
+def _is_there(terms: Terms, name: str) -> Flow[bool]:
     try:
-        return (yield from _send(terms, parcel))
-    except AlreadyExists:
-        if parcel.name is None:
-            raise
-        return parcel.name
+        yield from ask(terms, Call("GET", f"/{terms.target.version}/{name}"))
+    except (NotFound, PermissionDenied):
+        return False
+    return True
 
 
-def _send(terms: Terms, parcel: Parcel) -> Flow[str]:
+def _send(terms: Terms, parcel: Parcel, name: str | None) -> Flow[str]:
     failures = 0
-    address = yield from _begin(terms, parcel)
+    address = yield from _begin(terms, parcel, name)
     offset, after = 0, 0.0
     while True:
         parcel.file.seek(offset)
@@ -128,7 +138,7 @@ def _send(terms: Terms, parcel: Parcel) -> Flow[str]:
         try:
             reply = yield from ask(terms, query)
         except NotFound:
-            address, offset = (yield from _begin(terms, parcel)), 0
+            address, offset = (yield from _begin(terms, parcel, name)), 0
             continue
         found = upload.arrived(reply.headers)
         if found.final:
@@ -137,11 +147,11 @@ def _send(terms: Terms, parcel: Parcel) -> Flow[str]:
         offset = found.size
 
 
-def _begin(terms: Terms, parcel: Parcel) -> Flow[str]:
+def _begin(terms: Terms, parcel: Parcel, name: str | None) -> Flow[str]:
     call = Call(
         "POST",
         f"/upload/{terms.target.version}/files",
         headers=upload.start_headers(parcel.size, parcel.mime_type),
-        body=upload.start_body(parcel.display_name, parcel.mime_type, parcel.name),
+        body=upload.start_body(parcel.display_name, parcel.mime_type, name),
     )
     return upload.upload_address((yield from ask(terms, call)).headers)

@@ -134,12 +134,13 @@ class Payload:
         assert self._file is not None  # noqa: S101
         assert self._writer is not None  # noqa: S101
         size = self._file.seek(0, 2)
-        name = None
+        names: tuple[str, ...] = ()
         if named and self._target.ours:
             self._file.seek(0)
             digest = hashlib.file_digest(self._file, "sha256").hexdigest()
-            name = f"files/embatch-{digest[:32]}"
-        return Parcel(self._file, size, self._writer.mime_type, display_name[:512], name)
+            name = f"files/embatch-{digest[:30]}"
+            names = (name, *(f"{name}-{number}" for number in range(1, 4)))
+        return Parcel(self._file, size, self._writer.mime_type, display_name[:512], names)
 
     def discard(self) -> None:
         """Drop the file. Repeating is safe."""

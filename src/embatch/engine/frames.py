@@ -2,8 +2,8 @@
 
     u32 length of the header · u64 length of the body · header (JSON object) · body
 
-Lengths are little-endian. A pipe that ends between two frames ends the conversation; one that ends inside a
-frame means that the other side died.
+Lengths are little-endian. A pipe that ends, between two frames or inside one, ends the conversation: the
+other side is gone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LENGTHS: Final = struct.Struct("<IQ")
+MOST_HEADER: Final = 64 << 20
+MOST_BODY: Final = 4 << 30
+"""No frame of ours is larger: lengths above it are something else that was written to the pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,21 @@ def write(stream: BinaryIO, header: Mapping[str, Any], body: bytes | memoryview 
 
 
 def read(stream: BinaryIO) -> Frame | None:
-    """Return the next frame, or `None` at the end, also when it ends inside a frame."""
+    """Return the next frame, or `None` at the end, also when it ends inside a frame.
+
+    Raises:
+        ValueError: what comes is no frame.
+    """
     lengths = stream.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
         return None
     head, body = _LENGTHS.unpack(lengths)
+    if head > MOST_HEADER or body > MOST_BODY:
+        raise ValueError("not a frame")
     content = stream.read(head), stream.read(body)
     if len(content[0]) < head or len(content[1]) < body:
         return None
-    return Frame(orjson.loads(content[0]), content[1])
+    header = orjson.loads(content[0])
+    if not isinstance(header, dict):
+        raise ValueError("not a frame")  # noqa: TRY004  (one kind of error for anything that is no frame)
+    return Frame(header, content[1])

@@ -3,20 +3,23 @@
 Reads frames on standard input and answers on a copy of standard output; what libraries print goes to standard
 error. A job is a list of distinct texts, composed already. Without groups it is planned here (see `packing`);
 with groups, given by the supervisor after a fault, exactly those rows run in exactly those shapes, so that
-survivors keep their bytes.
+survivors keep their bytes. No groups at all ask for encoding alone.
 
-    in   start   spec, budget, heartbeat, nice          out   ready     description
-         job     job, lengths, groups?  (body: texts)         failed    message, and the process ends
-         cancel  job                                          alive     every `heartbeat` seconds
-                                                              encoded   job, tokens, truncated, groups
-                                                              started   job, group
-                                                              finished  job, group   (body: float32 vectors)
-                                                              wrong     job, group, reason, message
-                                                              unreadable job, message: encoding raised
-                                                              trouble   job, message: the engine, not the rows
-                                                              done      job
+    in   start   spec, budget, heartbeat, nice, parent   out   ready      description
+         job     job, lengths, groups?  (body: texts)          failed     message, and the process ends
+         cancel  job                                           alive      every `heartbeat` seconds
+                                                               encoding   job
+                                                               encoded    job, tokens, truncated, groups
+                                                               unreadable job, message: encoding raised
+                                                               started    job, group
+                                                               finished   job, group   (body: float32 vectors)
+                                                               wrong      job, group, reason, message
+                                                               trouble    job, group?, message, retry_after
+                                                               done       job
 
-`started` is written before the engine sees the rows: whoever finds this process dead knows what it was doing.
+`encoding` and `started` are written before the engine sees the rows: whoever finds this process dead knows
+what it was doing. `trouble` is the engine's own, not the rows'; the rest of its job is skipped. Every job
+ends with `done`, a cancelled one too.
 """
 
 from __future__ import annotations
@@ -25,12 +28,15 @@ import contextlib
 import ctypes
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
@@ -43,9 +49,14 @@ from embatch.errors import EmbatchError, EngineTrouble
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from embatch.engine.protocol import Engine, TokenRow
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG: Final = 1
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_OOM_SCORE: Final = "500"
+"""Makes the kernel end this process, whose work is repeated, rather than the service when memory runs out."""
 
 
 @dataclass(slots=True)
@@ -53,7 +64,7 @@ class _Job:
     id: int
     texts: list[str]
     groups: list[tuple[int, Shape]] | None
-    """Rows (taken in order) and shape of each group; `None` to plan."""
+    """How many rows, taken in order, and the shape of each group; `None` to plan."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -64,12 +75,12 @@ class Host:
         self._out, self._engine, self._budget = out, engine, budget
         self._about = engine.describe()
         self._writing = threading.Lock()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._known: dict[int, _Job] = {}
         self._streams = ThreadPoolExecutor(max(1, self._about.streams), "forward")
         self._encoder = threading.Thread(target=self._encode_jobs, name="encode", daemon=True)
 
-    def say(self, kind: str, body: bytes | memoryview = b"", **fields: Any) -> None:
+    def say(self, kind: str, fields: Mapping[str, Any] = _NOTHING, body: bytes = b"") -> None:
         """Write one frame; a supervisor that has gone ends this process."""
         try:
             with self._writing:
@@ -96,15 +107,22 @@ class Host:
             self._jobs.put(job)
 
     def _encode_jobs(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                self._encode(job)
-            except EngineTrouble as error:
-                self.say("trouble", job=job.id, message=error.message)
-            except BaseException as error:  # noqa: BLE001  (a panic in a tokenizer is no Exception)
-                self.say("unreadable", job=job.id, message=type(error).__name__)
+        while True:
+            job = self._jobs.get()
+            groups = 0
+            if not job.cancelled.is_set():
+                self.say("encoding", {"job": job.id})
+                try:
+                    groups = self._encode(job)
+                except EngineTrouble as error:
+                    self.say("trouble", {"job": job.id, **_told(error)})
+                except BaseException as error:  # noqa: BLE001  (a panic in a tokenizer is no Exception)
+                    self.say("unreadable", {"job": job.id, "message": type(error).__name__})
+            if not groups:
+                self._end(job)
 
-    def _encode(self, job: _Job) -> None:
+    def _encode(self, job: _Job) -> int:
+        """Encode, plan, and queue the micro-batches; return how many."""
         encoded = self._engine.encode(job.texts)
         if job.groups is None:
             about = self._about
@@ -117,57 +135,44 @@ class Host:
                 at += count
         self.say(
             "encoded",
-            job=job.id,
-            tokens=encoded.lengths,
-            truncated=encoded.truncated,
-            groups=[[rows, [shape.rows, shape.tokens]] for rows, shape in parts],
+            {
+                "job": job.id,
+                "tokens": encoded.lengths,
+                "truncated": encoded.truncated,
+                "groups": [[rows, [shape.rows, shape.tokens]] for rows, shape in parts],
+            },
         )
-        if not parts:
-            self._end(job)
-            return
         left = _Countdown(len(parts))
         for number, (rows, shape) in enumerate(parts):
             self._streams.submit(self._forward, job, number, [encoded.rows[row] for row in rows], shape, left)
+        return len(parts)
 
     def _forward(
         self, job: _Job, number: int, rows: Sequence[TokenRow], shape: Shape, left: _Countdown
     ) -> None:
         if not job.cancelled.is_set():
-            self.say("started", job=job.id, group=number)
+            where = {"job": job.id, "group": number}
+            self.say("started", where)
             try:
-                vectors = self._engine.forward(rows, shape)
+                vectors = np.asarray(self._engine.forward(rows, shape), np.float32)
+                fault = wrong(vectors, rows, self._about.dimensions)
+                if fault is None:
+                    self.say("finished", where, np.ascontiguousarray(vectors, "<f4").tobytes())
+                else:
+                    self.say("wrong", {**where, "reason": fault, "message": ""})
             except EngineTrouble as error:
                 job.cancelled.set()
-                self.say("trouble", job=job.id, message=error.message)
+                self.say("trouble", {**where, **_told(error)})
             except RowsRefused as error:
-                self.say("wrong", job=job.id, group=number, reason="REFUSED", message=error.message)
-            except Exception as error:  # noqa: BLE001  (about these rows until shown otherwise)
-                self.say("wrong", job=job.id, group=number, reason="RAISED", message=type(error).__name__)
-            else:
-                self._judge(job, number, len(rows), vectors)
+                self.say("wrong", {**where, "reason": "REFUSED", "message": error.message})
+            except BaseException as error:  # noqa: BLE001  (about these rows until shown otherwise)
+                self.say("wrong", {**where, "reason": "RAISED", "message": type(error).__name__})
         if left.last():
             self._end(job)
 
-    def _judge(self, job: _Job, number: int, rows: int, vectors: Any) -> None:
-        """Pass vectors on only if they can be right."""
-        expected = (rows, self._about.dimensions)
-        if vectors.shape != expected:
-            self.say(
-                "wrong",
-                job=job.id,
-                group=number,
-                reason="SHAPE",
-                message=f"{vectors.shape} is not {expected}",
-            )
-        elif not np.isfinite(vectors).all():
-            self.say("wrong", job=job.id, group=number, reason="NUMBER", message="not a finite number")
-        else:
-            content = np.ascontiguousarray(vectors, "<f4")
-            self.say("finished", content.tobytes(), job=job.id, group=number)
-
     def _end(self, job: _Job) -> None:
         self._known.pop(job.id, None)
-        self.say("done", job=job.id)
+        self.say("done", {"job": job.id})
 
 
 class _Countdown:
@@ -180,6 +185,28 @@ class _Countdown:
         with self._lock:
             self._left -= 1
             return self._left == 0
+
+
+def wrong(vectors: NDArray[np.float32], rows: Sequence[TokenRow], dimensions: int) -> str | None:
+    """Return why these cannot be the vectors of the rows; `None` if they can.
+
+    `SHAPE`: too few, or of other dimensions. `NUMBER`: one is not finite. `SAME`: texts of different words
+    all got one and the same vector, for which no row is to blame.
+    """
+    if vectors.shape != (len(rows), dimensions):
+        return "SHAPE"
+    if not np.isfinite(vectors).all():
+        return "NUMBER"
+    if len(rows) > 1 and (vectors == vectors[0]).all():
+        # Some models do not look at the order of tokens, and texts that differ may be the same in tokens.
+        ids = {np.sort(row).tobytes() for row in rows if not isinstance(row, str)}
+        if len(ids) > 1:
+            return "SAME"
+    return None
+
+
+def _told(trouble: EngineTrouble) -> dict[str, Any]:
+    return {"message": trouble.message, "retry_after": trouble.retry_after}
 
 
 def _texts(body: bytes, lengths: Sequence[int]) -> list[str]:
@@ -197,41 +224,45 @@ def _beat(host: Host, seconds: float) -> None:
         host.say("alive")
 
 
-def _die_with_parent() -> None:
-    """Let the kernel end this process with the service, however that ends; elsewhere the pipe's end does."""
+def _settle() -> None:
+    """Die with the parent, leave signals to it, be the first to go without memory, leave no texts behind."""
     if sys.platform == "linux":
+        # However the service ends; on other systems the end of the pipe tells.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _spec(fields: Mapping[str, Any]) -> EngineSpec:
-    return EngineSpec(**fields)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    # A signal to the whole group (Ctrl-C, a service manager's TERM) is the service's to act on: it lets
+    # running micro-batches finish first.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # A core dump would hold users' texts.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main() -> None:
     """Load the engine that the first frame names and serve until the pipe ends."""
-    _die_with_parent()
-    # A signal meant for the service (Ctrl-C goes to the whole group) is the service's to act on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _settle()
     source = sys.stdin.buffer
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     start = frames.read(source)
-    if start is None:
+    if start is None or start.header["parent"] != os.getppid():
         return
     if start.header["nice"]:
         os.nice(start.header["nice"])
     try:
-        engine = load(_spec(start.header["spec"]))
+        engine = load(EngineSpec(**start.header["spec"]))
         engine.warm()
     except EmbatchError as error:
         frames.write(out, {"type": "failed", "message": error.message})
         return
-    except Exception as error:  # noqa: BLE001  (the supervisor tells it to whoever asks for health)
+    except BaseException as error:  # noqa: BLE001  (the supervisor tells it to whoever asks for health)
         frames.write(out, {"type": "failed", "message": f"{type(error).__name__}: {error}"[:500]})
         return
     host = Host(out, engine, start.header["budget"])
-    host.say("ready", description=asdict(engine.describe()))
+    host.say("ready", {"description": asdict(engine.describe())})
     threading.Thread(target=_beat, args=(host, start.header["heartbeat"]), daemon=True).start()
     host.serve(source)
     # Threads may hang inside the engine: nothing here needs them to end well.

@@ -208,9 +208,15 @@ def _parts(described: ModelFolder) -> list[tuple[str, str]]:
     said = json.loads(listed.read_bytes()) if listed.is_file() else []
     parts = [(str(one["type"]).rpartition(".")[2], str(one["path"])) for one in said]
     strange = next((kind for kind, _ in parts if kind not in MODULES), None)
-    if strange or (parts and parts[0] != ("Transformer", "")):
+    if strange:
         raise InvalidArgument(
-            f"the torch engine cannot run this model: a {(strange or 'late Transformer')[:40]} module",
+            f"the torch engine cannot run this model: a {strange[:40]} module", field="model"
+        )
+    kinds = [kind for kind, _ in parts]
+    if parts and (parts[0] != ("Transformer", "") or {"Transformer", "Pooling"} & {*kinds[2:]}):
+        raise InvalidArgument(
+            "the torch engine cannot run this model: its modules are not a transformer, then pooling, then "
+            "the rest",
             field="model",
         )
     if not described.pooling:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from embatch.pool.local import EngineStatus, LocalPool
+from embatch.pool.lane import EngineStatus
+from embatch.pool.local import LocalPool
 
 if TYPE_CHECKING:
     import threading

@@ -6,139 +6,58 @@ process, so neither a long micro-batch nor a poisonous one delays a query.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 
-from embatch.backoff import Backoff
 from embatch.engine.packing import distinct
 from embatch.engine.texts import compose
 from embatch.errors import EngineTrouble
-from embatch.pool.process import EngineProcess
-from embatch.pool.work import ShardWork, Stopped
+from embatch.pool.lane import BULK, QUERY, Apart, Lane
+from embatch.pool.process import CLOSING, Stopped
+from embatch.pool.supervisor import Supervisor
+from embatch.pool.work import ShardWork
 from embatch.shard import results_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from embatch.engine.models import ServedModel
     from embatch.engine.protocol import Description
+    from embatch.pool.lane import EngineStatus, Processes
     from embatch.pool.work import Outcome
     from embatch.settings import Settings
 
-BULK, QUERY = "bulk", "query"
-_RESTART: Final = Backoff(first=0.5, limit=30.0, attempts=1_000_000)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """How one engine process does."""
-
-    model: str
-    lane: str
-    pid: int | None
-    state: str
-    """`starting`, `ready`, or `broken`: it does not come up, and `message` says why."""
-    restarts: int
-    message: str | None
-
-
-class _Lane:
-    """The one process of a model in a lane, replaced when it is gone."""
-
-    def __init__(self, model: ServedModel, name: str, settings: Settings) -> None:
-        self.model, self.name, self.settings = model, name, settings
-        bulk = name == BULK
-        self._spec = replace(model.spec, threads=settings.threads if bulk else 1)
-        self._nice = int(settings.bulk_nice) if bulk else 0
-        self._lock = threading.Lock()
-        self._process: EngineProcess | None = None
-        self._others: set[EngineProcess] = set()
-        self._failures = 0
-        self._not_before = 0.0
-        self._message: str | None = None
-        self._starts = 0
-        self._closed = False
-
-    def process(self) -> EngineProcess:
-        """Return the live process, loaded; start one if there is none.
-
-        Raises:
-            EngineTrouble: it does not come up, or did not a moment ago: between two tries lies a pause.
-        """
-        with self._lock:
-            if self._closed:
-                raise EngineTrouble("the service is closing")
-            if self._process is not None and self._process.alive:
-                return self._process
-            wait = self._not_before - time.monotonic()
-            if wait > 0:
-                raise EngineTrouble(self._message or "the engine is broken", retry_after=wait)
-            self._process = self._loaded()
-            return self._process
-
-    def fresh(self) -> EngineProcess:
-        """Return a process of its own, loaded, for suspects; the caller ends it."""
-        with self._lock:
-            if self._closed:
-                raise EngineTrouble("the service is closing")
-            self._others = {other for other in self._others if other.alive}
-            process = self._loaded()
-            self._others.add(process)
-            return process
-
-    def _loaded(self) -> EngineProcess:
-        process = EngineProcess(self._spec, self.settings, self._nice)
-        self._starts += 1
-        self._process_starting = process
-        try:
-            process.await_ready()
-        except EngineTrouble as error:
-            self._failures += 1
-            pause = _RESTART.delay(self._failures, 1.0) or 0.0
-            self._not_before = time.monotonic() + pause
-            self._message = error.message
-            raise EngineTrouble(error.message, retry_after=pause) from None
-        self._failures, self._message = 0, None
-        return process
-
-    def status(self) -> EngineStatus:
-        process = self._process
-        alive = process is not None and process.alive
-        state = "broken" if self._message else "ready" if alive else "starting"
-        pid = process.pid if process is not None and alive else None
-        return EngineStatus(self.model.name, self.name, pid, state, max(0, self._starts - 1), self._message)
-
-    def close(self) -> None:
-        self._closed = True
-        for process in (self._process, getattr(self, "_process_starting", None), *self._others):
-            if process is not None:
-                process.kill()
+_COMPOSED: Final = ("text", "task_type", "title")
 
 
 class LocalPool:
-    """Runs engines in child processes of this one."""
+    """Runs engines in child processes of this one. See `Pool`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, environment: Mapping[str, str] | None = None) -> None:
+        """Start nothing yet. `environment` is added to that of every engine process."""
         self._settings = settings
+        self._supervisor = Supervisor(settings, dict(environment or {}))
         self._lock = threading.Lock()
-        self._lanes: dict[tuple[str, str], _Lane] = {}
-        self._busy = 0
+        self._lanes: dict[tuple[str, str], Lane] = {}
         self._idle = threading.Condition()
+        self._busy = 0
+        self._closing = False
+
+    @property
+    def starts(self) -> int:
+        """Engine processes started so far, those for suspects included."""
+        return self._supervisor.starts
 
     def describe(self, model: ServedModel) -> Description:
-        """Return what is loaded for a model, loading the bulk engine if neither is."""
-        for name in (BULK, QUERY):
-            lane = self._lanes.get((model.name, name))
-            if lane is not None and lane.status().state == "ready":
-                with contextlib.suppress(EngineTrouble):
-                    return lane.process().await_ready()
-        return self._lane(model, BULK).process().await_ready()
+        """As `Pool.describe`: from a lane that is up, else by loading the bulk engine."""
+        with self._lock:
+            known = [self._lanes.get((model.name, name)) for name in (BULK, QUERY)]
+        up = (lane for lane in known if lane is not None and lane.status().state == "ready")
+        return next(up, self._lane(model, BULK)).process().await_ready()
 
     def embed(
         self,
@@ -149,85 +68,87 @@ class LocalPool:
         stop: threading.Event,
         suspect: bool = False,
     ) -> pa.RecordBatch | None:
-        """As `Pool.embed`."""
+        """As `Pool.embed`. Two at once overlap: the second is encoded while the first runs."""
+        lane = self._lane(model, BULK)
+        apart = Apart(lane) if suspect else None
         try:
-            return self._work(self._lane(model, BULK), requests, on_progress, stop, suspect=suspect)
+            with self._working():
+                return _embedded(apart or lane, requests, on_progress, stop, doubted=suspect)
         except Stopped:
             return None
+        finally:
+            if apart is not None:
+                apart.close()
 
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """As `Pool.query`."""
-        return self._work(
-            self._lane(model, QUERY), requests, lambda _: None, threading.Event(), suspect=False
-        )
+        with self._working():
+            return _embedded(
+                self._lane(model, QUERY), requests, lambda _: None, threading.Event(), doubted=False
+            )
 
     def status(self) -> Sequence[EngineStatus]:
         """As `Pool.status`."""
-        return [lane.status() for lane in list(self._lanes.values())]
+        with self._lock:
+            lanes = list(self._lanes.values())
+        return [lane.status() for lane in lanes]
 
     def close(self, grace: float) -> None:
         """As `Pool.close`."""
         with self._idle:
+            self._closing = True
             self._idle.wait_for(lambda: self._busy == 0, timeout=grace)
-        for lane in list(self._lanes.values()):
-            lane.close()
+        self._supervisor.close()
 
-    def _lane(self, model: ServedModel, name: str) -> _Lane:
+    def _lane(self, model: ServedModel, name: str) -> Lane:
         with self._lock:
-            return self._lanes.setdefault((model.name, name), _Lane(model, name, self._settings))
+            key = (model.name, name)
+            if key not in self._lanes:
+                self._lanes[key] = Lane(model, name, self._settings, self._supervisor)
+            return self._lanes[key]
 
-    def _work(
-        self,
-        lane: _Lane,
-        requests: pa.RecordBatch,
-        on_progress: Callable[[int], None],
-        stop: threading.Event,
-        *,
-        suspect: bool,
-    ) -> pa.RecordBatch:
-        columns = {name: requests.column(name).to_pylist() for name in ("text", "task_type", "title")}
-        sound = [at for at, text in enumerate(columns["text"]) if text is not None]
-        on_progress(len(columns["text"]) - len(sound))
-        own = lane.fresh() if suspect else None
+    @contextmanager
+    def _working(self) -> Iterator[None]:
         with self._idle:
+            if self._closing:
+                raise EngineTrouble(CLOSING)
             self._busy += 1
         try:
-            about = (own or lane.process()).await_ready()
-            composed = distinct(
-                compose(
-                    str(columns["text"][at]), columns["task_type"][at], columns["title"][at], about.prompts
-                )
-                for at in sound
-            )
-            repeats = (
-                np.bincount(composed.of, minlength=len(composed.texts)) if sound else np.zeros(0, np.int64)
-            )
-            work = ShardWork(
-                composed.texts,
-                about.dimensions,
-                self._settings,
-                on_rows=lambda rows: on_progress(int(repeats[list(rows)].sum())),
-                stop=stop,
-                process=(lambda: own if own is not None and own.alive else lane.fresh())
-                if suspect
-                else lane.process,
-                fresh=lane.fresh,
-            )
-            outcome = work.run() if composed.texts else work.outcome
-            return _results(requests, sound, composed.of, outcome, about.dimensions)
+            yield
         finally:
-            if own is not None:
-                own.kill()
             with self._idle:
                 self._busy -= 1
                 self._idle.notify_all()
 
 
-def _results(
-    requests: pa.RecordBatch, sound: Sequence[int], of: Sequence[int], outcome: Outcome, dimensions: int
+def _embedded(
+    processes: Processes,
+    requests: pa.RecordBatch,
+    on_progress: Callable[[int], None],
+    stop: threading.Event,
+    *,
+    doubted: bool,
 ) -> pa.RecordBatch:
-    """Put each distinct text's outcome at every request with the text; faulty requests keep their fault."""
-    count = requests.num_rows
+    """Embed the sound requests, equal texts once, and return results for all."""
+    about = processes.process(stop).await_ready()
+    texts, task_types, titles = (requests.column(name).to_pylist() for name in _COMPOSED)
+    sound = [at for at, text in enumerate(texts) if text is not None]
+    on_progress(len(texts) - len(sound))
+    merged = distinct(compose(texts[at] or "", task_types[at], titles[at], about.prompts) for at in sound)
+    repeats = np.bincount(np.array(merged.of, np.int64), minlength=len(merged.texts))
+
+    def finished(rows: Sequence[int]) -> None:
+        on_progress(int(repeats[list(rows)].sum()))
+
+    work = ShardWork(merged.texts, about.dimensions, processes, stop, finished, doubted)
+    return _results(requests, sound, merged.of, work.run())
+
+
+def _results(
+    requests: pa.RecordBatch, sound: Sequence[int], of: Sequence[int], outcome: Outcome
+) -> pa.RecordBatch:
+    """Put each text's outcome at every request that has it; faulty requests keep their fault."""
+    count, dimensions = requests.num_rows, outcome.vectors.shape[1]
     place = np.full(count, -1, np.int64)
     place[list(sound)] = list(of)
     errors = [requests.column(name).to_pylist() for name in ("error_code", "error_reason", "error_message")]

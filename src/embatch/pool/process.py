@@ -1,93 +1,111 @@
-"""One supervised engine process: started, listened to, and known dead at once when it dies.
+"""One engine process: started, listened to, and known dead at once when it dies.
 
 A reader thread hands each frame to the job it belongs to. When the process ends, for whatever reason, every
-open job gets `Gone` as its last event, and so does whoever waits for `ready`.
+open job gets `Gone` as its last event, and whoever waits for the engine to load learns why it did not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from enum import Enum
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 
 from embatch.engine import frames
-from embatch.engine.protocol import Description, Shape
+from embatch.engine.protocol import Description
 from embatch.errors import EngineTrouble
+from embatch.pool.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from embatch.engine.protocol import EngineSpec
+    from embatch.engine.protocol import EngineSpec, Shape
     from embatch.settings import Settings
 
 HEARTBEATS: Final = 4
 """Signs of life within the time after which a silent process is replaced."""
-# Threads that a library starts on its own would run beside the engine's planned ones.
-_QUIET: Final = {"TOKENIZERS_PARALLELISM": "true", "PYTHONSAFEPATH": "1", "OPENVINO_TELEMETRY": "0"}
+TICK: Final = 0.1
+"""Seconds between two looks at a stop signal."""
+CLOSING: Final = "the service is closing"
+_LAST_WORDS: Final = 300
+_REAP_SECONDS: Final = 2.0
+_log = logging.getLogger("embatch.pool")
 
 
-# Linux ends a child by its death signal when the *thread* that started it ends: callers' threads come and go.
-_SPAWNER: Final = ThreadPoolExecutor(1, "engine-spawner")
+class Stopped(Exception):
+    """The caller's stop signal was set."""
 
 
-def _spawn() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "embatch.engine.host"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **_QUIET},
-    )
+class End(Enum):
+    """How a process ended."""
+
+    DIED = "died"
+    KILLED = "killed"
+    """By a SIGKILL that is not ours."""
+    HUNG = "hung"
+    """It was silent, or too long at one piece of work, and we ended it."""
+    CLOSED = "closed"
+    """We ended it because it is not needed any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
     """The last event of a job whose process ended."""
 
+    end: End
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rows of a job that run together, padded to a planned shape."""
-
-    rows: tuple[int, ...]
-    shape: Shape
-
-
 class EngineProcess:
-    """A child that holds one loaded engine."""
+    """A child that holds one loaded engine. Start it with `Supervisor.start`, which also watches it."""
 
-    _jobs = itertools.count(1)
+    _numbers = itertools.count(1)
 
-    def __init__(self, spec: EngineSpec, settings: Settings, nice: int) -> None:
-        self._settings = settings
-        self._writing = threading.Lock()
-        self._events: dict[int, queue.SimpleQueue[frames.Frame | Gone]] = {}
+    def __init__(
+        self, spec: EngineSpec, nice: int, settings: Settings, environment: Mapping[str, str]
+    ) -> None:
+        self._watchdog = Watchdog(settings)
+        self._limits = settings
         self._lock = threading.Lock()
-        self._ready: queue.SimpleQueue[frames.Frame | Gone] = queue.SimpleQueue()
+        self._writing = threading.Lock()
+        self._jobs: dict[int, Job] = {}
+        self._settled = threading.Event()
+        self._description: Description | None = None
+        self._failure = ""
+        self._said = ""
+        self._wanted_end: End | None = None
         self._gone: Gone | None = None
-        self.description: Description | None = None
-        self.heard = time.monotonic()
-        """When the process last said anything."""
-        self._child = _SPAWNER.submit(_spawn).result()
+        self._retired = False
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "embatch.engine.host"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **_threads(spec.threads), **environment},
+        )
         self.pid = self._child.pid
-        self._reader = threading.Thread(target=self._read, name=f"engine-{self.pid}", daemon=True)
-        self._reader.start()
+        self._threads = [
+            threading.Thread(target=self._read, name=f"engine-{self.pid}", daemon=True),
+            threading.Thread(target=self._overhear, name=f"engine-{self.pid}-stderr", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
         self._write(
             {
                 "type": "start",
                 "spec": asdict(spec),
                 "budget": settings.micro_batch_tokens,
-                "heartbeat": max(0.05, settings.heartbeat_seconds / HEARTBEATS),
+                "heartbeat": settings.heartbeat_seconds / HEARTBEATS,
                 "nice": nice,
+                "parent": os.getpid(),
             }
         )
 
@@ -96,108 +114,193 @@ class EngineProcess:
         """Whether the process runs."""
         return self._gone is None
 
-    def await_ready(self) -> Description:
-        """Wait until the engine is loaded and return what it is.
+    @property
+    def ready(self) -> bool:
+        """Whether the process runs and its engine is loaded."""
+        return self._gone is None and self._description is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether new jobs should go to it."""
+        return self._gone is None and self._wanted_end is None and not self._retired
+
+    def await_ready(self, stop: threading.Event | None = None) -> Description:
+        """Wait until the engine is loaded and return what it is, also of a process that ended since.
 
         Raises:
             EngineTrouble: it failed to load, died, or took too long; the message is the engine's own.
+            Stopped: `stop` was set first.
         """
-        if self.description is not None:
-            return self.description
-        try:
-            event = self._ready.get(timeout=self._settings.engine_start_seconds)
-        except queue.Empty:
-            self.kill()
-            raise EngineTrouble(
-                f"the engine did not load within {self._settings.engine_start_seconds:.0f} s"
-            ) from None
-        if isinstance(event, Gone):
-            raise EngineTrouble(f"the engine process ended while loading ({event.message})")
-        if event.header["type"] == "failed":
-            self.kill()
-            raise EngineTrouble(str(event.header["message"]))
-        self.description = Description(**event.header["description"])
-        return self.description
+        while not self._settled.wait(TICK if stop is not None else None):
+            if stop is not None and stop.is_set():
+                raise Stopped
+        if self._description is None:
+            raise EngineTrouble(self._failure)
+        return self._description
 
     def submit(self, texts: Sequence[str], groups: Sequence[tuple[int, Shape]] | None) -> Job:
         """Send texts; `None` lets the process plan, groups say how many rows in order run in which shape.
 
-        No groups at all ask for encoding alone. A process that is already gone gives a job whose first event
-        is `Gone`.
+        No groups at all ask for encoding alone. In a process that is gone the job's first event is `Gone`.
         """
-        number = next(self._jobs)
-        events: queue.SimpleQueue[frames.Frame | Gone] = queue.SimpleQueue()
+        job = Job(self, next(self._numbers))
         with self._lock:
             if self._gone is not None:
-                events.put(self._gone)
-                return Job(self, number, events)
-            self._events[number] = events
+                job.events.put(self._gone)
+                return job
+            self._jobs[job.number] = job
         content = [text.encode(errors="surrogatepass") for text in texts]
+        planned = None if groups is None else [[rows, [at.rows, at.tokens]] for rows, at in groups]
         self._write(
-            {
-                "type": "job",
-                "job": number,
-                "lengths": [len(text) for text in content],
-                "groups": None
-                if groups is None
-                else [[rows, [shape.rows, shape.tokens]] for rows, shape in groups],
-            },
+            {"type": "job", "job": job.number, "lengths": [len(text) for text in content], "groups": planned},
             b"".join(content),
         )
-        return Job(self, number, events)
+        return job
+
+    def retire(self) -> None:
+        """Take no new jobs; end once the last open one is closed."""
+        with self._lock:
+            self._retired = True
+            idle = not self._jobs
+        if idle:
+            self.kill(End.CLOSED)
+
+    def kill(self, why: End) -> None:
+        """End the process at once, without waiting for it. Repeating is safe; the first reason counts."""
+        self._wanted_end = self._wanted_end or why
+        with contextlib.suppress(ProcessLookupError):
+            self._child.kill()
+
+    def join(self) -> None:
+        """Wait for the end of a process that was killed."""
+        self._threads[0].join()
+
+    def watch(self, seconds: float) -> None:
+        """Let time pass: a process that is too slow, too long at one thing or silent is ended."""
+        limit = self._watchdog.tick(seconds)
+        if limit is None or self._wanted_end is not None:
+            return
+        if limit == "start":
+            self._failure = f"the engine did not load within {self._limits.engine_start_seconds:.0f} s"
+        _log.warning("engine process given up", extra={"fields": {"pid": self.pid, "limit": limit}})
+        self.kill(End.HUNG)
+
+    def close(self, job: int) -> None:
+        """Take no more events of a job."""
+        with self._lock:
+            self._jobs.pop(job, None)
+            idle = self._retired and not self._jobs
+        if idle:
+            self.kill(End.CLOSED)
 
     def cancel(self, job: int) -> None:
         """Ask that no further micro-batch of a job is begun."""
         self._write({"type": "cancel", "job": job})
 
-    def forget(self, job: int) -> None:
-        """Take no more events of a job."""
-        with self._lock:
-            self._events.pop(job, None)
-
-    def kill(self) -> None:
-        """End the process at once and wait for it. Repeating is safe."""
-        with contextlib.suppress(ProcessLookupError):
-            self._child.kill()
-        self._child.wait()
-        if threading.current_thread() is not self._reader:
-            self._reader.join(timeout=5.0)
-
     def _write(self, header: Mapping[str, Any], body: bytes = b"") -> None:
-        assert self._child.stdin is not None  # noqa: S101  (opened as a pipe above)
-        with contextlib.suppress(OSError, ValueError), self._writing:  # the reader tells of the death
-            frames.write(self._child.stdin, header, body)  # type: ignore[arg-type]  # IO[bytes] is a BinaryIO
+        # When nobody reads any more, the reader tells of the death. A process that lives and does not read
+        # blocks us here until the watchdog has ended it.
+        with contextlib.suppress(OSError, ValueError), self._writing:
+            frames.write(cast("BinaryIO", self._child.stdin), header, body)
 
     def _read(self) -> None:
-        assert self._child.stdout is not None  # noqa: S101
-        while (frame := frames.read(self._child.stdout)) is not None:  # type: ignore[arg-type]  # as above
-            self.heard = time.monotonic()
-            kind = frame.header["type"]
-            if kind in ("ready", "failed"):
-                self._ready.put(frame)
-            elif kind != "alive":
-                with self._lock:
-                    events = self._events.get(frame.header["job"])
-                if events is not None:
-                    events.put(frame)
-        code = self._child.wait()
-        self._child.stdout.close()
-        with contextlib.suppress(OSError):
-            self._child.stdin.close()  # type: ignore[union-attr]  # a pipe
-        gone = Gone(f"signal {-code}" if code < 0 else f"exit code {code}")
+        source = cast("BinaryIO", self._child.stdout)
+        try:
+            while (frame := frames.read(source)) is not None:
+                self._take(frame)
+        except (ValueError, KeyError, OSError):
+            self._child.kill()  # what it writes is no longer our protocol
+        finally:
+            self._bury()
+
+    def _take(self, frame: frames.Frame) -> None:
+        header = frame.header
+        kind = header["type"]
+        self._watchdog.heard(ready=kind == "ready" or self._description is not None)
+        if kind == "ready":
+            self._description = Description(**header["description"])
+            self._settled.set()
+            return
+        if kind == "failed":
+            self._failure = str(header["message"])
+            return
+        if kind == "alive":
+            return
+        work = (header["job"], header.get("group"))
+        if kind in ("encoding", "started"):
+            self._watchdog.begin(work)
+        else:
+            self._watchdog.end(work)
+        with self._lock:
+            job = self._jobs.get(header["job"])
+        if job is not None:
+            job.events.put(frame)
+
+    def _overhear(self) -> None:
+        """Read what the engine's libraries print. Once texts are there it may hold them: it is not logged."""
+        with cast("BinaryIO", self._child.stderr) as source:
+            for line in source:
+                words = line.decode(errors="replace").strip()
+                if words and self._description is None:
+                    self._said = words[:_LAST_WORDS]
+                _log.debug("engine output", extra={"fields": {"pid": self.pid, "line": words}})
+
+    def _bury(self) -> None:
+        """Reap the process and tell everybody who waits for it."""
+        try:
+            code = self._child.wait(_REAP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            code = self._child.wait()
+        self._threads[1].join(_REAP_SECONDS)  # its last words; a grandchild may keep the pipe open
+        for pipe in (self._child.stdin, self._child.stdout):
+            with contextlib.suppress(OSError):
+                cast("BinaryIO", pipe).close()
+        end = self._wanted_end or (End.KILLED if code == -signal.SIGKILL else End.DIED)
+        how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"signal {-code}"
+        gone = Gone(end, how)
         with self._lock:
             self._gone = gone
-            waiting = list(self._events.values())
-            self._events.clear()
-        for events in waiting:
-            events.put(gone)
-        self._ready.put(gone)
+            jobs = list(self._jobs.values())
+            self._jobs.clear()
+        if end is End.CLOSED:
+            self._failure = CLOSING
+        elif not self._failure:
+            self._failure = f"the engine process ended while loading ({how})"
+            if self._said:
+                self._failure += f": {self._said}"
+        self._settled.set()
+        for job in jobs:
+            job.events.put(gone)
+        if end is not End.CLOSED:
+            _log.warning("engine process ended", extra={"fields": {"pid": self.pid, "how": how}})
 
 
-@dataclass(frozen=True, slots=True)
 class Job:
-    """A job under way in a process."""
+    """A job under way in a process: its events, in order. Closing it takes no further ones."""
 
-    process: EngineProcess
-    number: int
-    events: queue.SimpleQueue[frames.Frame | Gone]
+    def __init__(self, process: EngineProcess, number: int) -> None:
+        self.process, self.number = process, number
+        self.events: queue.SimpleQueue[frames.Frame | Gone] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.close(self.number)
+
+    def cancel(self) -> None:
+        """Ask that no further micro-batch of it is begun."""
+        self.process.cancel(self.number)
+
+
+def _threads(count: int) -> dict[str, str]:
+    """Return the environment that keeps libraries from starting other threads than planned."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+    return {
+        "PYTHONSAFEPATH": "1",
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's own, which has nothing to multiply here
+        "TOKENIZERS_PARALLELISM": "true",
+        "OPENVINO_TELEMETRY": "0",
+        **(dict.fromkeys(names, str(count)) if count else {}),
+    }

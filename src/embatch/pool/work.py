@@ -1,13 +1,12 @@
 """One shard's way through engine processes, faults and all, to one outcome for each of its texts.
 
 The distinct texts of the shard are the rows here. Rows leave the work with a vector or with an error; what is
-left over when a process dies is begun again, suspects apart from the rest.
+left over when a process ends is begun again in the plan it had, suspects apart from the rest.
 """
 
 from __future__ import annotations
 
 import queue
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,37 +14,36 @@ import numpy as np
 
 from embatch.engine.protocol import Shape
 from embatch.errors import EngineTrouble
-from embatch.pool.poison import Fault, Suspect, error_of, judge
-from embatch.pool.process import Gone, Group
+from embatch.pool.poison import Blame, Fault, Group, Inquiry, suspects
+from embatch.pool.process import CLOSING, TICK, End, Gone, Stopped
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from embatch.engine.frames import Frame
     from embatch.errors import RequestError
+    from embatch.pool.lane import Processes
     from embatch.pool.process import EngineProcess, Job
-    from embatch.settings import Settings
 
-_TICK: Final = 0.1
-"""Seconds between two looks at the stop signal and the watchdog."""
+CONTROL: Final = "The quick brown fox jumps over the lazy dog."
+"""What an engine must manage before any text is blamed for its failures."""
+_PATIENCE: Final = 3
+"""How often in a row a process may end with nothing begun before the engine itself is in trouble."""
 _FAULTS: Final = {
     "SHAPE": Fault.WRONG,
     "NUMBER": Fault.WRONG,
-    "RAISED": Fault.RAISED,
     "REFUSED": Fault.REFUSED,
+    "RAISED": Fault.RAISED,
 }
-
-
-class Stopped(Exception):
-    """The stop signal was set."""
+_ENDS: Final = {End.DIED: Fault.DIED, End.KILLED: Fault.KILLED, End.HUNG: Fault.HUNG}
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of each row."""
+    """What became of each row: float32 (rows, dimensions), zeros where `errors` has the row."""
 
     vectors: NDArray[np.float32]
     tokens: NDArray[np.int32]
@@ -54,16 +52,26 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Watch:
-    """What a job was doing when its process was last heard of."""
+class _Course:
+    """How far a job came in one process."""
 
+    rows: Sequence[int]
+    """The rows that were sent, in this order."""
     groups: list[Group] = field(default_factory=list)
+    begun: bool = False
+    """Whether the engine has seen any row."""
     encoded: bool = False
-    running: dict[int, float] = field(default_factory=dict)
+    running: set[int] = field(default_factory=set)
     left: set[int] = field(default_factory=set)
-    wrong: list[tuple[Group, Fault]] = field(default_factory=list)
-    begun: float = field(default_factory=time.monotonic)
-    cancelled: bool = False
+    failed: list[tuple[Group, Fault, str]] = field(default_factory=list)
+    """Groups that failed while the process went on, with the engine's own words."""
+    fault: Fault | None = None
+    """How it ended before its time; `None` if every group has finished or failed."""
+    finished: int = 0
+
+    def rest(self) -> list[Group]:
+        """Return the groups that no engine has touched."""
+        return [self.groups[number] for number in sorted(self.left - self.running)]
 
 
 @dataclass(slots=True)
@@ -72,15 +80,15 @@ class ShardWork:
 
     texts: Sequence[str]
     dimensions: int
-    settings: Settings
+    processes: Processes
+    stop: threading.Event
     on_rows: Callable[[Sequence[int]], None]
     """Told which rows are finished, with a vector or an error."""
-    stop: threading.Event
-    process: Callable[[], EngineProcess]
-    """Gives the lane's process, started anew if it is gone."""
-    fresh: Callable[[], EngineProcess]
-    """Starts a process of its own for suspects."""
+    doubted: bool = False
+    """Whether trouble of the engine may be a row's doing: the shard was tried before and never got done."""
     outcome: Outcome = field(init=False)
+    _vain: int = 0
+    """Processes in a row that ended with nothing done and nobody suspected."""
 
     def __post_init__(self) -> None:
         count = len(self.texts)
@@ -95,167 +103,191 @@ class ShardWork:
 
         Raises:
             Stopped: the stop signal was set; nothing of the outcome counts.
-            EngineTrouble: no engine process comes up, or the engine says it cannot work.
+            EngineTrouble: no engine process comes up, or the engine says or shows that it cannot work.
         """
-        rows = list(range(len(self.texts)))
-        while True:
-            watch, fault = self._attempt(self.process(), rows, None)
-            if watch.encoded or fault is None:
-                break
-            # It never got as far as a plan: some text cannot be encoded. Find those, plan without them.
-            good = self._encodable(rows)
-            self.on_rows(sorted(set(rows) - set(good)))
-            rows = good
-            if not rows:
-                return self.outcome
-        self._suspects(watch, fault)
+        apart: list[Group] = []
+        course = self._begin()
+        while course is not None:
+            again = course.rest()
+            if course.fault is not None:
+                found = suspects(course.groups[number] for number in sorted(course.running))
+                self._mind_vain(course, vain=not found)
+                apart += found
+            for group, fault, detail in course.failed:
+                if fault.spoils:
+                    apart += suspects([group])
+                elif len(group.rows) > 1:
+                    again += group.halves()
+                else:
+                    self._accuse(Blame(group.rows[0], fault), detail)
+            course = self._attempt(self.processes.process(self.stop), None, again) if again else None
+        self._inquire(apart)
         return self.outcome
 
-    def _suspects(self, watch: _Watch, fault: Fault | None) -> None:
-        """Finish what a first attempt left: the rest in the lane's process, suspects in a fresh one."""
-        rest = watch
-        suspects: list[Suspect] = []
-        while True:
-            suspects += [Suspect(rest.groups[number], proven=False) for number in rest.running]
-            suspects += [
-                verdict
-                for group, kind in rest.wrong
-                for verdict in self._blame(Suspect(group, proven=True), kind)
-            ]
-            idle = [rest.groups[number] for number in sorted(rest.left - set(rest.running))]
-            if fault is None or not idle:
-                break
-            rest, fault = self._attempt(self.process(), None, idle)
-        self._quarantine(suspects)
+    def _begin(self) -> _Course | None:
+        """Have the shard encoded, planned and run; return how far that came, `None` if no row is left."""
+        rows: Sequence[int] = range(len(self.texts))
+        while rows:
+            course = self._attempt(self.processes.process(self.stop), rows, None)
+            if course.encoded:
+                return course
+            # The plan needs all lengths: find the texts that cannot be encoded, and plan without them.
+            if course.begun:
+                self._inquire([Group(tuple(rows), None)])
+            good = [row for row in rows if row not in self.outcome.errors]
+            self._mind_vain(course, vain=len(good) == len(rows))
+            rows = good
+        return None
 
-    def _quarantine(self, suspects: list[Suspect]) -> None:
-        """Try suspects one at a time in a process of their own; a death costs a new one."""
-        lonely: EngineProcess | None = None
+    def _mind_vain(self, course: _Course, *, vain: bool) -> None:
+        """Give up when process after process ends and neither work nor suspicion comes of it."""
+        self._vain = self._vain + 1 if vain and not course.finished else 0
+        if self._vain >= _PATIENCE:
+            raise EngineTrouble("engine processes end again and again before they have done anything")
+
+    def _inquire(self, groups: Sequence[Group]) -> None:
+        """Try suspects one group at a time in processes of their own until each row passed or is blamed."""
+        inquiry = Inquiry(groups)
+        process: EngineProcess | None = None
         try:
-            while suspects:
-                if lonely is None or not lonely.alive:
-                    lonely = self.fresh()
-                suspect = suspects.pop()
-                watch, fault = self._attempt(lonely, None, [suspect.group])
-                if fault is None and watch.wrong:
-                    fault = watch.wrong[0][1]
-                if fault is not None:
-                    suspects += self._blame(Suspect(suspect.group, proven=True), fault)
+            while (trial := inquiry.next()) is not None:
+                if trial.new_process or process is None:
+                    if process is not None:
+                        process.kill(End.CLOSED)
+                    process = self.processes.fresh(self.stop)
+                    self._prove(process)
+                group = trial.group
+                course = self._attempt(process, group.rows, [] if group.shape is None else [group])
+                if course.fault is not None and not course.begun:
+                    self._mind_vain(course, vain=True)
+                    inquiry.lost()
+                    continue
+                self._vain = 0
+                fault, detail = course.fault, ""
+                if fault is None and course.failed:
+                    _, fault, detail = course.failed[0]
+                if (blame := inquiry.report(fault)) is not None:
+                    self._accuse(blame, detail)
         finally:
-            if lonely is not None:
-                lonely.kill()
+            if process is not None:
+                process.kill(End.CLOSED)
 
-    def _blame(self, suspect: Suspect, fault: Fault) -> tuple[Suspect, ...]:
-        verdict = judge(suspect, fault)
-        if verdict.blamed is not None and verdict.error is not None:
-            self.outcome.errors[verdict.blamed] = verdict.error
-            self.on_rows([verdict.blamed])
-        return verdict.retry
+    def _prove(self, process: EngineProcess) -> None:
+        """Make sure that this engine ever embedded anything, before it is believed about a text."""
+        if not self.processes.proven:
+            self._control(process)
 
-    def _encodable(self, rows: list[int]) -> list[int]:
-        """Return the rows that can be encoded, bisecting in fresh processes; the others get their error."""
-        lonely: EngineProcess | None = None
-        good: list[int] = []
-        pending = [rows]
-        try:
-            while pending:
-                if lonely is None or not lonely.alive:
-                    lonely = self.fresh()
-                part = pending.pop()
-                # No groups: encoding alone.
-                _, fault = self._attempt(lonely, part, [])
-                if fault is None:
-                    good += part
-                elif len(part) == 1:
-                    self.outcome.errors[part[0]] = error_of(fault)
-                else:
-                    middle = len(part) // 2
-                    pending += [part[middle:], part[:middle]]
-        finally:
-            if lonely is not None:
-                lonely.kill()
-        return sorted(good)
+    def _control(self, process: EngineProcess) -> None:
+        """Embed a harmless text. Raises EngineTrouble when the engine fails on that too."""
+        work = ShardWork([CONTROL], self.dimensions, self.processes, self.stop, on_rows=lambda _: None)
+        course = work._attempt(process, [0], None)
+        fault = course.fault or next((fault for _, fault, _ in course.failed), None)
+        if fault is not None:
+            raise EngineTrouble(f"the engine {fault.value} on any text")
+
+    def _accuse(self, blame: Blame, detail: str) -> None:
+        if not blame.fault.spoils:
+            self._prove(self.processes.process(self.stop))
+        self.outcome.errors[blame.row] = blame.error(detail)
+        self.on_rows([blame.row])
 
     def _attempt(
-        self, process: EngineProcess, rows: list[int] | None, groups: list[Group] | None
-    ) -> tuple[_Watch, Fault | None]:
-        """Run rows (planned by the process) or groups in one process; return where it ended, and how.
+        self, process: EngineProcess, rows: Sequence[int] | None, groups: Sequence[Group] | None
+    ) -> _Course:
+        """Run rows (planned by the process) or groups in one process; return how far that came."""
+        if rows is None:
+            rows = [row for group in groups or () for row in group.rows]
+        shapes = (
+            None
+            if groups is None
+            else [(len(group.rows), group.shape) for group in groups if group.shape is not None]
+        )
+        course = _Course(rows)
+        with process.submit([self.texts[row] for row in rows], shapes) as job:
+            self._follow(job, course)
+        if course.fault is Fault.RAISED or any(fault.spoils for _, fault, _ in course.failed):
+            process.retire()
+        return course
 
-        `None`: to its end, apart from what `wrong` lists.
-        """
-        planned = None if groups is None else [(len(group.rows), group.shape) for group in groups]
-        numbered = [row for group in groups or () for row in group.rows] if rows is None else rows
-        job = process.submit([self.texts[row] for row in numbered], planned)
-        watch = _Watch()
-        try:
-            return watch, self._follow(job, watch, numbered)
-        finally:
-            process.forget(job.number)
-
-    def _follow(self, job: Job, watch: _Watch, numbered: list[int]) -> Fault | None:
+    def _follow(self, job: Job, course: _Course) -> None:
         """Take a job's events to its end."""
+        cancelled = False
         while True:
             try:
-                event = job.events.get(timeout=_TICK)
+                event = job.events.get(timeout=TICK)
             except queue.Empty:
-                if self._overdue(job.process, watch):
-                    job.process.kill()
-                    return Fault.HUNG
                 event = None
-            if self.stop.is_set():
-                self._wind_down(job, watch, event)
-            if event is None:
-                continue
+            if self.stop.is_set() and not cancelled:
+                cancelled = True
+                job.cancel()
+            ended = isinstance(event, Gone) or (event is not None and event.header["type"] == "done")
+            if cancelled and (ended or (event is None and not course.running)):
+                raise Stopped
             if isinstance(event, Gone):
-                return Fault.DIED
-            kind = event.header["type"]
-            if kind == "done":
-                return None
-            if kind == "trouble":
-                raise EngineTrouble(str(event.header["message"]))
-            if kind == "unreadable":
-                return Fault.RAISED
-            self._note(event, watch, numbered)
+                if event.end is End.CLOSED:
+                    raise EngineTrouble(CLOSING)
+                course.fault = _ENDS[event.end]
+                return
+            if ended:
+                return
+            if event is not None:
+                self._note(event, course, job.process)
 
-    def _wind_down(self, job: Job, watch: _Watch, event: Frame | Gone | None) -> None:
-        """Stop a job between micro-batches: once what runs has ended, or its process has."""
-        if not watch.cancelled:
-            watch.cancelled = True
-            job.process.cancel(job.number)
-        ended = isinstance(event, Gone) or (event is not None and event.header["type"] == "done")
-        if ended or (event is None and not watch.running):
-            raise Stopped
-
-    def _note(self, event: Frame, watch: _Watch, numbered: list[int]) -> None:
+    def _note(self, event: Frame, course: _Course, process: EngineProcess) -> None:
         header = event.header
-        if header["type"] == "encoded":
-            watch.encoded = True
-            watch.groups = [
-                Group(tuple(numbered[row] for row in rows), Shape(*shape)) for rows, shape in header["groups"]
-            ]
-            watch.left = set(range(len(watch.groups)))
-            self.outcome.tokens[numbered] = header["tokens"]
-            self.outcome.truncated[numbered] = header["truncated"]
-            return
-        number = header["group"]
-        if header["type"] == "started":
-            watch.running[number] = time.monotonic()
-            return
-        watch.running.pop(number, None)
-        watch.left.discard(number)
-        group = watch.groups[number]
-        if header["type"] == "wrong":
-            watch.wrong.append((group, _FAULTS[header["reason"]]))
+        match header["type"]:
+            case "encoding":
+                course.begun = True
+            case "unreadable":
+                course.fault = Fault.RAISED
+            case "encoded":
+                course.encoded = True
+                course.groups = [
+                    Group(tuple(course.rows[row] for row in rows), Shape(*shape))
+                    for rows, shape in header["groups"]
+                ]
+                course.left = set(range(len(course.groups)))
+                at = list(course.rows)
+                self.outcome.tokens[at] = header["tokens"]
+                self.outcome.truncated[at] = header["truncated"]
+            case "started":
+                course.running.add(header["group"])
+            case "trouble":
+                self._trouble(header, course, process)
+            case kind:
+                self._settle(kind, event, course)
+
+    def _settle(self, kind: str, event: Frame, course: _Course) -> None:
+        """Note that a group has `finished` or was `wrong`."""
+        number = event.header["group"]
+        course.running.discard(number)
+        course.left.discard(number)
+        group = course.groups[number]
+        if kind == "wrong":
+            reason = event.header["reason"]
+            if reason == "SAME":
+                raise EngineTrouble("the engine gives different texts the same vector")
+            course.failed.append((group, _FAULTS[reason], event.header["message"]))
             return
         vectors: Any = np.frombuffer(event.body, "<f4").reshape(len(group.rows), -1)
         self.outcome.vectors[list(group.rows)] = vectors
+        self.processes.proven = True
+        course.finished += 1
         self.on_rows(group.rows)
 
-    def _overdue(self, process: EngineProcess, watch: _Watch) -> bool:
-        """Whether a micro-batch, or the encoding, takes too long, or the process has gone silent."""
-        now, settings = time.monotonic(), self.settings
-        if now - process.heard > settings.heartbeat_seconds:
-            return True
-        if not watch.encoded:
-            return now - watch.begun > settings.micro_batch_seconds
-        return any(now - begun > settings.micro_batch_seconds for begun in watch.running.values())
+    def _trouble(self, header: Mapping[str, Any], course: _Course, process: EngineProcess) -> None:
+        """Pass the engine's trouble on, unless a doubted shard may be its cause: a harmless text tells."""
+        trouble = EngineTrouble(str(header["message"]), retry_after=header["retry_after"])
+        if not self.doubted:
+            raise trouble
+        try:
+            self._control(process)
+        except EngineTrouble:
+            raise trouble from None
+        number = header.get("group")
+        if number is None:
+            course.fault = Fault.RAISED
+            return
+        course.running.discard(number)
+        course.left.discard(number)
+        course.failed.append((course.groups[number], Fault.RAISED, ""))

@@ -11,7 +11,7 @@ from embatch.states import State
 from embatch.store import statements
 from embatch.store.records import BatchRecord, PayloadShard, ResultShard, ShardRecord
 from embatch.store.times import micros, moment
-from embatch.store.trouble import reading
+from embatch.store.trouble import damaged, reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,11 @@ class Batches:
 
     def _records(self, statement: Any, **parameters: object) -> Sequence[BatchRecord]:
         with reading(self._readers) as connection:
-            return [_batch(row) for row in connection.execute(statement, parameters)]
+            rows = connection.execute(statement, parameters).all()
+        try:
+            return [_batch(row) for row in rows]
+        except (ValueError, TypeError, OverflowError) as error:
+            raise damaged() from error  # a state, a time or a note that we cannot have written
 
 
 def payload(row: Row[Any]) -> PayloadShard:

@@ -53,24 +53,26 @@ class Database:
         except FileNotFoundError:
             return 0
 
-    def tend(self, connection: Connection) -> None:
-        """Empty the write-ahead log if readers let it grow. For the writer, between two transactions.
+    def tend(self) -> None:
+        """Empty the write-ahead log if readers let it grow. For the writer's thread, outside a transaction.
 
         A reader that stays longer than a second is left alone until the log has grown by as much again.
         """
         size = self.wal_bytes()
         if size < self._empty_at:
             return
-        driver: Any = connection.connection.driver_connection
-        driver.execute(f"PRAGMA busy_timeout={_RESET_MILLISECONDS}")
-        try:
-            (stopped, _, _) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
-                raise
-            stopped = True
-        finally:
-            driver.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+        with self.writer.connect() as connection:
+            # Past SQLAlchemy, which would begin a transaction, and inside one nothing can be checkpointed.
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout={_RESET_MILLISECONDS}")
+            try:
+                (stopped, _, _) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                    raise
+                stopped = True
+            finally:
+                driver.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
         self._empty_at = size + WAL_BYTES if stopped else WAL_BYTES
 
     def version(self, connection: Connection) -> str:

@@ -59,7 +59,7 @@ class Store(Batches, Files):
         if database.path is not None:
             ballast = Ballast(database.path.with_name("ballast"))
             ballast.fill()
-        self._writer = Writer(database.writer, ballast=ballast, after_commit=database.tend)
+        self._writer = Writer(database.writer, ballast=ballast, between=database.tend)
         Batches.__init__(self, database.readers)
         Files.__init__(self, self._writer, database.readers)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from embatch.errors import DataLoss, Unavailable
@@ -117,7 +117,7 @@ def trouble(error: DBAPIError) -> Trouble | None:
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
         return _POSTGRES.get(state) or _POSTGRES.get(state[:2])
-    return Trouble.LOST if error.connection_invalidated else None
+    return Trouble.LOST if isinstance(error, (OperationalError, InterfaceError)) else None
 
 
 @contextmanager

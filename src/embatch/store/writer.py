@@ -46,16 +46,15 @@ class _Write:
 
 
 class Writer:
-    """Runs writes one after another on one connection. `after_commit` is called on it after every group."""
+    """Runs writes one after another on one connection.
+
+    `between` is called between two groups, when everybody has been answered and no transaction is open.
+    """
 
     def __init__(
-        self,
-        engine: Engine,
-        *,
-        ballast: Ballast | None = None,
-        after_commit: Callable[[Connection], None] = lambda _: None,
+        self, engine: Engine, *, ballast: Ballast | None = None, between: Callable[[], None] = lambda: None
     ) -> None:
-        self._engine, self._ballast, self._after_commit = engine, ballast, after_commit
+        self._engine, self._ballast, self._between = engine, ballast, between
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._door = threading.Lock()
         self._closed = False
@@ -93,6 +92,7 @@ class Writer:
         while group := self._next_group():
             try:
                 self._settle(group)
+                self._between()
             except Exception as error:  # noqa: BLE001  (an unknown error is an unknown fate, and nobody may wait for ever)
                 self.broken.set()
                 for write in group:
@@ -152,8 +152,6 @@ class Writer:
                     _in_savepoint(connection, write)
                 committing = True
                 connection.commit()
-                committing = False
-                self._after_commit(connection)
         except DBAPIError as error:
             kind = trouble(error) or Trouble.BROKEN
             unknown = committing and kind is Trouble.LOST

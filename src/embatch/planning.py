@@ -1,0 +1,204 @@
+"""Input files cut into shards, in a thread, after their batches were acknowledged.
+
+A file is read as a stream, in constant memory, always from its beginning: what an earlier try left is dropped
+first, so a file gives the same shards however often planning was cut short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from embatch.backoff import Backoff
+from embatch.errors import (
+    DataLoss,
+    EmbatchError,
+    IllegalTransition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
+from embatch.intake import Judge, ShardWriter, known
+from embatch.wire import columns, lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from typing import BinaryIO
+
+    from embatch.engine.models import Catalog, ServedModel
+    from embatch.pool import Pool
+    from embatch.settings import Settings
+    from embatch.shard import RequestRow
+    from embatch.store.blobs import Blobs
+    from embatch.store.records import BatchRecord, PayloadShard
+    from embatch.store.store import Store
+
+_READ_BYTES: Final = 1 << 20
+_PLANNED_AT_ONCE: Final = 16
+"""Shards between two looks at whether the batch was stopped meanwhile."""
+_AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
+_log = logging.getLogger("embatch.planning")
+
+
+@dataclass(slots=True)
+class Planner:
+    """Plans the input files of accepted batches, the oldest first, in a thread of its own."""
+
+    store: Store
+    blobs: Blobs
+    catalog: Catalog
+    pool: Pool
+    settings: Settings
+    now: Callable[[], datetime]
+    planned: Callable[[], None] = lambda: None
+    """Called after each file, for whoever waits for its shards."""
+    _closing: threading.Event = field(default_factory=threading.Event)
+    _news: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with what was accepted before."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell that a batch from a file was accepted."""
+        self._news.set()
+
+    def close(self, grace: float) -> None:
+        """Stop after the shard being written; wait at most `grace` seconds. The next start plans anew."""
+        self._closing.set()
+        self._news.set()
+        if self._thread.is_alive():
+            self._thread.join(grace)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            self._news.clear()
+            left = 0
+            try:
+                for record in self.store.unplanned():
+                    left += not self._try(record)
+            except EmbatchError as error:
+                _log.warning("planning waits", extra={"fields": {"error": error.message}})
+                left = 1
+            failures = failures + 1 if left else 0
+            self._news.wait(_AGAIN.delay(failures, 1.0) if left else None)
+
+    def _try(self, record: BatchRecord) -> bool:
+        """Plan one file; `False`: not yet, for a reason that is not the file's."""
+        try:
+            self._plan(record)
+        except EmbatchError as error:
+            fields = {"batch": record.id, "error": error.message}
+            _log.warning("a file cannot be planned yet", extra={"fields": fields})
+            return False
+        except Exception:  # noqa: BLE001  (the next file must be planned all the same)
+            _log.exception("a file could not be planned", extra={"fields": {"batch": record.id}})
+            self._fail(record, "the input file could not be planned, which is a bug of embatch")
+        self.planned()
+        return not self._closing.is_set()
+
+    def _plan(self, record: BatchRecord) -> None:
+        # A model that is not served now, or cannot be loaded, may be there later: nothing is decided.
+        model = known(self.catalog.resolve(record.model), self.pool)
+        self.store.unplan(record.id)
+        self.blobs.remove_batch(record.id)
+        writer = ShardWriter(self.blobs, record.id, Judge(model, self.settings))
+        try:
+            shards = self._cut(record, writer)
+        except (InvalidArgument, DataLoss) as error:
+            self._fail(record, error.message)
+        except (PermissionDenied, FileNotFoundError):
+            self._fail(record, "the input file is gone: upload it again")
+        except OSError:
+            self._fail(record, "the input file cannot be read: upload it again")
+        else:
+            if self._closing.is_set():
+                return
+            self.store.note(record.id, writer.notes())
+            if not self.store.plan(record.id, shards, complete=True, now=self.now()):
+                self.blobs.remove_batch(record.id)
+
+    def _cut(self, record: BatchRecord, writer: ShardWriter) -> list[PayloadShard]:
+        """Write the shards of a file; not all of them if the batch, or this service, is stopped meanwhile."""
+        shards: list[PayloadShard] = []
+        for shard in writer.shards(self._rows(record, writer.judge.model)):
+            shards.append(shard)
+            if self._closing.is_set() or (len(shards) % _PLANNED_AT_ONCE == 0 and self._stopped(record)):
+                return shards
+        if not shards:
+            raise InvalidArgument("the input file holds no request", reason="EMPTY_BATCH")
+        return shards
+
+    def _stopped(self, record: BatchRecord) -> bool:
+        try:
+            return self.store.get(record.id).state.final
+        except NotFound:
+            return True
+
+    def _rows(self, record: BatchRecord, model: ServedModel) -> Iterator[RequestRow]:
+        """Yield the requests of an input file, in constant memory; a bad line is a faulty row."""
+        file = self.store.file(record.input_file or "")
+        limit = self.settings.file_requests
+        with self.blobs.path(file.path).open("rb") as stored:
+            checked = _Checked(stored)
+            content = io.BufferedReader(checked, _READ_BYTES)
+            rows = (
+                columns.read_rows(content)
+                if file.mime_type == columns.MEDIA_TYPE
+                else lines.read_rows(content, self.settings.line_bytes, lambda name: self._is(name, model))
+            )
+            for count, row in enumerate(rows, 1):
+                if count > limit:
+                    raise InvalidArgument(
+                        f"a file holds at most {limit} requests: split it",
+                        reason="TOO_MANY_REQUESTS_IN_BATCH",
+                    )
+                yield row
+            checked.check(file.sha256)
+
+    def _is(self, name: str, model: ServedModel) -> bool:
+        try:
+            return self.catalog.resolve(name).name == model.name
+        except NotFound:
+            return False
+
+    def _fail(self, record: BatchRecord, message: str) -> None:
+        # It may have been stopped meanwhile, which is what its user wanted.
+        with contextlib.suppress(IllegalTransition, NotFound):
+            self.store.fail(record.id, message, self.now())
+        self.blobs.remove_batch(record.id)
+
+
+class _Checked(io.RawIOBase):
+    """A file whose bytes are hashed as they are read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # any writable buffer
+        content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        self._hash.update(content)
+        return len(content)
+
+    def check(self, digest: str) -> None:
+        """Read the rest and compare. Raises DataLoss."""
+        while content := self._file.read(_READ_BYTES):
+            self._hash.update(content)
+        if self._hash.hexdigest() != digest:
+            raise DataLoss("the input file is not what was uploaded: upload it again")

@@ -1,0 +1,168 @@
+"""One model's processes in one lane: the one that works, replaced when it is gone, and those for suspects."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from embatch.backoff import Backoff
+from embatch.errors import EngineTrouble
+from embatch.pool.process import End
+
+if TYPE_CHECKING:
+    from embatch.engine.models import ServedModel
+    from embatch.pool.process import EngineProcess
+    from embatch.pool.supervisor import Supervisor
+    from embatch.settings import Settings
+
+BULK: Final = "bulk"
+QUERY: Final = "query"
+_RESTART: Final = Backoff(first=0.5, limit=30.0, attempts=1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """How the engine of a model in a lane does."""
+
+    model: str
+    lane: str
+    pid: int | None
+    """`None` while there is no process."""
+    state: str
+    """`starting`, `ready`, or `broken`: it does not come up, and `message` says why."""
+    restarts: int
+    """How often its process was replaced."""
+    message: str | None
+
+
+class Processes(Protocol):
+    """What the work of a shard needs of a lane. Both methods wait until the engine is loaded.
+
+    Both raise EngineTrouble when none comes up, and Stopped when `stop` is set first.
+    """
+
+    proven: bool
+    """Whether any text was ever embedded here: until then failures are the engine's, not a text's."""
+
+    def process(self, stop: threading.Event) -> EngineProcess:
+        """Return the process that works, started anew if need be."""
+        ...
+
+    def fresh(self, stop: threading.Event) -> EngineProcess:
+        """Start a process that nobody else uses. The caller ends it."""
+        ...
+
+
+class Lane:
+    """The processes of a model in a lane. See `Processes`; each failed start makes the next wait longer."""
+
+    def __init__(self, model: ServedModel, name: str, settings: Settings, supervisor: Supervisor) -> None:
+        self.proven = False
+        self._model, self._name, self._supervisor = model.name, name, supervisor
+        if name == BULK:
+            self._spec = replace(model.spec, threads=settings.threads or model.spec.threads)
+            self._nice = int(settings.bulk_nice)
+        else:
+            # More than one thread would fight the bulk lane for cores. A remote engine uses none of them.
+            remote = model.spec.engine == "remote"
+            self._spec, self._nice = model.spec if remote else replace(model.spec, threads=1), 0
+        self._lock = threading.Lock()
+        self._process: EngineProcess | None = None
+        self._starts = 0
+        self._failures = 0
+        self._failed_last: EngineProcess | None = None
+        self._not_before = 0.0
+        self._message: str | None = None
+
+    def process(self, stop: threading.Event | None = None) -> EngineProcess:
+        """Return the process that works, loaded.
+
+        Raises:
+            EngineTrouble: it does not come up, or did not a moment ago; `retry_after` says when to ask again.
+            Stopped: `stop` was set first.
+        """
+        with self._lock:
+            process = self._process
+            if process is None or not process.usable:
+                self._heed_pause()
+                process = self._process = self._supervisor.start(self._spec, self._nice)
+                self._starts += 1
+        self._await(process, stop)
+        return process
+
+    def fresh(self, stop: threading.Event | None = None) -> EngineProcess:
+        """Start a process that nobody else uses, loaded. The caller ends it. Raises as `process`."""
+        with self._lock:
+            self._heed_pause()
+            process = self._supervisor.start(self._spec, self._nice)
+        try:
+            self._await(process, stop)
+        except BaseException:
+            process.kill(End.CLOSED)
+            raise
+        return process
+
+    def status(self) -> EngineStatus:
+        """Return how it does, without waiting for it."""
+        with self._lock:
+            process, message = self._process, self._message
+            state = "broken" if message else "ready" if process is not None and process.ready else "starting"
+            pid = process.pid if process is not None and process.alive else None
+            return EngineStatus(self._model, self._name, pid, state, max(0, self._starts - 1), message)
+
+    def _heed_pause(self) -> None:
+        wait = self._not_before - time.monotonic()
+        if self._message is not None and wait > 0:
+            raise EngineTrouble(self._message, retry_after=wait)
+
+    def _await(self, process: EngineProcess, stop: threading.Event | None) -> None:
+        try:
+            process.await_ready(stop)
+        except EngineTrouble as error:
+            raise EngineTrouble(error.message, retry_after=self._failed(process, error.message)) from None
+        with self._lock:
+            self._failures, self._message = 0, None
+
+    def _failed(self, process: EngineProcess, message: str) -> float:
+        """Note once, however many waited, that a process did not come up; return the seconds to wait."""
+        with self._lock:
+            if process is not self._failed_last:
+                self._failed_last = process
+                self._failures += 1
+                self._not_before = time.monotonic() + (_RESTART.delay(self._failures, 1.0) or 0.0)
+                self._message = message
+            return max(0.0, self._not_before - time.monotonic())
+
+
+class Apart:
+    """The processes of a shard under suspicion: none that other shards use."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._process: EngineProcess | None = None
+
+    @property
+    def proven(self) -> bool:
+        """As the lane's."""
+        return self._lane.proven
+
+    @proven.setter
+    def proven(self, value: bool) -> None:
+        self._lane.proven = value
+
+    def process(self, stop: threading.Event) -> EngineProcess:
+        """As `Processes.process`, with a process of this shard's own."""
+        if self._process is None or not self._process.usable:
+            self._process = self._lane.fresh(stop)
+        return self._process
+
+    def fresh(self, stop: threading.Event) -> EngineProcess:
+        """As `Processes.fresh`."""
+        return self._lane.fresh(stop)
+
+    def close(self) -> None:
+        """End the process. Repeating is safe."""
+        if self._process is not None:
+            self._process.kill(End.CLOSED)

@@ -1,0 +1,141 @@
+"""What grows old ends or goes, by a clock that tests turn."""
+
+from __future__ import annotations
+
+import pytest
+from service_rig import Rig, large, rows
+
+from embatch.errors import NotFound, PermissionDenied
+from embatch.service import Draft
+from embatch.states import State
+
+pytest_plugins = ("rig_fixture",)
+
+
+def test_an_unfinished_batch_expires_and_keeps_what_it_has(rig: Rig) -> None:
+    """At its age and not before; running shards stop, unserved requests say why, counts are frozen."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), large(4)).name
+    rig.until(lambda: rig.pool.running == 2)
+    rig.pool.allow(3)
+    rig.until(lambda: rig.service.get(name).batch_stats.successful_request_count == 8)
+    rig.clock.turn(rig.settings.batch_expiry - 1)
+    rig.service.sweep()
+    assert rig.service.get(name).state is State.PROCESSING
+    rig.clock.turn(1)
+    rig.service.sweep()
+    expired = rig.service.get(name)
+    assert (expired.state, expired.end_time) == (State.EXPIRED, rig.clock())
+    rig.pool.open()
+    rig.until(lambda: rig.pool.running == 0 and not rig.service._dispatcher._running)
+    assert rig.service.get(name) == expired
+    stats = expired.batch_stats
+    assert (stats.successful_request_count, stats.failed_request_count) == (8, 24)
+    found = rig.read(name)
+    assert sum(row["error_code"] is None for row in found) == 8
+    assert {(row["error_code"], row["error_reason"]) for row in found if row["embedding"] is None} == {
+        (4, "EXPIRED")
+    }
+    assert len(rig.pool.calls) == 3
+
+
+def test_a_batch_nobody_began_expires_too(rig: Rig) -> None:
+    """Also one whose file was never planned."""
+    rig.pool.gated = True
+    rig.service.submit_inline(Draft(priority=1), large(2))
+    rig.until(lambda: rig.pool.running == 2)
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    rig.clock.turn(rig.settings.batch_expiry)
+    rig.service.sweep()
+    expired = rig.service.get(name)
+    assert (expired.state, expired.batch_stats.failed_request_count) == (State.EXPIRED, 3)
+
+
+def test_final_batches_are_deleted_after_their_time(rig: Rig) -> None:
+    """With row and files, counted from their end; the others stay."""
+    old = rig.done(rig.service.submit_inline(Draft(), rows(3)).name).name
+    rig.clock.turn(100)
+    young = rig.done(rig.service.submit_inline(Draft(), rows(3)).name).name
+    rig.clock.turn(rig.settings.retention - 100)
+    rig.service.sweep()
+    assert rig.service.get(old).done
+    rig.clock.turn(1)
+    rig.service.sweep()
+    with pytest.raises(NotFound):
+        rig.service.get(old)
+    assert rig.service.get(young).done
+    assert {path.split("/")[1] for path in rig.files()} == {young.split("/")[1]}
+    rig.clock.turn(100)
+    rig.service.sweep()
+    rig.service.sweep()
+    assert rig.files() == set()
+    assert rig.service.list(10, None).items == ()
+
+
+def test_more_batches_than_one_sweep_takes_go_by_and_by(rig: Rig) -> None:
+    """A sweep is bounded; the next one takes the rest."""
+    for _ in range(130):
+        rig.service.submit_inline(Draft(), rows(1))
+    rig.until(lambda: all(batch.done for batch in rig.service.list(200, None).items))
+    rig.clock.turn(rig.settings.retention + 1)
+    rig.service.sweep()
+    assert len(rig.service.list(200, None).items) == 30
+    rig.service.sweep()
+    assert rig.service.list(200, None).items == ()
+    assert rig.files() == set()
+
+
+def test_uploaded_files_are_deleted_after_their_time(rig: Rig) -> None:
+    """With their bytes; a batch made from one keeps its texts."""
+    file = rig.upload(b'{"request":{"content":{"parts":[{"text":"a"}]}}}\n')
+    name = rig.service.submit_file(Draft(), file).name
+    rig.done(name)
+    rig.clock.turn(rig.settings.file_expiry - 1)
+    rig.service.sweep()
+    assert rig.service.file(file).size
+    rig.clock.turn(1)
+    rig.service.sweep()
+    with pytest.raises(PermissionDenied):
+        rig.service.file(file)
+    assert file not in rig.files()
+    assert rig.read(name)[0]["embedding"]
+
+
+def test_abandoned_uploads_are_deleted_after_their_time(rig: Rig) -> None:
+    """With their bytes, and their names are free again."""
+    token = rig.service.begin_upload(file_id="mine", display_name=None, mime_type="text/plain", size=None)
+    rig.service.append(token, 0, b"half")
+    rig.clock.turn(rig.settings.file_expiry - 1)
+    rig.service.sweep()
+    assert rig.service.upload_offset(token) == 4
+    rig.clock.turn(1)
+    rig.service.sweep()
+    with pytest.raises(NotFound):
+        rig.service.upload_offset(token)
+    assert rig.files() == set()
+    rig.service.begin_upload(file_id="mine", display_name=None, mime_type="text/plain", size=None)
+
+
+def test_a_sweep_that_fails_keeps_none_of_the_others(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and what comes after it is done."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    rig.service._dispatcher.sweeps.insert(0, fail)
+    name = rig.done(rig.service.submit_inline(Draft(), rows(1)).name).name
+    rig.clock.turn(rig.settings.retention + 1)
+    rig.service.sweep()
+    with pytest.raises(NotFound):
+        rig.service.get(name)
+    assert [record.name for record in caplog.records] == ["embatch.dispatcher"]
+
+
+def test_sweeps_are_done_unasked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds while the service runs."""
+    monkeypatch.setattr("embatch.dispatcher.SWEEP_SECONDS", 0.01)
+    rig.restart()
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    rig.clock.turn(rig.settings.batch_expiry)
+    assert rig.done(name).state is State.EXPIRED

@@ -1,0 +1,300 @@
+"""Who is worked next, what happens when no engine comes up, and how it ends: by drain, restart or bug."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pytest
+from service_rig import DIMENSIONS, MODEL, OTHER, QUICK, Rig, large, rows, together, vector
+
+from embatch.engine.models import Catalog
+from embatch.errors import EngineTrouble, Unavailable
+from embatch.pool import LocalPool
+from embatch.service import Draft
+from embatch.shard import results_schema
+from embatch.states import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest_plugins = ("rig_fixture",)
+
+
+@pytest.fixture
+def asleep(rig: Rig) -> Rig:
+    """A service whose slots are both at work on a batch of their own until it is cancelled."""
+    rig.pool.gated = True
+    rig.service.submit_inline(Draft(display_name="blocker", priority=1000), large(2, "blocker"))
+    rig.until(lambda: rig.pool.running == 2)
+    return rig
+
+
+def awake(rig: Rig) -> list[str]:
+    """Let the slots go, wait until all is done, and return each shard's first text in the order worked."""
+    calls = len(rig.pool.calls)
+    (blocker,) = (one for one in rig.service.list(100, None).items if one.display_name == "blocker")
+    rig.service.cancel(blocker.name)
+    rig.pool.open()
+    rig.until(lambda: all(batch.done for batch in rig.service.list(100, None).items))
+    return [str(texts[0]).split(" x")[0].strip() for _, texts, _ in rig.pool.calls[calls:]]
+
+
+def test_higher_priority_runs_first_strictly(asleep: Rig) -> None:
+    """Whatever came first; a raised priority counts from the next claim on."""
+    for priority in (0, -5, 7, 3):
+        asleep.service.submit_inline(Draft(priority=priority), large(2, f"p{priority}"))
+    late = asleep.service.submit_inline(Draft(priority=-9), large(2, "raised"))
+    asleep.service.update(late.name, priority=9)
+    order = awake(asleep)
+    expected = [f"{name} {shard}.0" for name in ("raised", "p7", "p3", "p0", "p-5") for shard in (0, 1)]
+    # Two slots: neighbours may begin in either order, no more.
+    assert sorted(order) == sorted(expected)
+    assert all(abs(order.index(text) - place) <= 1 for place, text in enumerate(expected))
+
+
+def test_equal_priorities_take_turns(asleep: Rig) -> None:
+    """No batch has its second shard worked before the others had their first."""
+    for name in ("a", "b", "c"):
+        asleep.service.submit_inline(Draft(), large(3, name))
+    order = awake(asleep)
+    assert len(order) == 9
+    for turn in range(3):
+        first = [f"{name} {turn}.0" for name in ("a", "b", "c")]
+        assert all(3 * turn - 1 <= order.index(text) <= 3 * turn + 3 for text in first)
+
+
+def test_two_shards_are_worked_at_a_time(rig: Rig) -> None:
+    """So that one is read and committed while the other computes; never three."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), large(5)).name
+    rig.until(lambda: rig.pool.running == 2)
+    assert rig.claimed(name) == 2
+    rig.pool.open()
+    assert rig.done(name).batch_stats.successful_request_count == 40
+
+
+def test_engine_trouble_blames_nobody_and_ends_by_itself(rig: Rig) -> None:
+    """The shard waits, health says why, and once an engine comes up everything is worked."""
+    rig.pool.broken["test"] = EngineTrouble("the weights are missing", retry_after=0.01)
+    name = rig.service.submit_inline(Draft(), rows(5)).name
+    rig.until(lambda: len(rig.pool.calls) >= 3)
+    health = rig.service.health()
+    assert (health.ready, health.reasons) == (False, ("the weights are missing",))
+    batch = rig.service.get(name)
+    assert (batch.state, batch.batch_stats.pending_request_count) == (State.PROCESSING, 5)
+    del rig.pool.broken["test"]
+    assert rig.done(name).batch_stats.successful_request_count == 5
+    rig.until(lambda: rig.service.health().ready)
+    assert rig.service.health().reasons == ()
+
+
+def test_a_model_in_trouble_is_paused_and_delays_no_other(rig: Rig) -> None:
+    """Even at the highest priority it is not asked again before its pause has passed."""
+    rig.pool.broken["other"] = EngineTrouble("it is broken", retry_after=3600.0)
+    broken = rig.service.submit_inline(Draft(model="other", priority=100), large(3))
+    rig.until(lambda: rig.service.health().reasons)
+    for _ in range(5):
+        assert rig.done(rig.service.submit_inline(Draft(), large(2)).name).state is State.COMPLETED
+    assert 1 <= sum(model == "other" for model, _, _ in rig.pool.calls) <= 2
+    assert rig.service.get(broken.name).batch_stats.pending_request_count == 24
+    assert rig.claimed(broken.name) == 0
+    # Nobody waits for it any more once the batch is gone, and health forgets after the pause.
+    rig.service.cancel(broken.name)
+    pauses = rig.service._dispatcher._pauses
+    pauses["other"] = replace(pauses["other"], until=0.0)
+    rig.service._dispatcher.wake()
+    rig.until(lambda: rig.service.health().ready)
+
+
+def test_a_batch_of_a_model_that_is_not_served_waits(rig: Rig) -> None:
+    """The service is ready for those it serves and says what waits; served again, the batch goes on."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(model="other"), rows(4)).name
+    rig.until(lambda: rig.pool.running == 1)
+    rig.restart(Catalog([MODEL]))
+    rig.until(lambda: rig.service.health().reasons)
+    health = rig.service.health()
+    assert health.ready
+    assert "waits for other" in health.reasons[0]
+    assert rig.done(rig.service.submit_inline(Draft(), rows(3)).name).state is State.COMPLETED
+    # What can be read of it is readable without the model.
+    assert rig.service.get(name).state is State.PROCESSING
+    rig.restart(Catalog([MODEL, OTHER]))
+    assert rig.done(name).state is State.COMPLETED
+    rig.restart(Catalog([MODEL]))
+    assert rig.read(name)[0]["embedding"] == vector("text 0", OTHER)
+    stopped = rig.service.cancel(name)
+    assert stopped.state is State.COMPLETED
+
+
+def test_results_of_a_stopped_batch_whose_model_is_gone_are_readable(rig: Rig) -> None:
+    """All its requests say that it was cancelled."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(model="other"), rows(4)).name
+    rig.restart(Catalog([MODEL]))
+    rig.service.cancel(name)
+    assert [row["error_reason"] for row in rig.read(name)] == ["CANCELLED"] * 4
+
+
+def test_a_shard_that_never_commits_becomes_suspect(rig: Rig) -> None:
+    """After the third claim without a commit it is worked in quarantine, and not before."""
+    attempts = rig.settings.suspect_attempts
+    rig.pool.troubles += [EngineTrouble("gone", retry_after=0.0)] * (attempts + 2)
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    assert rig.done(name).state is State.COMPLETED
+    assert [suspect for _, _, suspect in rig.pool.calls] == [False] * attempts + [True] * 3
+
+
+def test_a_drain_leaves_no_claimed_shard(rig: Rig) -> None:
+    """Running micro-batches finish, nothing is begun, everything else waits for the next start."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), large(6)).name
+    rig.until(lambda: rig.pool.running == 2)
+    rig.pool.allow(1)
+    rig.until(lambda: rig.pool.micro_batches == 1)
+    worked = rig.pool.micro_batches
+    rig.service.close(30.0)
+    assert rig.pool.running == 0
+    assert rig.pool.micro_batches == worked
+    assert rig.claimed(name) == 0
+    calls = len(rig.pool.calls)
+    rig.service._dispatcher.wake()
+    assert len(rig.pool.calls) == calls
+    rig.restart()
+    assert rig.done(name).batch_stats.successful_request_count == 48
+
+
+def test_a_drain_without_patience_releases_all_the_same(rig: Rig) -> None:
+    """A slot that does not come back within the grace loses its claim: what it brings later is refused."""
+    rig.pool.gated = True
+    late: list[bool] = []
+    name = rig.service.submit_inline(Draft(), rows(4)).name
+    rig.until(lambda: rig.pool.running == 1)
+
+    def close() -> None:
+        # The engine has finished; the commit comes after the service gave up waiting for it.
+        rig.before.clear()
+        together(1, lambda _: rig.service._dispatcher.close(0.0))  # of another thread, as ever
+        late.append(rig.claimed(name) == 0)
+
+    rig.before["commit"] = close
+    rig.pool.allow(1)
+    rig.until(lambda: late and not rig.service._dispatcher._running)
+    assert late == [True]
+    assert rig.files() == {name, f"{name}/payload-00000.arrow"}
+    rig.restart()
+    assert rig.done(name).batch_stats.successful_request_count == 4
+
+
+def test_closing_twice_is_safe(rig: Rig) -> None:
+    """As a second signal may ask."""
+    rig.service.close(1.0)
+    rig.service.close(1.0)
+
+
+def test_a_killed_service_is_taken_up_where_it_was(rig: Rig) -> None:
+    """Claims of the dead wait again, folders nobody speaks of go, what was committed is not done twice."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), large(4)).name
+    rig.pool.allow(2)
+    rig.until(lambda: rig.pool.micro_batches == 2)
+    rig.pool.allow(2)
+    rig.until(lambda: rig.service.get(name).batch_stats.successful_request_count >= 8)
+    dead = rig.service
+    # What a kill leaves: claims in the store, files without rows, nobody to clean up.
+    dead._dispatcher._store = Refusing()  # type: ignore[assignment]  # nothing it still does reaches the store
+    dead._dispatcher._closing.set()
+    rig.pool.open()
+    for path in ("batches/orphan/payload-00000.arrow", "uploads/orphan", "files/orphan"):
+        rig.blobs.path(path).parent.mkdir(exist_ok=True)
+        rig.blobs.path(path).write_bytes(b"left behind")
+    assert rig.claimed(name) >= 1
+    committed = rig.pool.worked.copy()
+    done = {row.number for row in rig.store.shards(name.removeprefix("batches/")) if row.state == "done"}
+    rig._open = False
+    dead._planner.close(30)
+    rig.store.close()
+    rig.pool = type(rig.pool)(rig.signals)
+    rig.start()
+    assert rig.done(name).batch_stats.successful_request_count == 32
+    assert not any("orphan" in path for path in rig.files())
+    again = {text.split(".")[0] for text in rig.pool.worked}
+    assert not any(f"large {number}" in again for number in done)
+    assert committed
+
+
+class Refusing:
+    """A store that is no longer there."""
+
+    def __getattr__(self, name: str) -> object:
+        """Refuse everything."""
+
+        def refuse(*_: object, **__: object) -> object:
+            raise Unavailable("gone")
+
+        return refuse
+
+
+def test_a_bug_in_the_pool_harms_neither_slot_nor_batch(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The shard is given back and tried again; the log says where it happened, and never the text."""
+    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    rig.pool.troubles += [ZeroDivisionError("secret text")] * 2
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    assert rig.done(name).batch_stats.successful_request_count == 3
+    assert sum(record.name == "embatch.dispatcher" for record in caplog.records) == 2
+    assert "secret text" not in "".join(record.getMessage() for record in caplog.records)
+
+
+def test_a_commit_that_the_disk_refuses_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file goes at once, for the disk is full, and the next attempt has a file of its own."""
+    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    tries: list[int] = []
+
+    def refuse() -> None:
+        if len(tries) < 2:
+            tries.append(1)
+            raise Unavailable("the disk is full", reason="STORAGE_FULL")
+
+    rig.before["commit"] = refuse
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    assert rig.done(name).batch_stats.successful_request_count == 3
+    rig.until(lambda: rig.files() == {name, f"{name}/payload-00000.arrow", f"{name}/result-00000-3.arrow"})
+
+
+def test_a_pool_that_loses_requests_is_not_believed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database refuses a shard whose counts do not add up; the batch goes on once the pool is right."""
+    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    right = rig.pool.embed
+    wrong: list[int] = []
+
+    def lossy(*arguments: object, **named: object) -> object:
+        if len(wrong) < 2:
+            wrong.append(1)
+            return pa.RecordBatch.from_pylist([], schema=results_schema(DIMENSIONS))
+        return right(*arguments, **named)  # type: ignore[arg-type]  # passed on as they came
+
+    monkeypatch.setattr(rig.pool, "embed", lossy)
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    done = rig.done(name)
+    assert (len(wrong), done.batch_stats.successful_request_count) == (2, 3)
+
+
+def test_with_real_engine_processes(tmp_path: Path) -> None:
+    """The same service over the local pool: both lanes, a batch, an interactive call, and a quiet end."""
+    rig = Rig(tmp_path / "data", local=True)
+    try:
+        assert isinstance(rig.service._pool, LocalPool)
+        name = rig.service.submit_inline(Draft(), [*large(2), *rows(20)]).name
+        _, part = rig.service.embed_now(None, rows(2, "query"))
+        assert part.column("embedding").to_pylist() == [vector("query 0"), vector("query 1")]
+        done = rig.done(name)
+        assert (done.state, done.batch_stats.successful_request_count) == (State.COMPLETED, 36)
+        found = {row["key"]: row["embedding"] for row in rig.read(name)}
+        assert found["text-7"] == vector("text 7")
+        assert {engine.lane for engine in rig.service.health().engines} == {"bulk", "query"}
+    finally:
+        rig.stop()

@@ -1,0 +1,269 @@
+"""Uploads: what is acknowledged is there, offsets decide, and a file is whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from service_rig import Rig, rows, together
+
+from embatch.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    TooLarge,
+    Unavailable,
+)
+from embatch.planning import Planner
+from embatch.service import Draft
+from embatch.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest_plugins = ("rig_fixture",)
+
+
+def begin(rig: Rig, **more: Any) -> str:
+    """Begin an upload."""
+    asked: dict[str, Any] = {"file_id": None, "display_name": None, "mime_type": "text/plain", "size": None}
+    return rig.service.begin_upload(**{**asked, **more})
+
+
+def test_an_upload_in_pieces_across_a_restart(rig: Rig) -> None:
+    """What was appended counts after the restart; size and digest are those of the whole."""
+    token = begin(rig, file_id="my-file", display_name="Mine", size=10)
+    assert rig.service.upload_offset(token) == 0
+    assert rig.service.append(token, 0, b"12345") == 5
+    rig.restart()
+    assert rig.service.upload_offset(token) == 5
+    assert rig.service.append(token, 5, b"") == 5
+    assert rig.service.append(token, 5, b"67890") == 10
+    made = rig.service.finish(token)
+    assert (made.id, made.display_name, made.size, made.source) == ("my-file", "Mine", 10, "UPLOADED")
+    assert made.sha256 == hashlib.sha256(b"1234567890").hexdigest()
+    assert rig.service.file("files/my-file") == made
+    assert (rig.folder / "files/my-file").read_bytes() == b"1234567890"
+    assert (rig.folder / "files/my-file").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(NotFound):
+        rig.service.append(token, 10, b"more")
+    rig.restart()
+    assert rig.service.file("files/my-file") == made
+
+
+def test_a_chunk_that_does_not_fit_changes_nothing(rig: Rig) -> None:
+    """At another place, beyond what was announced, or short at the end."""
+    token = begin(rig, size=10)
+    rig.service.append(token, 0, b"12345")
+    for offset in (0, 4, 6, 1 << 62):
+        with pytest.raises(InvalidArgument):
+            rig.service.append(token, offset, b"x")
+    with pytest.raises(TooLarge):
+        rig.service.append(token, 5, b"123456")
+    with pytest.raises(InvalidArgument):
+        rig.service.finish(token)
+    assert rig.service.upload_offset(token) == 5
+
+
+def test_no_file_is_larger_than_a_file_may_be(tmp_path: Path) -> None:
+    """Announced or not."""
+    rig = Rig(tmp_path / "data", settings=Settings(file_bytes=10))
+    try:
+        with pytest.raises(TooLarge):
+            begin(rig, size=11)
+        token = begin(rig)
+        rig.service.append(token, 0, b"1234567890")
+        with pytest.raises(TooLarge):
+            rig.service.append(token, 10, b"x")
+        assert rig.service.finish(token).size == 10
+    finally:
+        rig.stop()
+
+
+@pytest.mark.parametrize("file_id", ["batch-abc", "", "A", "-a", "a-", "a/b", "..", "a" * 41, "ä"])
+def test_names_that_a_file_cannot_have(rig: Rig, file_id: str) -> None:
+    """Among them those of results files and of other places."""
+    with pytest.raises(InvalidArgument):
+        begin(rig, file_id=file_id)
+    assert rig.files() == set()
+
+
+def test_a_name_is_given_once(rig: Rig) -> None:
+    """To the first of many at the same time, and not again while the file exists."""
+    tokens: list[str] = []
+    refused: list[AlreadyExists] = []
+
+    def ask(_: int) -> None:
+        try:
+            tokens.append(begin(rig, file_id="mine"))
+        except AlreadyExists as error:
+            refused.append(error)
+
+    together(8, ask)
+    assert (len(tokens), len(refused)) == (1, 7)
+    assert len(rig.files()) == 1
+    rig.service.finish(tokens[0])
+    with pytest.raises(AlreadyExists):
+        begin(rig, file_id="mine")
+    rig.service.delete_file("files/mine")
+    begin(rig, file_id="mine")
+
+
+def test_an_upload_that_is_dropped_is_gone(rig: Rig) -> None:
+    """Also when asked twice, or of none at all."""
+    token = begin(rig)
+    rig.service.append(token, 0, b"x")
+    for _ in range(2):
+        rig.service.drop_upload(token)
+    rig.service.drop_upload("../../etc/passwd")
+    assert rig.files() == set()
+    for ask in (rig.service.upload_offset, rig.service.finish):
+        for name in (token, "nothing", "../../etc/passwd", "", "a" * 65):
+            with pytest.raises(NotFound):
+                ask(name)
+
+
+def test_a_chunk_that_the_disk_takes_in_part_leaves_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is said to be full, and the chunk can be sent again at its offset."""
+    token = begin(rig)
+    rig.service.append(token, 0, b"12345")
+    writes: list[int] = []
+
+    class Full(io.FileIO):
+        """Takes three bytes, then has no room."""
+
+        def write(self, content: Any, /) -> int:
+            if writes:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            writes.append(1)
+            return super().write(bytes(content)[:3])
+
+    def opened(self: Path, mode: str = "r", **_: Any) -> io.FileIO:
+        return Full(str(self), mode.replace("b", ""))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.open", opened)
+        with pytest.raises(Unavailable) as caught:
+            rig.service.append(token, 5, b"67890")
+    assert caught.value.reason == "STORAGE_FULL"
+    assert rig.service.upload_offset(token) == 5
+    rig.service.append(token, 5, b"67890")
+    assert rig.service.finish(token).sha256 == hashlib.sha256(b"1234567890").hexdigest()
+
+
+def test_chunks_at_the_same_time_do_not_mix(rig: Rig) -> None:
+    """One of them is at the right place; the others are refused."""
+    token = begin(rig)
+    refused: list[InvalidArgument] = []
+
+    def send(number: int) -> None:
+        try:
+            rig.service.append(token, 0, bytes([number]) * 1000)
+        except InvalidArgument as error:
+            refused.append(error)
+
+    together(8, send)
+    assert len(refused) == 7
+    rig.service.finish(token)
+    (name,) = (record.id for record in rig.service.files(10, None).items)
+    assert len(set((rig.folder / "files" / name).read_bytes())) == 1
+
+
+def test_pages_of_files(rig: Rig) -> None:
+    """Newest first, each once; results files are not among them."""
+    names = []
+    for number in range(5):
+        names.append(rig.upload(b"x" * number))
+        rig.clock.turn(1)
+    seen: list[str] = []
+    token: str | None = None
+    while True:
+        page = rig.service.files(2, token)
+        seen += [f"files/{record.id}" for record in page.items]
+        token = page.next_page_token
+        if token is None:
+            break
+    assert seen == names[::-1]
+
+
+def test_results_of_a_file_batch_are_a_file(rig: Rig) -> None:
+    """It appears with the end of the batch and goes with it; an uploaded file is not given out."""
+    file = rig.upload(b'{"key":"k","request":{"content":{"parts":[{"text":"a"}]}}}\n')
+    rig.pool.gated = True
+    name = rig.service.submit_file(Draft(display_name="d"), file).name
+    results = name.replace("batches/", "files/batch-")
+    with pytest.raises(PermissionDenied):
+        rig.service.file(results)
+    rig.pool.open()
+    rig.done(name)
+    record = rig.service.file(results)
+    assert (record.source, record.display_name) == ("GENERATED", "d")
+    parts = list(rig.service.results_of_file(results).parts)
+    assert [part.column("key").to_pylist() for part in parts] == [["k"]]
+    for other in (file, "files/nothing", "files/batch-nothing", "nothing"):
+        with pytest.raises(PermissionDenied):
+            rig.service.results_of_file(other)
+    with pytest.raises(PermissionDenied):
+        rig.service.delete_file(results)
+    inline = rig.done(rig.service.submit_inline(Draft(), rows(1)).name).name
+    with pytest.raises(PermissionDenied):
+        rig.service.file(inline.replace("batches/", "files/batch-"))
+    rig.service.delete(name)
+    with pytest.raises(PermissionDenied):
+        rig.service.results_of_file(results)
+
+
+def test_files_that_no_row_speaks_of_go_at_the_start(rig: Rig) -> None:
+    """The others stay, though there be more than a page of them."""
+    kept = {rig.upload(b"x") for _ in range(3)}
+    token = begin(rig)
+    (rig.folder / "files/orphan").write_bytes(b"x")
+    (rig.folder / "uploads/orphan").write_bytes(b"x")
+    rig.restart()
+    assert rig.files() == {*kept, f"uploads/{token}"}
+
+
+def test_a_file_a_batch_is_planned_from_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its requests are counted."""
+    file = rig.upload(b"x")
+    monkeypatch.setattr(Planner, "wake", lambda _: None)
+    name = rig.service.submit_file(Draft(), file).name
+    with pytest.raises(FailedPrecondition):
+        rig.service.delete_file(file)
+    rig.service.cancel(name)
+    rig.service.delete_file(file)
+
+
+def test_a_page_token_of_another_kind_is_refused(rig: Rig) -> None:
+    """Whatever somebody made up."""
+    forged = [
+        "x",
+        "",
+        "é",
+        "\ud800",
+        *(
+            base64.urlsafe_b64encode(content).decode()
+            for content in (
+                b"[]",
+                b"[1]",
+                b'["a",1]',
+                b'[18446744073709551615,"a"]',
+                b'[1,"a\\u0000"]',
+                b"{}",
+                b"[1,2,3]",
+            )
+        ),
+    ]
+    for token in forged:
+        for ask in (rig.service.list, rig.service.files):
+            with pytest.raises(InvalidArgument) as caught:
+                ask(10, token)
+            assert caught.value.field == "pageToken"
