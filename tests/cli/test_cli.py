@@ -47,7 +47,7 @@ def _accepted(data: Path) -> bool:
     """Return whether a batch is in the store: its texts are durable earlier, but nobody was told so yet."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{data / 'embatch.db'}?mode=ro", uri=True)) as database:
-            return database.execute("SELECT count(*) FROM batch").fetchone() != (0,)
+            return bool(database.execute("SELECT 1 FROM batch").fetchall())
     except sqlite3.OperationalError:  # there is no database yet, or no table in it
         return False
 

@@ -57,7 +57,7 @@ def test_cancelled_at_random_moments_nothing_comes_late(rig: Rig) -> None:
                 if batch.done:
                     ended[batch.name] = batch
 
-    poller = threading.Thread(target=poll)
+    poller = threading.Thread(target=poll, daemon=True)
     poller.start()
     moments = [chance.randrange(160) for _ in names]
     allowed = 0

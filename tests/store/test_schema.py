@@ -14,6 +14,7 @@ from storing import NOW, accept, claim, commit
 from embatch.errors import FailedPrecondition
 from embatch.states import ACTIVE, State
 from embatch.store import statements
+from embatch.store.connect import upgrade
 from embatch.store.schema import BATCH, METADATA, SHARD, VERSION
 from embatch.store.store import Store
 
@@ -58,20 +59,22 @@ def _described(connection: Connection) -> dict[str, Any]:
 def test_a_fresh_schema_is_the_sum_of_its_migrations(
     store: Store, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """What the migrations made equals what the tables of `schema` make. If not, a migration is missing."""
+    """What the migrations make equals what the tables of `schema` make. If not, a migration is missing."""
     with store._database.writer.connect() as connection:
-        migrated = _described(connection)
+        fresh = _described(connection)
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == VERSION
         if connection.dialect.name == "sqlite":
-            url = f"sqlite:///{tmp_path / 'fresh.db'}"
+            url = f"sqlite:///{tmp_path / 'migrated.db'}"
         else:
             new: Callable[[], str] = request.getfixturevalue("new_postgres")
             url = new()
     engine = create_engine(url)
     with engine.begin() as connection:
         METADATA.drop_all(connection)
-        METADATA.create_all(connection)
-        assert _described(connection) == migrated
+        connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
+        upgrade(connection, None)
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == VERSION
+        assert _described(connection) == fresh
     engine.dispose()
 
 

@@ -138,7 +138,7 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
         if time.monotonic() > deadline:
             raise Unavailable(_why(data, f"the local service did not answer within {seconds:.0f} s"))
         time.sleep(pause)
-        pause = min(0.2, pause * 1.5)
+        pause = min(0.05, pause * 1.5)
 
 
 def _read(data: Path) -> Place | None:

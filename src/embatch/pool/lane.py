@@ -83,14 +83,19 @@ class Lane:
             EngineTrouble: it does not come up, or did not a moment ago; `retry_after` says when to ask again.
             Stopped: `stop` was set first.
         """
+        process = self.begin()
+        self._await(process, stop)
+        return process
+
+    def begin(self) -> EngineProcess:
+        """Return the process that works, loaded or not. Raises as `process`, without waiting."""
         with self._lock:
             process = self._process
             if process is None or not process.usable:
                 self._heed_pause()
                 process = self._process = self._supervisor.start(self._spec, self._nice)
                 self._starts += 1
-        self._await(process, stop)
-        return process
+            return process
 
     def fresh(self, stop: threading.Event | None = None) -> EngineProcess:
         """Start a process that nobody else uses, loaded. The caller ends it. Raises as `process`."""

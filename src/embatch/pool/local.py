@@ -7,7 +7,7 @@ process, so neither a long micro-batch nor a poisonous one delays a query.
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -51,6 +51,11 @@ class LocalPool:
     def starts(self) -> int:
         """Engine processes started so far, those for suspects included."""
         return self._supervisor.starts
+
+    def begin(self, model: ServedModel) -> None:
+        """Start loading a model's bulk engine without waiting for it; what goes wrong shows on first use."""
+        with suppress(EngineTrouble):
+            self._lane(model, BULK).begin()
 
     def describe(self, model: ServedModel) -> Description:
         """As `Pool.describe`: from a lane that is up, else by loading the bulk engine."""

@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import create_engine, event, inspect, make_url, text
+from sqlalchemy import Column, MetaData, String, Table, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from embatch.errors import FailedPrecondition
 from embatch.store.durable import sync_folder
-from embatch.store.schema import VERSION
+from embatch.store.schema import METADATA, VERSION
 from embatch.store.trouble import damaged, disk, trouble
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_STAMP: Final = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+"""Where alembic keeps the version, as it makes the table itself."""
 _BUSY_MILLISECONDS: Final = 30_000
 _RESET_MILLISECONDS: Final = 1_000
 """Longest wait for readers when the write-ahead log is to be emptied: writes stand still meanwhile."""
@@ -183,12 +185,25 @@ def _check(connection: Connection) -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    found = None
-    if inspect(connection).has_table("alembic_version"):
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if found == VERSION:
+    if not inspect(connection).get_table_names():
+        METADATA.create_all(connection)
+        _STAMP.create(connection)
+        connection.execute(_STAMP.insert(), {"version_num": VERSION})
         return
-    # Loading alembic takes a third of a second: only a first start and an upgrade pay for it.
+    found = None
+    if inspect(connection).has_table(_STAMP.name):
+        found = connection.execute(select(_STAMP.c.version_num)).scalar()
+    if found != VERSION:
+        upgrade(connection, found)
+
+
+def upgrade(connection: Connection, found: str | None) -> None:
+    """Run the migrations that a database of version `found` lacks; `None`: all of them.
+
+    Raises:
+        FailedPrecondition: a newer version of embatch wrote it.
+    """
+    # Loading alembic takes half a second: only an upgrade pays for it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415

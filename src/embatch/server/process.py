@@ -1,0 +1,173 @@
+"""The running service: its HTTP server, its signals, its end.
+
+Everything heavy that answering takes is imported with this module, so the engine can load meanwhile: see
+`compose`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from embatch.api.app import create_app
+from embatch.api.limits import Bounds, guarded
+from embatch.api.private import Attached
+from embatch.server import folder, logs
+from embatch.service import Service
+from embatch.store.blobs import Blobs
+from embatch.store.store import Store
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from embatch.engine.models import Catalog
+    from embatch.pool import LocalPool
+    from embatch.settings import Settings
+
+DONE: Final = 0
+BROKEN: Final = 74
+"""Exit code when a commit's fate is unknown (EX_IOERR): the next start finds out."""
+
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than any sensible poll interval, so that pollers keep their connection."""
+_ANSWER_SECONDS: Final = 3
+"""How long running answers may take once the service is to end; an open stream would hold it for ever."""
+
+_log = logging.getLogger("embatch.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service is made of."""
+
+    place: Path
+    """The data folder, locked."""
+    settings: Settings
+    catalog: Catalog
+    pool: LocalPool
+    listener: folder.Listener
+    hosts: tuple[str, ...] | None
+    """Names by which it may be called; `None`: any."""
+    private: bool
+    """Whether it ends when no client is attached."""
+
+
+def run(parts: Parts) -> int:
+    """Serve until a signal, the last client's leave, or broken storage; return the exit code."""
+    blobs = Blobs(parts.place)
+    blobs.ensure_layout()
+    store = Store.open(f"sqlite:///{parts.place / 'embatch.db'}")
+    try:
+        service = Service(store, blobs, parts.catalog, parts.pool, parts.settings, now=_now)
+        return asyncio.run(_Process(parts, service, store).run())
+    finally:
+        store.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signals: it raises again what it caught, so a graceful stop would exit with -15."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `_Process`."""
+        yield
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self.listening.set()
+
+
+class _Process:
+    """The running service: its HTTP server, its signals, its end."""
+
+    def __init__(self, parts: Parts, service: Service, store: Store) -> None:
+        self._parts, self._service, self._store = parts, service, store
+        self._attached = Attached(self._leave) if parts.private else None
+        self._leaving = False
+
+    async def run(self) -> int:
+        """Serve until told to leave; return the exit code."""
+        listener = self._parts.listener
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(logs.report_loop_error)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._signalled, number)
+        self._server = _Uvicorn(self._config())
+        self._remove_traces = contextlib.ExitStack()
+        with self._remove_traces:
+            serving = asyncio.create_task(self._server.serve(sockets=[listener.stream]))
+            listening = asyncio.create_task(self._server.listening.wait())
+            await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                self._remove_traces.enter_context(folder.noted(self._parts.place, listener))
+                if self._attached is not None:
+                    self._attached.begin()
+                _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
+                self._watch_store(loop)
+            await serving
+            await asyncio.to_thread(self._service.close, self._parts.settings.drain_seconds)
+        _log.info("ended", extra={"fields": {"storage": "broken" if self._store.broken else "good"}})
+        return BROKEN if self._store.broken else DONE
+
+    def _config(self) -> uvicorn.Config:
+        settings = self._parts.settings
+        bounds = Bounds.of(settings, self._parts.hosts)
+        return uvicorn.Config(
+            create_app(self._service, settings, attached=self._attached),
+            http=guarded(bounds),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_ANSWER_SECONDS,
+        )
+
+    def _leave(self) -> None:
+        """Begin the graceful end. Repeating is safe."""
+        self._leaving = True
+        self._server.should_exit = True
+        if self._attached is not None:
+            self._attached.end()
+
+    def _signalled(self, number: int) -> None:
+        if not self._leaving:
+            _log.info("leaving", extra={"fields": {"signal": number}})
+            self._leave()
+            return
+        _log.warning("leaving at once", extra={"fields": {"signal": number}})
+        self._remove_traces.close()
+        # Engine processes end with this one; whatever was not committed waits in the store.
+        os._exit(128 + number)
+
+    def _watch_store(self, loop: asyncio.AbstractEventLoop) -> None:
+        def watch() -> None:
+            self._store.broken_signal.wait()
+            _log.critical("a commit failed in storage and its fate is unknown: the next start finds out")
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(self._leave)
+
+        threading.Thread(target=watch, name="storage-watch", daemon=True).start()
