@@ -33,6 +33,7 @@ _REQUEST: Final[list[pa.Field[Any]]] = [
     pa.field("task_type", pa.string()),
     pa.field("title", pa.string()),
     pa.field("dimensions", pa.int32()),
+    pa.field("auto_truncate", pa.bool_(), nullable=False),  # false: a text the model would cut fails instead
     *_FAULT,
 ]
 REQUESTS: Final = pa.schema(_REQUEST)
@@ -81,6 +82,8 @@ class RequestRow:
     title: str | None = None
     dimensions: int | None = None
     fault: RequestError | None = None
+    auto_truncate: bool = True
+    """Whether a text longer than the model takes is cut, and flagged; else it fails."""
 
 
 @dataclass(slots=True)
@@ -119,6 +122,7 @@ class ShardCutter:
             "task_type": [row.task_type for row in rows],
             "title": [row.title for row in rows],
             "dimensions": [row.dimensions for row in rows],
+            "auto_truncate": [row.auto_truncate for row in rows],
             "error_code": [row.fault.code.number if row.fault else None for row in rows],
             "error_reason": [
                 row.fault.reason.value if row.fault and row.fault.reason else None for row in rows

@@ -551,6 +551,28 @@ def test_n03_an_over_long_text_is_cut_and_flagged(http: httpx2.Client) -> None:
     assert table.column("tokens").to_pylist()[0] == 512
 
 
+@pytest.mark.parametrize("spelling", ["autoTruncate", "auto_truncate"])
+def test_n03_an_over_long_text_fails_alone_where_cutting_is_refused(
+    http: httpx2.Client, spelling: str
+) -> None:
+    """`autoTruncate: false` fails what would be cut, in a batch alone and interactively at once."""
+    whole = {"embedContentConfig": {spelling: False}}
+    long, short = _entry("word " * 2000), _entry("short")
+    for entry in (long, short):
+        entry["request"] |= whole
+    again = _entry("word " * 2000)
+    operation = _done(http, _create(http, _body([long, short, again])).json()["name"])
+    items = operation["metadata"]["output"]["inlinedResponses"]["inlinedResponses"]
+    assert [item.get("error", {}).get("code") for item in items] == [3, None, None]
+    assert "autoTruncate" in items[0]["error"]["message"]
+    assert operation["metadata"]["batchStats"]["failedRequestCount"] == "1"
+    path = f"models/{MODEL}:embedContent"
+    _refused(http.post(path, json=long["request"]), 400, "INVALID_ARGUMENT")
+    assert http.post(path, json=again["request"]).status_code == 200
+    wrong = {**short["request"], "embedContentConfig": {spelling: "no"}}
+    _refused(http.post(path, json=wrong), 400, "INVALID_ARGUMENT")
+
+
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
 def test_n04_empty_text_is_400_interactively(http: httpx2.Client, text: str) -> None:
     """In a batch it fails its request alone; alone it is a refusal."""

@@ -56,7 +56,7 @@ def say(word, name):
 
 def live(number):
     name = f"{life}-{number}"
-    rows = [{"index": n, "text": f"{name} {n} " * 40} for n in range(3)]
+    rows = [{"index": n, "text": f"{name} {n} " * 40, "auto_truncate": True} for n in range(3)]
     texts = pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
     path = f"batches/{name}/payload-00000.arrow"
     store.accept(replace(new_batch(name)), [PayloadShard(0, path, blobs.write(path, texts), 3, 100, 0)])

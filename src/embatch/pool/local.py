@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from embatch.engine.packing import distinct
 from embatch.engine.texts import compose
-from embatch.errors import EngineTrouble
+from embatch.errors import Code, EngineTrouble, Reason, RequestError
 from embatch.pool.lane import BULK, QUERY, Apart, Lane
 from embatch.pool.process import CLOSING, Stopped
 from embatch.pool.supervisor import Supervisor
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from embatch.pool.work import Outcome
     from embatch.settings import Settings
 
+TOO_LONG: Final = RequestError(
+    Code.INVALID_ARGUMENT,
+    Reason.TOO_LONG,
+    "the text is longer than the model takes: shorten it, or leave autoTruncate out to have it cut",
+)
 _COMPOSED: Final = ("text", "task_type", "title")
 
 
@@ -157,8 +162,11 @@ def _results(
     place = np.full(count, -1, np.int64)
     place[list(sound)] = list(of)
     errors = [requests.column(name).to_pylist() for name in ("error_code", "error_reason", "error_message")]
+    may_cut = requests.column("auto_truncate").to_pylist()
     for at in sound:
         error = outcome.errors.get(int(place[at]))
+        if error is None and not may_cut[at] and outcome.truncated[place[at]]:
+            error = TOO_LONG
         if error is not None:
             reason = error.reason.value if error.reason else None
             errors[0][at], errors[1][at], errors[2][at] = error.code.number, reason, error.message

@@ -156,6 +156,15 @@ class Fields:
             self.refuse(name, f"this must be from {bits.start} to {bits.stop - 1}", "OUT_OF_RANGE")
         return int(value)
 
+    def boolean(self, name: str, *, default: bool) -> bool:
+        """Return a true-or-false field."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.refuse(name, "this must be true or false")
+        return bool(value)
+
     def refuse(self, name: str, message: str, reason: str | None = None) -> NoReturn:
         """Refuse a field."""
         raise InvalidArgument(message, field=self.at(name), reason=reason)
@@ -247,6 +256,7 @@ def request_row(
         title=options["title"].text("title"),
         dimensions=options["outputDimensionality"].integer("outputDimensionality", _INT32),
         fault=fault,
+        auto_truncate=config.boolean("autoTruncate", default=True),
     )
 
 
