@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from embatch.batch import Batch, BatchStats, Request, TaskType
+    from embatch.batch import Batch, BatchStats, BatchUsage, Request, TaskType
     from embatch.client.async_client import AsyncClient
     from embatch.client.client import Client
     from embatch.client.results import BatchResult
@@ -55,6 +55,7 @@ __all__ = [
     "BatchResult",
     "BatchStats",
     "BatchTimeout",
+    "BatchUsage",
     "Client",
     "Code",
     "ConnectionFailed",
@@ -86,6 +87,7 @@ _HOMES: Final = {
     "Batch": "batch",
     "BatchResult": "client.results",
     "BatchStats": "batch",
+    "BatchUsage": "batch",
     "Client": "client.client",
     "ContentEmbedding": "vectors",
     "Request": "batch",

@@ -86,6 +86,23 @@ class BatchStats:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchUsage:
+    """What a batch took. Only an embatch service reports it; elsewhere everything is zero or `None`."""
+
+    token_count: int = 0
+    """Tokens the model saw of the finished requests; those of equal texts count each time."""
+    uncommitted_token_count: int = 0
+    """Tokens of requests that are embedded but not yet durable; see `uncommitted_request_count`."""
+    cached_request_count: int = 0
+    """Requests answered from what earlier runs had embedded."""
+    cpu_seconds: float = 0.0
+    """CPU seconds that engine processes spent on it."""
+    interactive_cpu_seconds: float | None = None
+    """CPU seconds its tokens would have cost one text at a time, as measured on this service with texts of
+    this kind, protocol left out; `None` before that was measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """A batch as it was when it was asked for; ask again for news."""
 
@@ -112,6 +129,7 @@ class Batch:
     """Why the batch FAILED, or what stopped it; `None` otherwise."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the batch was worked, such as a task type without a prompt."""
+    usage: BatchUsage = field(default_factory=BatchUsage)
 
     @property
     def done(self) -> bool:

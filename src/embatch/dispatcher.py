@@ -28,7 +28,7 @@ from embatch.errors import (
     RequestError,
     Unavailable,
 )
-from embatch.shard import failed_results
+from embatch.shard import Done, failed_results
 from embatch.store.records import ResultShard
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class _Running:
 
     claim: Claim
     stop: threading.Event = field(default_factory=threading.Event)
-    done: int = 0
-    """Requests embedded and not yet durable."""
+    done: Done = field(default_factory=lambda: Done(0))
+    """What is embedded and not yet durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +122,11 @@ class Dispatcher:
                 if running.claim.batch_id == batch_id:
                     running.stop.set()
 
-    def uncommitted(self, batch_id: str) -> int:
-        """Return how many requests of claimed shards are embedded and not yet durable."""
+    def uncommitted(self, batch_id: str) -> Done:
+        """Return what of a batch's claimed shards is embedded and not yet durable."""
         with self._lock:
-            return sum(running.done for running in self._running if running.claim.batch_id == batch_id)
+            found = (running.done for running in self._running if running.claim.batch_id == batch_id)
+            return sum(found, Done(0))
 
     def troubles(self) -> Mapping[str, str]:
         """Return by model why its shards wait although they could be worked; empty when all is well."""
@@ -195,7 +196,7 @@ class Dispatcher:
             if results is None:
                 self._store.release(claim)
             else:
-                self._commit(claim, results)
+                self._commit(claim, results, running.done.cpu_seconds)
         except EngineTrouble as error:
             self._pause(claim.model, error)
             self._release(claim)
@@ -239,16 +240,16 @@ class Dispatcher:
             native = model.dimensions or self._pool.describe(model).dimensions
             return failed_results(0, claim.payload.request_count, native, _LOST)
 
-        def progress(count: int) -> None:
+        def progress(done: Done) -> None:
             with self._lock:
-                running.done += count
+                running.done += done
 
         results = self._pool.embed(model, requests, on_progress=progress, stop=running.stop, suspect=suspect)
         with self._lock:
             self._pauses.pop(claim.model, None)
         return results
 
-    def _commit(self, claim: Claim, results: pa.RecordBatch) -> None:
+    def _commit(self, claim: Claim, results: pa.RecordBatch, cpu_seconds: float) -> None:
         path = f"batches/{claim.batch_id}/result-{claim.number:05}-{claim.attempt}.arrow"
         failed = results.num_rows - results.column("error_code").null_count
         kind: Any = results.schema.field("embedding").type
@@ -259,6 +260,7 @@ class Dispatcher:
             failed,
             int(pc.sum(results.column("tokens")).as_py() or 0),
             kind.list_size,
+            round(cpu_seconds * 1e6),
         )
         try:
             done = self._store.commit(claim, shard, self._now())

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from embatch.batch import TaskType
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
-from embatch.shard import ShardCutter
+from embatch.shard import ShardCutter, frozen
+from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from embatch.cached import Cached
     from embatch.engine.models import ServedModel
     from embatch.pool import Pool
     from embatch.settings import Settings
@@ -51,11 +53,15 @@ class Draft:
     """The same key gives the same batch again, as long as it exists; `None` makes a new one each time."""
     body_digest: str | None = None
     """Tells a repetition from another request under the same key."""
+    run: str | None = None
+    """The run that the batch belongs to: the cache is asked for its texts, and told when the run ends."""
 
     def check(self) -> None:
         """Refuse what is wrong by its form. Raises InvalidArgument naming the field."""
         check_display_name(self.display_name)
         check_priority(self.priority)
+        if self.run is not None:
+            check_run(self.run)
         key = self.idempotency_key
         if key is not None and not (
             1 <= len(key.encode(errors="replace")) <= IDEMPOTENCY_KEY and key.isprintable()
@@ -79,6 +85,7 @@ class Draft:
             self.body_digest,
             now,
             now + timedelta(seconds=settings.batch_expiry),
+            run=self.run,
         )
 
 
@@ -175,7 +182,8 @@ def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
         fault = fault or _fault(
             Reason.BAD_FIELD, f"metadata is at most {METADATA_BYTES} characters of JSON: it is not echoed"
         )
-    return (replace(row, **dict.fromkeys(unfit)), fault) if unfit else (row, None)
+    emptied: dict[str, Any] = dict.fromkeys(unfit)
+    return replace(row, **emptied), fault
 
 
 def encodable(text: str) -> bool:
@@ -230,6 +238,8 @@ class ShardWriter:
     blobs: Blobs
     batch_id: str
     judge: Judge
+    cached: Cached | None = None
+    """What to ask for known vectors; `None` where the batch is nobody's run."""
     _asked: int = 0
     _shortened: bool = False
     _cutter: ShardCutter = field(default_factory=ShardCutter)
@@ -260,8 +270,13 @@ class ShardWriter:
     def _write(self, shard: pa.RecordBatch) -> PayloadShard:
         number, self._number = self._number, self._number + 1
         path = f"batches/{self.batch_id}/payload-{number:05}.arrow"
+        texts = shard.nbytes
+        if self.cached is not None:
+            shard = self.cached.freeze(self.judge.model, shard)
         digest = self.blobs.write(path, shard)
-        return PayloadShard(number, path, digest, shard.num_rows, shard.nbytes, self._dimensions(shard))
+        return PayloadShard(
+            number, path, digest, shard.num_rows, texts, self._dimensions(shard), int(frozen(shard).sum())
+        )
 
     def _dimensions(self, shard: pa.RecordBatch) -> int:
         """Return what the good requests ask for. A shard without any agrees with the one before."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import BinaryIO
 
+    from embatch.cached import Cached
     from embatch.engine.models import Catalog, ServedModel
     from embatch.pool import Pool
     from embatch.settings import Settings
@@ -56,6 +57,7 @@ class Planner:
     pool: Pool
     settings: Settings
     now: Callable[[], datetime]
+    cached: Cached
     planned: Callable[[], None] = lambda: None
     """Called after each file, for whoever waits for its shards."""
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -113,7 +115,8 @@ class Planner:
         model = known(self.catalog.resolve(record.model), self.pool)
         self.store.unplan(record.id)
         self.blobs.remove_batch(record.id)
-        writer = ShardWriter(self.blobs, record.id, Judge(model, self.settings))
+        cached = None if record.run is None else self.cached
+        writer = ShardWriter(self.blobs, record.id, Judge(model, self.settings), cached)
         try:
             shards = self._cut(record, writer)
         except (InvalidArgument, DataLoss) as error:

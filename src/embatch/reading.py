@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embatch.batch import Batch, BatchStats
+from embatch.batch import Batch, BatchStats, BatchUsage
 from embatch.errors import Code, DataLoss, InvalidArgument, NotFound, Reason, RequestError
 from embatch.shard import REQUESTS, failed_results
 from embatch.states import State
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from embatch.shard import Done
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord, ShardRecord
 
@@ -63,7 +64,7 @@ class Results:
     truncated, error_code, error_reason, error_message. What a request asked for is not applied yet."""
 
 
-def shown(record: BatchRecord, uncommitted: int) -> Batch:
+def shown(record: BatchRecord, uncommitted: Done, alone: float | None) -> Batch:
     """Return a batch as its users see it.
 
     Counts of a batch from a file appear when its planning has ended, all at once. In a final state nothing is
@@ -71,7 +72,8 @@ def shown(record: BatchRecord, uncommitted: int) -> Batch:
 
     Args:
         record: as it is stored.
-        uncommitted: requests of it that are embedded and not yet durable.
+        uncommitted: what of it is embedded and not yet durable.
+        alone: CPU seconds that a token costs one text at a time; `None` where that is not known.
     """
     final, counted = record.state.final, record.planned or record.state.final
     total = record.request_count if counted else 0
@@ -81,7 +83,15 @@ def shown(record: BatchRecord, uncommitted: int) -> Batch:
         record.successful_count if counted else 0,
         record.failed_count + (pending if final else 0) if counted else 0,
         0 if final else pending,
-        0 if final else min(pending, uncommitted),
+        0 if final else min(pending, uncommitted.rows),
+    )
+    tokens = record.token_count if counted else 0
+    usage = BatchUsage(
+        tokens,
+        0 if final or not counted else uncommitted.tokens,
+        record.cached_count if counted else 0,
+        round(record.cpu_micros / 1e6, 3),
+        None if alone is None else round(alone * tokens, 3),
     )
     readable = final and record.state is not State.FAILED and not record.inline
     return Batch(
@@ -98,6 +108,7 @@ def shown(record: BatchRecord, uncommitted: int) -> Batch:
         f"files/batch-{record.id}" if readable else None,
         record.error,
         record.notes,
+        usage,
     )
 
 

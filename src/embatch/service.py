@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from embatch.batch import Page
+from embatch.cached import Cached
 from embatch.dispatcher import Dispatcher
 from embatch.errors import (
     EmbatchError,
@@ -23,9 +24,12 @@ from embatch.errors import (
     PermissionDenied,
 )
 from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
+from embatch.interactive import Interactive
 from embatch.planning import Planner
 from embatch.reading import Results, after, batch_id, read_results, shown, token
-from embatch.shard import ShardCutter
+from embatch.shard import Done
+from embatch.states import State
+from embatch.store.cache import VectorCache
 from embatch.store.records import FileRecord
 from embatch.store.store import UNSET
 from embatch.uploads import RESULTS, Uploads, file_id, new_id
@@ -33,8 +37,6 @@ from embatch.uploads import RESULTS, Uploads, file_id, new_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
-
-    import pyarrow as pa
 
     from embatch.batch import Batch
     from embatch.engine.models import Catalog, ServedModel
@@ -62,7 +64,7 @@ class Health:
 
 
 class Service:
-    """Batches, interactive embedding, files and models over one data folder.
+    """Batches, files and models over one data folder; what is answered at once is `interactive`.
 
     Making one takes up what the last service left, however it ended: claimed shards wait again, folders and
     files that no row speaks of are removed, planning goes on. Then it works until `close`.
@@ -80,10 +82,15 @@ class Service:
     ) -> None:
         self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
         self._settings, self._now = settings, now
+        self.interactive = Interactive(catalog, pool, settings)
         self._uploads = Uploads(store, blobs, settings, now)
         self._dispatcher = Dispatcher(store, blobs, catalog, pool, settings, now=now)
         self._dispatcher.sweeps.append(self._uploads.sweep)
-        self._planner = Planner(store, blobs, catalog, pool, settings, now, planned=self._dispatcher.wake)
+        self._cached = Cached(VectorCache(blobs.root / "cache", settings.cache_bytes), pool, blobs)
+        self._dispatcher.sweeps.append(self._cached.cache.prune)
+        self._planner = Planner(
+            store, blobs, catalog, pool, settings, now, self._cached, planned=self._dispatcher.wake
+        )
         self._recover()
         self._planner.start()
         self._dispatcher.start()
@@ -124,7 +131,8 @@ class Service:
         for at, row in enumerate(held):
             refuse(row, at, model)
         new_name = new_id(36)
-        writer = ShardWriter(self._blobs, new_name, Judge(model, self._settings))
+        cached = None if draft.run is None else self._cached
+        writer = ShardWriter(self._blobs, new_name, Judge(model, self._settings), cached)
         try:
             shards = list(writer.shards(held))
         except BaseException:
@@ -217,8 +225,18 @@ class Service:
             FailedPrecondition: it is not final: cancel it first.
         """
         id_ = batch_id(name)
+        record = self._store.get(id_)
+        if record.run is not None and record.state is State.COMPLETED:
+            self._cached.stage(record, self._store.shards(id_), self._catalog)
         self._store.delete(id_)
         self._blobs.remove_batch(id_)
+
+    def publish(self, run: str) -> int:
+        """Let the vectors of a run's deleted batches answer later runs; return how many are new.
+
+        Durable on return; repeating is safe. Raises InvalidArgument for what cannot name a run.
+        """
+        return self._cached.cache.publish(run)
 
     def inline(self, name: str) -> bool:
         """Return whether a batch's requests were given inline, as its results are then. Raises NotFound."""
@@ -247,32 +265,10 @@ class Service:
         return read_results(self._shown(record), record, shards, self._blobs, native=native)
 
     def _shown(self, record: BatchRecord) -> Batch:
-        return shown(record, 0 if record.state.final else self._dispatcher.uncommitted(record.id))
+        running = Done(0) if record.state.final else self._dispatcher.uncommitted(record.id)
+        return shown(record, running, self._pool.alone(record.model))
 
-    # interactive
-
-    def embed_now(self, model: str | None, rows: Sequence[RequestRow]) -> tuple[ServedModel, pa.RecordBatch]:
-        """Embed a few requests in the query lane: `results_schema` columns in their order, native dimensions.
-
-        Raises:
-            InvalidArgument: a request is at fault; `field` names its place. Nothing was embedded.
-            NotFound: no such model.
-            EngineTrouble: no engine comes up.
-        """
-        served = self._catalog.resolve(model)
-        wishes = any(row.dimensions is not None for row in rows)
-        judge = Judge(known(served, self._pool) if wishes else served, self._settings)
-        cutter = ShardCutter(1 << 62, 1 << 30)
-        for at, row in enumerate(rows):
-            judged = judge.judge(row)
-            if judged.fault is not None:
-                word = judged.fault.reason.value if judged.fault.reason else None
-                raise InvalidArgument(judged.fault.message, field=f"requests[{at}].content", reason=word)
-            cutter.add(judged)
-        shard = cutter.rest()
-        if shard is None:
-            raise InvalidArgument("there is nothing to embed", field="requests", reason="EMPTY_BATCH")
-        return served, self._pool.query(served, shard)
+    # models
 
     def models(self) -> Sequence[ServedModel]:
         """Return the served models, the default first."""

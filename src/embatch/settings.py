@@ -58,6 +58,10 @@ class Settings:
         19, "niceness", "Niceness of bulk engine processes; the query lane keeps its own."
     )
 
+    cache_bytes: int = _setting(
+        4 << 30, "bytes", "Vectors kept to answer the texts of later runs; 0 keeps none."
+    )
+
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Settings:
         """Return the defaults with what the environment overrides.

@@ -7,11 +7,14 @@ never cut again, so that an attempt repeated years later works the same texts in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from embatch.errors import RequestError
 
 SHARD_BYTES: Final = 512 * 1024
@@ -38,6 +41,56 @@ _REQUEST: Final[list[pa.Field[Any]]] = [
 ]
 REQUESTS: Final = pa.schema(_REQUEST)
 """A payload shard. Row order is request order; `index` is consecutive."""
+
+
+FROZEN: Final = ("frozen_embedding", "frozen_tokens", "frozen_truncated")
+"""Columns that a payload shard may have besides: vectors known when it was written, null elsewhere. They are
+part of it from then on: every attempt gives the same bytes, whatever becomes of where they came from."""
+
+
+IDENTITY: Final = b"identity"
+"""Name of what a result shard's file says of the engine that computed it: `Description.identity`."""
+
+
+def frozen(requests: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Return which requests of a payload shard come with their vector, bool (n,)."""
+    if FROZEN[0] not in requests.schema.names:
+        return np.zeros(requests.num_rows, np.bool_)
+    return np.asarray(requests.column(FROZEN[0]).is_valid(), np.bool_)
+
+
+def freeze(
+    requests: pa.RecordBatch,
+    known: NDArray[np.bool_],
+    vectors: NDArray[np.float32],
+    tokens: NDArray[np.int32],
+    truncated: NDArray[np.bool_],
+) -> pa.RecordBatch:
+    """Return a payload shard whose `known` requests, bool (n,), come with vectors, tokens and flags.
+
+    Args:
+        requests: a shard without such columns.
+        known: for which requests.
+        vectors: float32 (known, dimensions), in the order of the requests.
+        tokens: of each known one.
+        truncated: of each known one.
+    """
+    count, missing = requests.num_rows, pa.array(~known)
+    full = np.zeros((count, vectors.shape[1]), np.float32)
+    full[known] = vectors
+    columns: list[tuple[str, Any]] = [
+        (
+            FROZEN[0],
+            pa.FixedSizeListArray.from_arrays(pa.array(full.reshape(-1)), vectors.shape[1], mask=missing),
+        )
+    ]
+    for name, values, kind in ((FROZEN[1], tokens, np.int32), (FROZEN[2], truncated, np.bool_)):
+        spread = np.zeros(count, kind)
+        spread[known] = values
+        columns.append((name, pa.array(spread)))
+    for name, column in columns:
+        requests = requests.append_column(name, column)
+    return requests
 
 
 def results_schema(dimensions: int) -> pa.Schema:
@@ -67,6 +120,23 @@ def failed_results(first: int, count: int, dimensions: int, error: RequestError)
         "error_message": [error.message] * count,
     }
     return pa.RecordBatch.from_pydict(columns, schema=results_schema(dimensions))
+
+
+class Done(NamedTuple):
+    """Work of a shard that was finished since it was told of last."""
+
+    rows: int
+    """Requests that have an embedding or an error now."""
+    tokens: int = 0
+    """Tokens of these requests, as the model saw them; those of equal texts count each time."""
+    cpu_seconds: float = 0.0
+    """What engine processes spent on them."""
+
+    def __add__(self, other: object) -> Done:
+        """Return both together."""
+        if not isinstance(other, Done):
+            return NotImplemented
+        return Done(self.rows + other.rows, self.tokens + other.tokens, self.cpu_seconds + other.cpu_seconds)
 
 
 @dataclass(frozen=True, slots=True)

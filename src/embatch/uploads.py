@@ -16,6 +16,7 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from embatch.durable import sync, sync_folder
 from embatch.errors import (
     EmbatchError,
     FailedPrecondition,
@@ -24,7 +25,6 @@ from embatch.errors import (
     PermissionDenied,
     TooLarge,
 )
-from embatch.store.durable import sync, sync_folder
 from embatch.store.records import FileRecord, UploadRecord
 from embatch.store.times import micros
 from embatch.store.trouble import disk

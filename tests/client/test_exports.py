@@ -19,6 +19,7 @@ NAMES = [
     "BatchResult",
     "BatchStats",
     "BatchTimeout",
+    "BatchUsage",
     "Client",
     "Code",
     "ConnectionFailed",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from embatch.engine.models import serve_model
 from embatch.pool import LocalPool
 from embatch.settings import Settings
-from embatch.shard import RequestRow, ShardCutter
+from embatch.shard import Done, RequestRow, ShardCutter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def embed(
     pool: Pool,
     model: ServedModel,
     requests: pa.RecordBatch,
-    on_progress: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[Done], None] = lambda _: None,
     *,
     suspect: bool = False,
 ) -> pa.RecordBatch:

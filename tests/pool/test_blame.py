@@ -10,6 +10,7 @@ import pools
 import pytest
 
 from embatch.errors import Code, EngineTrouble, Reason
+from embatch.shard import Done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ def undisturbed(pool: LocalPool) -> pa.RecordBatch:
 
 def _poisoned(pool: LocalPool, undisturbed: pa.RecordBatch, at: int, words: dict[int, str]) -> int:
     """Embed with poison at some places, check every verdict, and return the processes started."""
-    model, counted = pools.hashing(poison="1"), list[int]()
+    model, counted = pools.hashing(poison="1"), list[Done]()
     texts = pools.texts(at)
     for place, word in words.items():
         texts[place] = f"embatch-poison:{word}"
@@ -63,7 +64,7 @@ def _poisoned(pool: LocalPool, undisturbed: pa.RecordBatch, at: int, words: dict
     for place in words:
         expected[place] = None
     assert pools.bytes_of(found) == expected
-    assert sum(counted) == at
+    assert sum(counted, Done(0)).rows == at
     return pool.starts - before
 
 

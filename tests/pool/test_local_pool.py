@@ -16,7 +16,7 @@ import pytest
 
 from embatch.engine.models import DEFAULT_MODEL, serve_model
 from embatch.errors import Code, EngineTrouble, Reason, RequestError
-from embatch.shard import RequestRow, results_schema
+from embatch.shard import Done, RequestRow, results_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,12 +48,12 @@ def _pid(pool: LocalPool, model: ServedModel, lane: str = "bulk") -> int:
 def test_faulty_rows_keep_their_fault_and_equal_texts_agree(pool: LocalPool) -> None:
     """Progress counts every request once; order, tokens and faults stand where they belong."""
     fault = RequestError(Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT, "empty")
-    counted: list[int] = []
+    counted: list[Done] = []
     requests = pools.shard("a", RequestRow(None, fault=fault), "b", "a", "word " * 5000)
     found = pools.embed(pool, pools.hashing(), requests, counted.append)
     assert found.schema == results_schema(64)
     assert found.column("index").to_pylist() == [0, 1, 2, 3, 4]
-    assert sum(counted) == 5
+    assert sum(counted, Done(0))[:2] == (5, 1 + 1 + 1 + 512)
     assert found.column("error_code").to_pylist() == [None, 3, None, None, None]
     assert found.column("error_reason").to_pylist() == [None, "EMPTY_TEXT", None, None, None]
     assert found.column("error_message").to_pylist() == [None, "empty", None, None, None]
@@ -115,15 +115,15 @@ def test_what_is_loaded_is_told_from_the_lane_that_is_up(pool: LocalPool) -> Non
 def test_stop_is_heard_between_micro_batches(pool: LocalPool) -> None:
     """After the signal the running micro-batch ends, none is begun, and the process goes on living."""
     model = pools.hashing("slow", delay="0.05")
-    stop, counted = threading.Event(), list[int]()
+    stop, counted = threading.Event(), list[Done]()
 
-    def progress(count: int) -> None:
-        counted.append(count)
-        if count:
+    def progress(done: Done) -> None:
+        counted.append(done)
+        if done.rows:
             stop.set()
 
     assert pool.embed(model, pools.shard(*pools.texts(800)), on_progress=progress, stop=stop) is None
-    assert 8 <= sum(counted) <= 4 * 8
+    assert 8 <= sum(counted, Done(0)).rows <= 4 * 8
     pid = _pid(pool, model)
     assert pools.blamed(pools.embed(pool, model, pools.shard("next"))) == {}
     assert _pid(pool, model) == pid
@@ -145,18 +145,18 @@ def test_a_process_that_is_killed_or_stopped_is_replaced(pool: LocalPool, number
     """From outside, in the middle of the work: every text gets its vector, and nobody is blamed."""
     model = pools.hashing(f"harmed-{number.name}", delay="0.01")
     texts = pools.texts(160)
-    harmed, counted = threading.Event(), list[int]()
+    harmed, counted = threading.Event(), list[Done]()
 
-    def progress(count: int) -> None:
-        counted.append(count)
-        if count and not harmed.is_set():
+    def progress(done: Done) -> None:
+        counted.append(done)
+        if done.rows and not harmed.is_set():
             harmed.set()
             os.kill(_pid(pool, model), number)
 
     found = pools.embed(pool, model, pools.shard(*texts), progress)
     assert harmed.is_set()
     assert pools.blamed(found) == {}
-    assert sum(counted) == 160
+    assert sum(counted, Done(0)).rows == 160
     clean = pools.embed(pool, model, pools.shard(*texts))
     assert pools.bytes_of(found) == pools.bytes_of(clean)
     assert _status(pool, model).restarts == 1
@@ -181,7 +181,7 @@ def test_a_hung_bulk_engine_does_not_hold_up_a_query(pool: LocalPool) -> None:
 
     def hang() -> None:
         rows = pools.shard("first", "embatch-poison:hang")
-        pool.embed(model, rows, on_progress=lambda count: begun.set() if count else None, stop=stop)
+        pool.embed(model, rows, on_progress=lambda done: begun.set() if done.rows else None, stop=stop)
 
     bulk = threading.Thread(target=hang)
     pools.embed(pool, model, pools.shard("warm"))
@@ -254,7 +254,7 @@ def test_closing_blames_nobody_and_leaves_no_process(rows: list[str]) -> None:
                     pool,
                     pools.hashing(poison="1"),
                     pools.shard(*rows),
-                    lambda count: begun.set() if count else None,
+                    lambda done: begun.set() if done.rows else None,
                 )
             caught.append(error.value)
 
@@ -326,8 +326,8 @@ def test_a_real_model_gives_the_same_bytes_in_halves() -> None:
         clean = pools.embed(pool, model, requests)
         killed = threading.Event()
 
-        def progress(count: int) -> None:
-            if count and not killed.is_set():
+        def progress(done: Done) -> None:
+            if done.rows and not killed.is_set():
                 killed.set()
                 os.kill(_pid(pool, model), signal.SIGKILL)
 

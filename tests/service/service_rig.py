@@ -24,16 +24,18 @@ from embatch.backoff import Backoff
 from embatch.engine import hashing
 from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec, Shape
-from embatch.pool import LocalPool
+from embatch.pool import LocalPool, Referenced
 from embatch.service import Service
 from embatch.settings import Settings
-from embatch.shard import RequestRow, results_schema
+from embatch.shard import Done, RequestRow, results_schema
 from embatch.store.blobs import Blobs
 from embatch.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from embatch.batch import Batch
     from embatch.engine.protocol import Description
@@ -190,7 +192,7 @@ class ToldPool:
         model: ServedModel,
         requests: pa.RecordBatch,
         *,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
     ) -> pa.RecordBatch | None:
@@ -205,7 +207,7 @@ class ToldPool:
             if trouble is not None:
                 raise trouble
             sound = [at for at, text in enumerate(texts) if text is not None]
-            on_progress(len(texts) - len(sound))
+            on_progress(Done(len(texts) - len(sound)))
             for begin in range(0, len(sound), self.rows_at_once):
                 if not self._may_go_on(stop):
                     return None
@@ -213,7 +215,7 @@ class ToldPool:
                 with self._lock:
                     self.micro_batches += 1
                     self.worked.update(str(texts[at]) for at in group)
-                on_progress(len(group))
+                on_progress(Done(len(group), len(group), 0.001 * len(group)))
                 self.signals.tell()
             return embedded(model, requests)
         finally:
@@ -232,6 +234,18 @@ class ToldPool:
                     return True
                 self._permits.release()  # heard while it waited: the permit is for the next one
         return False
+
+    def reference(self, model: ServedModel, requests: pa.RecordBatch) -> Referenced:
+        """As `Pool.reference`."""
+        return Referenced(embedded(model, requests), requests.num_rows, 0.5, self.describe(model))
+
+    def count(self, model: ServedModel, requests: pa.RecordBatch) -> NDArray[np.int32]:
+        """As `Pool.count`: one token a text."""
+        return np.ones(requests.num_rows, np.int32)
+
+    def alone(self, model: str) -> float | None:
+        """As `Pool.alone`."""
+        return 0.002
 
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """As `Pool.query`."""

@@ -202,6 +202,7 @@ def test_a_killed_service_is_taken_up_where_it_was(rig: Rig) -> None:
     rig.until(lambda: rig.pool.micro_batches == 2)
     rig.pool.allow(2)
     rig.until(lambda: rig.service.get(name).batch_stats.successful_request_count >= 8)
+    rig.until(lambda: rig.claimed(name) >= 1)  # the slots that committed take what follows
     dead = rig.service
     # What a kill leaves: claims in the store, files without rows, nobody to clean up.
     dead._dispatcher._store = Refusing()  # type: ignore[assignment]  # nothing it still does reaches the store
@@ -210,7 +211,6 @@ def test_a_killed_service_is_taken_up_where_it_was(rig: Rig) -> None:
     for path in ("batches/orphan/payload-00000.arrow", "uploads/orphan", "files/orphan"):
         rig.blobs.path(path).parent.mkdir(exist_ok=True)
         rig.blobs.path(path).write_bytes(b"left behind")
-    assert rig.claimed(name) >= 1
     committed = rig.pool.worked.copy()
     done = {row.number for row in rig.store.shards(name.removeprefix("batches/")) if row.state == "done"}
     rig._open = False
@@ -289,7 +289,7 @@ def test_with_real_engine_processes(tmp_path: Path) -> None:
     try:
         assert isinstance(rig.service._pool, LocalPool)
         name = rig.service.submit_inline(Draft(), [*large(2), *rows(20)]).name
-        _, part = rig.service.embed_now(None, rows(2, "query"))
+        part = rig.service.interactive.embed(None, rows(2, "query"))
         assert part.column("embedding").to_pylist() == [vector("query 0"), vector("query 1")]
         done = rig.done(name)
         assert (done.state, done.batch_stats.successful_request_count) == (State.COMPLETED, 36)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from service_rig import DIMENSIONS, MODEL, Rig, large, rows, together, vector
+from service_rig import DIMENSIONS, Rig, large, rows, together, vector
 
 from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec
@@ -270,17 +270,16 @@ def test_a_batch_that_is_not_there_is_not_found(rig: Rig, name: str) -> None:
 
 def test_queries_answer_at_once_and_refuse_faults(rig: Rig) -> None:
     """In the order given; a fault names its place, and so do dimensions above the native number."""
-    model, part = rig.service.embed_now(None, [RequestRow("b"), RequestRow("a", dimensions=2)])
-    assert model is MODEL
+    part = rig.service.interactive.embed(None, [RequestRow("b"), RequestRow("a", dimensions=2)])
     assert part.column("embedding").to_pylist() == [vector("b"), vector("a")]
     for bad in (RequestRow(""), RequestRow(None), RequestRow("\ud800"), RequestRow("a", dimensions=9)):
         with pytest.raises(InvalidArgument) as caught:
-            rig.service.embed_now("models/test", [RequestRow("a"), bad])
+            rig.service.interactive.embed("models/test", [RequestRow("a"), bad])
         assert caught.value.field == "requests[1].content"
     with pytest.raises(InvalidArgument):
-        rig.service.embed_now(None, [])
+        rig.service.interactive.embed(None, [])
     with pytest.raises(NotFound):
-        rig.service.embed_now("nothing", [RequestRow("a")])
+        rig.service.interactive.embed("nothing", [RequestRow("a")])
     assert rig.pool.calls == []
 
 

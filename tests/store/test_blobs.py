@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from embatch import durable
 from embatch.errors import DataLoss, Unavailable
 from embatch.shard import REQUESTS, RequestRow, ShardCutter, results_schema
 from embatch.store import blobs as blobs_module
-from embatch.store import durable
 from embatch.store.blobs import Blobs
 
 PATH = "batches/abc/payload-00000.arrow"

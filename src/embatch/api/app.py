@@ -12,7 +12,7 @@ import orjson
 from fastapi import APIRouter, FastAPI, Response
 from starlette.requests import ClientDisconnect
 
-from embatch.api import files, gemini, private, problems
+from embatch.api import files, gemini, private, problems, runs
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,6 +41,7 @@ def create_app(service: Service, settings: Settings, *, attached: Attached | Non
     app.include_router(_health(service))
     app.include_router(files.router(service, settings))
     app.include_router(gemini.router(service, settings))
+    app.include_router(runs.router(service, settings, gemini.VERSIONS))
     if attached is not None:
         app.include_router(private.router(attached))
     app.add_middleware(RequestLog)

@@ -41,6 +41,7 @@ def router(service: Service, settings: Settings) -> APIRouter:
     table: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
         ("POST", "/models/{model:path}:embedContent", face.embed, "Embed one text now"),
         ("POST", "/models/{model:path}:batchEmbedContents", face.embed_many, "Embed a few texts now"),
+        ("POST", "/models/{model:path}:countTokens", face.count_tokens, "Count the tokens of texts"),
         ("POST", "/models/{model:path}:asyncBatchEmbedContent", face.create, "Submit a batch"),
         ("GET", "/models", face.models, "List models"),
         ("GET", "/models/{model:path}", face.model, "Look a model up"),
@@ -91,7 +92,7 @@ class _Face:
     ) -> Response:
         for row, place in zip(rows, places, strict=True):
             check_dimensions(row.dimensions, served, f"{place}outputDimensionality")
-        _, part = self._service.embed_now(served.name, rows)
+        part = self._service.interactive.embed(served.name, rows)
         part = part.append_column("dimensions", _dimensions(rows))
         failed = [code for code in part.column("error_code").to_pylist() if code is not None]
         if failed:
@@ -99,19 +100,30 @@ class _Face:
             raise InvalidArgument(part.column("error_message")[at].as_py(), field=f"{places[at]}content")
         return Response(outputs.embeddings(part, single=single), media_type="application/json")
 
+    async def count_tokens(self, request: Request, model: str) -> dict[str, int]:
+        """Answer `countTokens`: as many contents as an inline batch may hold."""
+        body = await request.body()
+        return {"totalTokens": await to_thread.run_sync(self._count_tokens, body, model)}
+
+    def _count_tokens(self, body: bytes, model: str) -> int:
+        served = self._service.model(model)
+        rows = inputs.count_tokens(body, self._settings.inline_requests)
+        return int(self._service.interactive.count(served.name, rows).sum())
+
     # batches
 
     async def create(self, request: Request, model: str) -> Response:
         """Answer `asyncBatchEmbedContent`."""
         body = await request.body()
         key = request.headers.get("idempotency-key")
-        return _json(await to_thread.run_sync(self._create, body, model, key))
+        run = request.headers.get("embatch-run")
+        return _json(await to_thread.run_sync(self._create, body, model, key, run))
 
-    def _create(self, body: bytes, model: str, key: str | None) -> dict[str, Any]:
+    def _create(self, body: bytes, model: str, key: str | None, run: str | None) -> dict[str, Any]:
         served = self._service.model(model)
         made = inputs.create(body, model, self._same(served))
         digest = None if key is None else hashlib.sha256(served.name.encode() + b"\0" + body).hexdigest()
-        draft = Draft(served.name, made.display_name, made.priority, key, digest)
+        draft = Draft(served.name, made.display_name, made.priority, key, digest, run)
         if made.rows is not None:
             batch = self._service.submit_inline(draft, made.rows)
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx2
 
-from embatch.client import flows
+from embatch.client import flows, interactive
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
 from embatch.client.shells import Shell, translated
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from embatch.client.calls import Call, Flow, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.answers import Model
+    from embatch.wire.answers import Model, Reference
 
 
 class AsyncClient(Shell):
@@ -52,10 +52,11 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        run: str | None = None,
     ) -> Batch:
         """As `Client.async_batch_embed_contents`."""
         wish = Wish(model or self._model, task_type, output_dimensionality)
-        labels = flows.Labels(display_name, priority, idempotency_key)
+        labels = flows.Labels(display_name, priority, idempotency_key, run)
         return await self._run(flows.submit(self._terms, requests, wish, labels))
 
     async def get_batch_status(self, name: str | Batch) -> Batch:
@@ -128,7 +129,7 @@ class AsyncClient(Shell):
     ) -> ContentEmbedding:
         """As `Client.embed_content`."""
         wish = Wish(model or self._model, task_type, output_dimensionality)
-        return await self._run(flows.embed(self._terms, text, title, wish))
+        return await self._run(interactive.embed(self._terms, text, title, wish))
 
     async def batch_embed_contents(
         self,
@@ -140,7 +141,22 @@ class AsyncClient(Shell):
     ) -> list[ContentEmbedding]:
         """As `Client.batch_embed_contents`."""
         wish = Wish(model or self._model, task_type, output_dimensionality)
-        return await self._run(flows.embed_many(self._terms, requests, wish))
+        return await self._run(interactive.embed_many(self._terms, requests, wish))
+
+    async def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
+        """As `Client.count_tokens`."""
+        return await self._run(interactive.count_tokens(self._terms, texts, Wish(model or self._model)))
+
+    async def embed_reference(
+        self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
+    ) -> Reference | None:
+        """As `Client.embed_reference`."""
+        wish = Wish(model or self._model, task_type)
+        return await self._run(interactive.reference(self._terms, texts, wish))
+
+    async def publish_run(self, run: str) -> int:
+        """As `Client.publish_run`."""
+        return await self._run(interactive.publish(self._terms, run))
 
     async def list_models(self) -> AsyncIterator[Model]:
         """As `Client.list_models`."""

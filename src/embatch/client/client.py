@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx2
 
-from embatch.client import flows
+from embatch.client import flows, interactive
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
 from embatch.client.shells import Shell, translated
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embatch.client.calls import Call, Flow, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.answers import Model
+    from embatch.wire.answers import Model, Reference
 
 
 class Client(Shell):
@@ -77,6 +77,7 @@ class Client(Shell):
         output_dimensionality: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        run: str | None = None,
     ) -> Batch:
         """Submit texts as one batch and return it at once; it is durable on return.
 
@@ -95,13 +96,15 @@ class Client(Shell):
             priority: higher runs first, strictly.
             idempotency_key: a second submit with the same key and content returns the first batch instead of
                 making another; a random one per call by default. `gemini` has none and ignores it.
+            run: the run this batch is a part of: texts that earlier runs embedded are answered from the
+                service's cache, and `publish_run` adds this one's. `None`, or another target: no cache.
 
         Raises:
             InvalidArgument: no `display_name`, no requests, or a setting the target refuses.
             ConnectionFailed: the target cannot be reached.
         """
         wish = Wish(model or self._model, task_type, output_dimensionality)
-        labels = flows.Labels(display_name, priority, idempotency_key)
+        labels = flows.Labels(display_name, priority, idempotency_key, run)
         return self._run(flows.submit(self._terms, requests, wish, labels))
 
     def get_batch_status(self, name: str | Batch) -> Batch:
@@ -249,7 +252,7 @@ class Client(Shell):
             InvalidArgument: the text is empty or too long, or a setting is refused.
         """
         wish = Wish(model or self._model, task_type, output_dimensionality)
-        return self._run(flows.embed(self._terms, text, title, wish))
+        return self._run(interactive.embed(self._terms, text, title, wish))
 
     def batch_embed_contents(
         self,
@@ -268,7 +271,36 @@ class Client(Shell):
             InvalidArgument: a text is empty or too long, or a setting is refused.
         """
         wish = Wish(model or self._model, task_type, output_dimensionality)
-        return self._run(flows.embed_many(self._terms, requests, wish))
+        return self._run(interactive.embed_many(self._terms, requests, wish))
+
+    def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
+        """Return how many tokens the target's model sees in the texts, all together.
+
+        Raises:
+            InvalidArgument: a text is empty or too long.
+        """
+        return self._run(interactive.count_tokens(self._terms, texts, Wish(model or self._model)))
+
+    def embed_reference(
+        self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
+    ) -> Reference | None:
+        """Embed a few texts by the service's reference path: float32, one text at a time.
+
+        For certificates: what a batch gave is compared with it. Returns embeddings in order, what they cost,
+        and the engine they stand against; `None` where the target has no such path.
+
+        Raises:
+            InvalidArgument: a text is empty or too long, or a setting is refused.
+        """
+        wish = Wish(model or self._model, task_type)
+        return self._run(interactive.reference(self._terms, texts, wish))
+
+    def publish_run(self, run: str) -> int:
+        """Let the vectors of a run's deleted batches answer the texts of later runs; return how many are new.
+
+        Durable on return; repeating is safe. On a target without a cache nothing happens.
+        """
+        return self._run(interactive.publish(self._terms, run))
 
     def list_models(self) -> Iterator[Model]:
         """Iterate over the models of the target; an embatch service names its default first."""

@@ -36,13 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from embatch.client.asking import Terms
-    from embatch.client.calls import Flow, Reply, T
+    from embatch.client.calls import Flow, T
     from embatch.client.results import BatchResult
-    from embatch.vectors import ContentEmbedding
 
 _ONCE: Final = Backoff(attempts=1)
 _NAME: Final = re.compile(r"batches/[^/?#\s]+")
-_JSON: Final = {"Content-Type": "application/json"}
+JSON: Final = {"Content-Type": "application/json"}
 _RETRY: Final = " (retry)"
 
 
@@ -62,6 +61,7 @@ class Labels:
     display_name: str
     priority: int = 0
     idempotency_key: str | None = None
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,36 +84,38 @@ def submit(terms: Terms, requests: Iterable[str | Request], wish: Wish, labels: 
             'display_name is required: async_batch_embed_contents(texts, display_name="My batch")',
             field="display_name",
         )
-    defaults = _defaults(wish)
+    like = defaults(wish)
     payload = payloads.Payload(terms.target)
     try:
-        for block in payloads.blocks(requests, defaults):
+        for block in payloads.blocks(requests, like):
             yield from work(partial(payload.add, block))
         yield from work(payload.close)
-        model = yield from _model(terms, wish.model)
+        model = yield from model_path(terms, wish.model)
         if (inline := payload.inline) is not None:
             if not terms.target.ours:
                 inline = [readers.tagged_inline(one, index) for index, one in enumerate(inline)]
             body = bodies.create_body(model, labels.display_name, labels.priority, inline)
             if len(body) <= terms.target.inline_bytes:
                 try:
-                    return (yield from _create(terms, model, body, labels.idempotency_key))
+                    return (yield from _create(terms, model, body, labels))
                 except TooLarge:  # the service's limits are lower than usual
                     pass
             yield from work(payload.to_file)
         parcel = payload.parcel(labels.display_name, named=labels.idempotency_key is not None)
         file = yield from send_file(terms, parcel)
         body = bodies.create_from_file_body(model, labels.display_name, labels.priority, file)
-        return (yield from _create(terms, model, body, labels.idempotency_key))
+        return (yield from _create(terms, model, body, labels))
     finally:
         payload.discard()
 
 
-def _create(terms: Terms, model: str, body: bytes, key: str | None) -> Flow[Batch]:
-    headers: dict[str, str] = dict(_JSON)
+def _create(terms: Terms, model: str, body: bytes, labels: Labels) -> Flow[Batch]:
+    headers: dict[str, str] = dict(JSON)
     if terms.target.ours:
-        headers["Idempotency-Key"] = key or terms.outside.token()
-    call = Call("POST", _path(terms, f"{model}:asyncBatchEmbedContent"), headers=headers, body=body)
+        headers["Idempotency-Key"] = labels.idempotency_key or terms.outside.token()
+        if labels.run is not None:
+            headers["Embatch-Run"] = labels.run
+    call = Call("POST", service_path(terms, f"{model}:asyncBatchEmbedContent"), headers=headers, body=body)
     # Without an idempotency key a submit that may have been accepted is not repeated: it would cost twice.
     reply = yield from ask(terms, call, once=not terms.target.ours)
     return answers.parse_operation(reply.body)
@@ -127,7 +129,7 @@ def get(terms: Terms, which: str | Batch) -> Flow[Batch]:
 def _get(terms: Terms, name: str) -> Call:
     # Without the view a finished inline batch answers every poll with all its embeddings.
     query = {"view": "BASIC"} if terms.target.ours else {}
-    return Call("GET", _path(terms, name), query=query)
+    return Call("GET", service_path(terms, name), query=query)
 
 
 def await_batch(
@@ -186,7 +188,7 @@ def _check_readable(batch: Batch, *, partial: bool) -> None:
 def _read_stream(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
     query = {} if dimensions is None else {"dimensions": str(dimensions)}
     buffer = readers.Buffer()
-    path = _path(terms, f"{batch.name}/embeddings")
+    path = service_path(terms, f"{batch.name}/embeddings")
     yield from ask(terms, Call("GET", path, query, patience=SLOW, sink=buffer))
     return (yield from work(lambda: readers.from_arrow(batch, buffer.content)))
 
@@ -200,7 +202,7 @@ def _read_output(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[Bat
         file = answers.parse_operation(body).responses_file
         if file is not None:
             lines = readers.Lines()
-            path = _path(terms, f"{file}:download")
+            path = service_path(terms, f"{file}:download")
             yield from ask(terms, Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
             return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
         result = yield from work(partial(readers.from_operation, batch, body, dimensions))
@@ -249,7 +251,7 @@ def _list(terms: Terms, what: str, size: int | None, token: str | None) -> Call:
     query = {} if size is None else {"pageSize": str(size)}
     if token is not None:
         query["pageToken"] = token
-    return Call("GET", _path(terms, what), query)
+    return Call("GET", service_path(terms, what), query)
 
 
 def _advanced(found: Page[T], token: str | None) -> Page[T]:
@@ -263,8 +265,8 @@ def update(terms: Terms, which: str | Batch, display_name: str | None, priority:
     if display_name is None and priority is None:
         raise InvalidArgument("nothing to change: give display_name or priority", field="display_name")
     mask, body = bodies.update_body(display_name, priority)
-    path = _path(terms, f"{_name(which)}:updateEmbedContentBatch")
-    call = Call("PATCH", path, {"updateMask": mask}, _JSON, body)
+    path = service_path(terms, f"{_name(which)}:updateEmbedContentBatch")
+    call = Call("PATCH", path, {"updateMask": mask}, JSON, body)
     return answers.parse_batch((yield from ask(terms, call)).body)
 
 
@@ -272,7 +274,7 @@ def cancel(terms: Terms, which: str | Batch) -> Flow[Batch]:
     """Stop a batch and return it as it then is."""
     name = _name(which)
     try:
-        yield from ask(terms, Call("POST", _path(terms, f"{name}:cancel")))
+        yield from ask(terms, Call("POST", service_path(terms, f"{name}:cancel")))
     except FailedPrecondition as refused:
         # The answer to an earlier attempt was lost, and that attempt cancelled it.
         if refused.__cause__ is None:
@@ -283,50 +285,14 @@ def cancel(terms: Terms, which: str | Batch) -> Flow[Batch]:
 def delete(terms: Terms, which: str | Batch) -> Flow[None]:
     """Delete a finished batch."""
     try:
-        yield from ask(terms, Call("DELETE", _path(terms, _name(which))))
+        yield from ask(terms, Call("DELETE", service_path(terms, _name(which))))
     except NotFound as gone:
         # The answer to an earlier attempt was lost, and that attempt deleted it.
         if gone.__cause__ is None:
             raise
 
 
-def embed(terms: Terms, text: str, title: str | None, wish: Wish) -> Flow[ContentEmbedding]:
-    """Embed one text now."""
-    request = replace(payloads.request(text, 0, _defaults(wish)), title=title)
-    reply = yield from _embed(terms, wish, "embedContent", lambda model: bodies.embed_body(model, request))
-    return answers.parse_embedding(reply.body)
-
-
-def embed_many(terms: Terms, requests: Iterable[str | Request], wish: Wish) -> Flow[list[ContentEmbedding]]:
-    """Embed a few texts now, as many a call as the target takes."""
-    found: list[ContentEmbedding] = []
-    for block in payloads.blocks(requests, _defaults(wish), terms.target.interactive_requests):
-        encode = partial(bodies.embed_many_body, requests=block)
-        reply = yield from _embed(terms, wish, "batchEmbedContents", encode)
-        part = answers.parse_embeddings(reply.body)
-        if len(part) != len(block):
-            raise Internal(f"{len(block)} texts came back as {len(part)} embeddings: none can be matched")
-        found += part
-    return found
-
-
-def _embed(terms: Terms, wish: Wish, verb: str, encode: Callable[[str], bytes]) -> Flow[Reply]:
-    """Send one interactive call; a default model that the service no longer has is asked for anew."""
-    while True:
-        remembered = "model" in terms.known
-        model = yield from _model(terms, wish.model or terms.known.get("model"))
-        if wish.model is None:
-            terms.known["model"] = model
-        call = Call("POST", _path(terms, f"{model}:{verb}"), headers=_JSON, body=encode(model), patience=SLOW)
-        try:
-            return (yield from ask(terms, call))
-        except NotFound:
-            terms.known.clear()
-            if wish.model is not None or not remembered:
-                raise
-
-
-def _model(terms: Terms, name: str | None) -> Flow[str]:
+def model_path(terms: Terms, name: str | None) -> Flow[str]:
     """Return `models/{model}`; the service's first one where nobody named any."""
     name = name or terms.target.model
     if name is None:
@@ -338,7 +304,8 @@ def _model(terms: Terms, name: str | None) -> Flow[str]:
     return "models/" + quote(name.removeprefix("models/"), safe="/")
 
 
-def _path(terms: Terms, rest: str) -> str:
+def service_path(terms: Terms, rest: str) -> str:
+    """Return the path of a resource under the target's version of the protocol."""
     return f"/{terms.target.version}/{rest}"
 
 
@@ -354,7 +321,7 @@ def _check_dimensions(dimensions: int | None) -> None:
         raise InvalidArgument("output_dimensionality must be 1 or more", field="output_dimensionality")
 
 
-def _defaults(wish: Wish) -> Request:
+def defaults(wish: Wish) -> Request:
     """Return a request without text that says what all others shall be like."""
     _check_dimensions(wish.output_dimensionality)
     return Request("", task_type=_task_type(wish.task_type), output_dimensionality=wish.output_dimensionality)

@@ -3,16 +3,17 @@
 Reads frames on standard input and answers on a copy of standard output; what libraries print goes to standard
 error. A job is a list of distinct texts, composed already. Without groups it is planned here (see `packing`);
 with groups, given by the supervisor after a fault, exactly those rows run in exactly those shapes, so that
-survivors keep their bytes. No groups at all ask for encoding alone.
+survivors keep their bytes. No groups at all ask for encoding alone. An `alone` job runs each text by itself
+while nothing else runs: what it costs is what one text at a time costs.
 
     in   start   spec, budget, heartbeat, nice, parent   out   ready      description
-         job     job, lengths, groups?  (body: texts)          failed     message, and the process ends
+         job     job, lengths, groups?, alone (body: texts)    failed     message, and the process ends
          cancel  job                                           alive      every `heartbeat` seconds
                                                                encoding   job
                                                                encoded    job, tokens, truncated, groups
                                                                unreadable job, message: encoding raised
                                                                started    job, group
-                                                               finished   job, group   (body: float32 vectors)
+                                                               finished   job, group, cpu (body: vectors)
                                                                wrong      job, group, reason, message
                                                                trouble    job, group?, message, retry_after
                                                                done       job
@@ -32,6 +33,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,6 +67,8 @@ class _Job:
     texts: list[str]
     groups: list[tuple[int, Shape]] | None
     """How many rows, taken in order, and the shape of each group; `None` to plan."""
+    alone: bool
+    """Whether each text runs by itself, and nothing else meanwhile."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -75,6 +79,8 @@ class Host:
         self._out, self._engine, self._budget = out, engine, budget
         self._about = engine.describe()
         self._writing = threading.Lock()
+        self._told_cpu = time.process_time()
+        self._under_way = _UnderWay()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._known: dict[int, _Job] = {}
         self._streams = ThreadPoolExecutor(max(1, self._about.streams), "forward")
@@ -102,6 +108,7 @@ class Host:
                 header["job"],
                 _texts(frame.body, header["lengths"]),
                 None if groups is None else [(rows, Shape(*shape)) for rows, shape in groups],
+                header.get("alone", False),
             )
             self._known[job.id] = job
             self._jobs.put(job)
@@ -109,6 +116,9 @@ class Host:
     def _encode_jobs(self) -> None:
         while True:
             job = self._jobs.get()
+            if job.alone:
+                self._under_way.await_none()
+                self._cpu()
             groups = 0
             if not job.cancelled.is_set():
                 self.say("encoding", {"job": job.id})
@@ -120,13 +130,17 @@ class Host:
                     self.say("unreadable", {"job": job.id, "message": type(error).__name__})
             if not groups:
                 self._end(job)
+            if job.alone:
+                self._under_way.await_none()
 
     def _encode(self, job: _Job) -> int:
         """Encode, plan, and queue the micro-batches; return how many."""
         encoded = self._engine.encode(job.texts)
         if job.groups is None:
             about = self._about
-            plan = pack(encoded.lengths.tolist(), self._budget, about.multiple, about.max_tokens)
+            plan = pack(
+                encoded.lengths.tolist(), 1 if job.alone else self._budget, about.multiple, about.max_tokens
+            )
             parts = [(list(part.rows), part.shape) for part in plan]
         else:
             parts, at = [], 0
@@ -143,6 +157,7 @@ class Host:
             },
         )
         left = _Countdown(len(parts))
+        self._under_way.begin(len(parts))
         for number, (rows, shape) in enumerate(parts):
             self._streams.submit(self._forward, job, number, [encoded.rows[row] for row in rows], shape, left)
         return len(parts)
@@ -157,7 +172,8 @@ class Host:
                 vectors = np.asarray(self._engine.forward(rows, shape), np.float32)
                 fault = wrong(vectors, rows, self._about.dimensions)
                 if fault is None:
-                    self.say("finished", where, np.ascontiguousarray(vectors, "<f4").tobytes())
+                    told = {**where, "cpu": self._cpu()}
+                    self.say("finished", told, np.ascontiguousarray(vectors, "<f4").tobytes())
                 else:
                     self.say("wrong", {**where, "reason": fault, "message": ""})
             except EngineTrouble as error:
@@ -169,10 +185,38 @@ class Host:
                 self.say("wrong", {**where, "reason": "RAISED", "message": type(error).__name__})
         if left.last():
             self._end(job)
+        self._under_way.end()
+
+    def _cpu(self) -> float:
+        """Return the CPU seconds this process spent since they were told last, encoding included."""
+        with self._writing:
+            now = time.process_time()
+            spent, self._told_cpu = now - self._told_cpu, now
+        return spent
 
     def _end(self, job: _Job) -> None:
         self._known.pop(job.id, None)
         self.say("done", {"job": job.id})
+
+
+class _UnderWay:
+    """Counts the groups that run or wait for a stream."""
+
+    def __init__(self) -> None:
+        self._count, self._changed = 0, threading.Condition()
+
+    def begin(self, groups: int) -> None:
+        with self._changed:
+            self._count += groups
+
+    def end(self) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+    def await_none(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._count == 0)
 
 
 class _Countdown:

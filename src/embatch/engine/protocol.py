@@ -61,6 +61,8 @@ class Description:
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Text put before a text, by task type (`TaskType` value). The empty name is the model's default prompt,
     for requests without a task type and for task types that are absent; without it they get none."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the files that `identity` covers, by name; empty where there are none."""
     multiple: int = 1
     """Planned lengths are rounded up to a multiple of this, so that few shapes are ever compiled."""
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from embatch.pool.lane import EngineStatus
-from embatch.pool.local import LocalPool
+from embatch.pool.local import LocalPool, Referenced
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from embatch.engine.models import ServedModel
     from embatch.engine.protocol import Description
+    from embatch.shard import Done
 
-__all__ = ["EngineStatus", "LocalPool", "Pool"]
+__all__ = ["EngineStatus", "LocalPool", "Pool", "Referenced"]
 
 
 class Pool(Protocol):
@@ -31,15 +34,16 @@ class Pool(Protocol):
         model: ServedModel,
         requests: pa.RecordBatch,
         *,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
     ) -> pa.RecordBatch | None:
         """Embed a payload shard in the bulk lane: `shard.REQUESTS` in, `shard.results_schema` out.
 
         Rows keep their order; a faulty row keeps its fault; a row that an engine cannot bear gets an error.
-        `on_progress(n)` is told of n more finished rows. With `suspect` everything runs in a process of its
-        own. `None`: `stop` was set, heard between micro-batches.
+        Rows that come with a vector (`shard.FROZEN`) keep it. `on_progress` is told what more is finished.
+        With `suspect` everything runs in a process of its own. `None`: `stop` was set, heard between
+        micro-batches.
 
         Raises:
             EngineTrouble: no engine process comes up; no row is to blame.
@@ -48,6 +52,21 @@ class Pool(Protocol):
 
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """Embed a few texts in the query lane, same columns as `embed`. Raises EngineTrouble."""
+        ...
+
+    def reference(self, model: ServedModel, requests: pa.RecordBatch) -> Referenced:
+        """Embed a few texts by the reference path: float32, one text at a time. Raises EngineTrouble.
+
+        It waits behind the bulk work of the moment.
+        """
+        ...
+
+    def count(self, model: ServedModel, requests: pa.RecordBatch) -> NDArray[np.int32]:
+        """Return the tokens the model would see of each request, int32 (n,). Raises EngineTrouble."""
+        ...
+
+    def alone(self, model: str) -> float | None:
+        """Return the CPU seconds a token costs one text at a time; `None`: not measured yet."""
         ...
 
     def status(self) -> Sequence[EngineStatus]:

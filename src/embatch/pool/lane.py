@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BULK: Final = "bulk"
 QUERY: Final = "query"
+REFERENCE: Final = "reference"
+"""Float32 beside a bulk lane that computes in less, for the few texts of a certificate."""
 _RESTART: Final = Backoff(first=0.5, limit=30.0, attempts=1_000_000)
 
 
@@ -60,10 +62,13 @@ class Lane:
 
     def __init__(self, model: ServedModel, name: str, settings: Settings, supervisor: Supervisor) -> None:
         self.proven = False
-        self._model, self._name, self._supervisor = model.name, name, supervisor
+        self.name = name
+        self._model, self._supervisor = model.name, supervisor
         if name == BULK:
             self._spec = replace(model.spec, threads=settings.threads or model.spec.threads)
             self._nice = int(settings.bulk_nice)
+        elif name == REFERENCE:
+            self._spec, self._nice = replace(model.spec, precision="f32", threads=1), int(settings.bulk_nice)
         else:
             # More than one thread would fight the bulk lane for cores. A remote engine uses none of them.
             remote = model.spec.engine == "remote"
@@ -115,7 +120,7 @@ class Lane:
             process, message = self._process, self._message
             state = "broken" if message else "ready" if process is not None and process.ready else "starting"
             pid = process.pid if process is not None and process.alive else None
-            return EngineStatus(self._model, self._name, pid, state, max(0, self._starts - 1), message)
+            return EngineStatus(self._model, self.name, pid, state, max(0, self._starts - 1), message)
 
     def _heed_pause(self) -> None:
         wait = self._not_before - time.monotonic()

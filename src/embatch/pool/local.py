@@ -8,35 +8,46 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import pyarrow as pa
 
-from embatch.engine.packing import distinct
-from embatch.engine.texts import compose
-from embatch.errors import Code, EngineTrouble, Reason, RequestError
-from embatch.pool.lane import BULK, QUERY, Apart, Lane
+from embatch.errors import EngineTrouble
+from embatch.pool.embedding import Embedding
+from embatch.pool.lane import BULK, QUERY, REFERENCE, Apart, Lane
 from embatch.pool.process import CLOSING, Stopped
 from embatch.pool.supervisor import Supervisor
-from embatch.pool.work import ShardWork
-from embatch.shard import results_schema
+from embatch.shard import Done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from embatch.engine.models import ServedModel
     from embatch.engine.protocol import Description
-    from embatch.pool.lane import EngineStatus, Processes
-    from embatch.pool.work import Outcome
+    from embatch.pool.lane import EngineStatus
     from embatch.settings import Settings
 
-TOO_LONG: Final = RequestError(
-    Code.INVALID_ARGUMENT,
-    Reason.TOO_LONG,
-    "the text is longer than the model takes: shorten it, or leave autoTruncate out to have it cut",
-)
-_COMPOSED: Final = ("text", "task_type", "title")
+
+_CALIBRATED: Final = 256
+"""Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
+_SAMPLED: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Referenced:
+    """What the reference path gave."""
+
+    results: pa.RecordBatch
+    """`shard.results_schema`, in the order of the requests."""
+    tokens: int
+    cpu_seconds: float
+    """What the engine spent on them, one at a time."""
+    compared: Description
+    """The bulk engine that these vectors stand against."""
 
 
 class LocalPool:
@@ -51,6 +62,7 @@ class LocalPool:
         self._idle = threading.Condition()
         self._busy = 0
         self._closing = False
+        self._alone: dict[str, float] = {}
 
     @property
     def starts(self) -> int:
@@ -74,7 +86,7 @@ class LocalPool:
         model: ServedModel,
         requests: pa.RecordBatch,
         *,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
     ) -> pa.RecordBatch | None:
@@ -83,7 +95,9 @@ class LocalPool:
         apart = Apart(lane) if suspect else None
         try:
             with self._working():
-                return _embedded(apart or lane, requests, on_progress, stop, doubted=suspect)
+                found = Embedding(apart or lane, requests, on_progress, stop, doubted=suspect).run()
+                self._calibrate(model, requests)
+                return found
         except Stopped:
             return None
         finally:
@@ -93,9 +107,42 @@ class LocalPool:
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """As `Pool.query`."""
         with self._working():
-            return _embedded(
-                self._lane(model, QUERY), requests, lambda _: None, threading.Event(), doubted=False
-            )
+            return Embedding(self._lane(model, QUERY), requests).run()
+
+    def reference(self, model: ServedModel, requests: pa.RecordBatch) -> Referenced:
+        """As `Pool.reference`: the bulk engine where it computes in float32, else one of its own."""
+        with self._working():
+            lane = self._lane(model, BULK)
+            about = lane.process().await_ready()
+            if about.precision != "f32" and model.spec.engine != "remote":
+                lane = self._lane(model, REFERENCE)
+            total = Done(0)
+
+            def progress(done: Done) -> None:
+                nonlocal total
+                total += done
+
+            found = Embedding(lane, requests, progress, alone=True).run()
+            if lane.name == BULK and total.tokens:
+                self._alone[model.name] = total.cpu_seconds / total.tokens
+            return Referenced(found, total.tokens, total.cpu_seconds, about)
+
+    def count(self, model: ServedModel, requests: pa.RecordBatch) -> NDArray[np.int32]:
+        """As `Pool.count`, in the bulk engine."""
+        with self._working():
+            return Embedding(self._lane(model, BULK), requests).count()
+
+    def alone(self, model: str) -> float | None:
+        """As `Pool.alone`."""
+        return self._alone.get(model)
+
+    def _calibrate(self, model: ServedModel, requests: pa.RecordBatch) -> None:
+        """Measure once what texts cost one at a time, on a few texts of the first shard that has many."""
+        if model.name in self._alone or requests.num_rows < _CALIBRATED or model.spec.engine == "remote":
+            return
+        step = requests.num_rows // _SAMPLED
+        with suppress(EngineTrouble):
+            self.reference(model, requests.take(pa.array(range(0, step * _SAMPLED, step))))
 
     def status(self) -> Sequence[EngineStatus]:
         """As `Pool.status`."""
@@ -129,66 +176,3 @@ class LocalPool:
             with self._idle:
                 self._busy -= 1
                 self._idle.notify_all()
-
-
-def _embedded(
-    processes: Processes,
-    requests: pa.RecordBatch,
-    on_progress: Callable[[int], None],
-    stop: threading.Event,
-    *,
-    doubted: bool,
-) -> pa.RecordBatch:
-    """Embed the sound requests, equal texts once, and return results for all."""
-    about = processes.process(stop).await_ready()
-    texts, task_types, titles = (requests.column(name).to_pylist() for name in _COMPOSED)
-    sound = [at for at, text in enumerate(texts) if text is not None]
-    on_progress(len(texts) - len(sound))
-    merged = distinct(compose(texts[at] or "", task_types[at], titles[at], about.prompts) for at in sound)
-    repeats = np.bincount(np.array(merged.of, np.int64), minlength=len(merged.texts))
-
-    def finished(rows: Sequence[int]) -> None:
-        on_progress(int(repeats[list(rows)].sum()))
-
-    work = ShardWork(merged.texts, about.dimensions, processes, stop, finished, doubted)
-    return _results(requests, sound, merged.of, work.run())
-
-
-def _results(
-    requests: pa.RecordBatch, sound: Sequence[int], of: Sequence[int], outcome: Outcome
-) -> pa.RecordBatch:
-    """Put each text's outcome at every request that has it; faulty requests keep their fault."""
-    count, dimensions = requests.num_rows, outcome.vectors.shape[1]
-    place = np.full(count, -1, np.int64)
-    place[list(sound)] = list(of)
-    errors = [requests.column(name).to_pylist() for name in ("error_code", "error_reason", "error_message")]
-    may_cut = requests.column("auto_truncate").to_pylist()
-    for at in sound:
-        error = outcome.errors.get(int(place[at]))
-        if error is None and not may_cut[at] and outcome.truncated[place[at]]:
-            error = TOO_LONG
-        if error is not None:
-            reason = error.reason.value if error.reason else None
-            errors[0][at], errors[1][at], errors[2][at] = error.code.number, reason, error.message
-    good = np.array([code is None for code in errors[0]], np.bool_)
-    vectors = np.zeros((count, dimensions), np.float32)
-    tokens = np.zeros(count, np.int32)
-    truncated = np.zeros(count, np.bool_)
-    vectors[good] = outcome.vectors[place[good]]
-    tokens[good] = outcome.tokens[place[good]]
-    truncated[good] = outcome.truncated[place[good]]
-    embedding = pa.FixedSizeListArray.from_arrays(
-        pa.array(vectors.reshape(-1)), dimensions, mask=pa.array(~good)
-    )
-    return pa.RecordBatch.from_arrays(
-        [
-            requests.column("index"),
-            embedding,
-            pa.array(tokens),
-            pa.array(truncated),
-            pa.array(errors[0], pa.int32()),
-            pa.array(errors[1], pa.string()),
-            pa.array(errors[2], pa.string()),
-        ],
-        schema=results_schema(dimensions),
-    )

@@ -138,10 +138,13 @@ class EngineProcess:
             raise EngineTrouble(self._failure)
         return self._description
 
-    def submit(self, texts: Sequence[str], groups: Sequence[tuple[int, Shape]] | None) -> Job:
+    def submit(
+        self, texts: Sequence[str], groups: Sequence[tuple[int, Shape]] | None, *, alone: bool = False
+    ) -> Job:
         """Send texts; `None` lets the process plan, groups say how many rows in order run in which shape.
 
-        No groups at all ask for encoding alone. In a process that is gone the job's first event is `Gone`.
+        No groups at all ask for encoding alone. `alone` runs each text by itself while nothing else runs.
+        In a process that is gone the job's first event is `Gone`.
         """
         job = Job(self, next(self._numbers))
         with self._lock:
@@ -152,7 +155,13 @@ class EngineProcess:
         content = [text.encode(errors="surrogatepass") for text in texts]
         planned = None if groups is None else [[rows, [at.rows, at.tokens]] for rows, at in groups]
         self._write(
-            {"type": "job", "job": job.number, "lengths": [len(text) for text in content], "groups": planned},
+            {
+                "type": "job",
+                "job": job.number,
+                "lengths": [len(text) for text in content],
+                "groups": planned,
+                "alone": alone,
+            },
             b"".join(content),
         )
         return job

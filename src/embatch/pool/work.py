@@ -49,6 +49,8 @@ class Outcome:
     tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     errors: dict[int, RequestError] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    """What the engine processes spent on it."""
 
 
 @dataclass(slots=True)
@@ -86,6 +88,8 @@ class ShardWork:
     """Told which rows are finished, with a vector or an error."""
     doubted: bool = False
     """Whether trouble of the engine may be a row's doing: the shard was tried before and never got done."""
+    alone: bool = False
+    """Whether each text runs by itself, and nothing else meanwhile."""
     outcome: Outcome = field(init=False)
     _vain: int = 0
     """Processes in a row that ended with nothing done and nobody suspected."""
@@ -123,6 +127,13 @@ class ShardWork:
             course = self._attempt(self.processes.process(self.stop), None, again) if again else None
         self._inquire(apart)
         return self.outcome
+
+    def count(self) -> NDArray[np.int32]:
+        """Return the tokens of each row, int32 (rows,), without running the model. Raises as `run`."""
+        process = self.processes.process(self.stop)
+        if not self._attempt(process, range(len(self.texts)), []).encoded:
+            raise EngineTrouble("the engine cannot count the tokens of these texts")
+        return self.outcome.tokens
 
     def _begin(self) -> _Course | None:
         """Have the shard encoded, planned and run; return how far that came, `None` if no row is left."""
@@ -203,7 +214,7 @@ class ShardWork:
             else [(len(group.rows), group.shape) for group in groups if group.shape is not None]
         )
         course = _Course(rows)
-        with process.submit([self.texts[row] for row in rows], shapes) as job:
+        with process.submit([self.texts[row] for row in rows], shapes, alone=self.alone) as job:
             self._follow(job, course)
         if course.fault is Fault.RAISED or any(fault.spoils for _, fault, _ in course.failed):
             process.retire()
@@ -271,6 +282,7 @@ class ShardWork:
             return
         vectors: Any = np.frombuffer(event.body, "<f4").reshape(len(group.rows), -1)
         self.outcome.vectors[list(group.rows)] = vectors
+        self.outcome.cpu_seconds += event.header["cpu"]
         self.processes.proven = True
         course.finished += 1
         self.on_rows(group.rows)

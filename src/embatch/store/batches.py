@@ -9,7 +9,7 @@ import orjson
 from embatch.errors import NotFound
 from embatch.states import State
 from embatch.store import statements
-from embatch.store.records import BatchRecord, PayloadShard, ResultShard, ShardRecord
+from embatch.store.records import MIXED, BatchRecord, NewBatch, PayloadShard, ResultShard, ShardRecord
 from embatch.store.times import micros, moment
 from embatch.store.trouble import damaged, reading
 
@@ -77,7 +77,9 @@ class Batches:
 
 def payload(row: Row[Any]) -> PayloadShard:
     """Return the payload columns of a shard."""
-    return PayloadShard(row.number, row.path, row.digest, row.request_count, row.byte_count, row.dimensions)
+    return PayloadShard(
+        row.number, row.path, row.digest, row.request_count, row.byte_count, row.dimensions, row.cached_count
+    )
 
 
 def _shard(row: Row[Any]) -> ShardRecord:
@@ -90,6 +92,7 @@ def _shard(row: Row[Any]) -> ShardRecord:
             row.failed_count,
             row.token_count,
             row.native_dimensions,
+            row.cpu_micros,
         )
     return ShardRecord(row.number, payload(row), row.attempt, row.state, result)
 
@@ -117,4 +120,36 @@ def _batch(row: Row[Any]) -> BatchRecord:
         successful_count=int(row.successful or 0),
         failed_count=int(row.failed or 0),
         token_count=int(row.tokens or 0),
+        cached_count=int(row.cached or 0),
+        cpu_micros=int(row.cpu or 0),
+        run=row.run,
+    )
+
+
+def accepted(new: NewBatch, shards: Sequence[PayloadShard]) -> BatchRecord:
+    """Return the record of a batch just inserted; reading it back would cost more than inserting it."""
+    asked = {shard.dimensions for shard in shards} or {0}
+    return BatchRecord(
+        id=new.id,
+        model=new.model,
+        display_name=new.display_name,
+        priority=new.priority,
+        state=State.PENDING,
+        inline=new.inline,
+        input_file=new.input_file,
+        planned=new.inline,
+        dimensions=asked.pop() if len(asked) == 1 else MIXED,
+        native_dimensions=None,
+        create_time=new.create_time,
+        update_time=new.create_time,
+        end_time=None,
+        expire_time=new.expire_time,
+        error=None,
+        notes=new.notes,
+        request_count=sum(shard.request_count for shard in shards),
+        successful_count=0,
+        failed_count=0,
+        token_count=0,
+        cached_count=sum(shard.cached_count for shard in shards),
+        run=new.run,
     )

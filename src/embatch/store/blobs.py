@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss
-from embatch.store.durable import sync, sync_folder
 from embatch.store.trouble import disk
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from sqlalchemy import Column, MetaData, String, Table, create_engine, event, in
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from embatch.durable import sync_folder
 from embatch.errors import FailedPrecondition
-from embatch.store.durable import sync_folder
 from embatch.store.schema import METADATA, VERSION
 from embatch.store.trouble import damaged, disk, trouble
 

@@ -37,6 +37,8 @@ class NewBatch:
     create_time: datetime
     expire_time: datetime
     notes: tuple[str, ...] = ()
+    run: str | None = None
+    """The run it belongs to, whose end hands its vectors to the cache; `None`: nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class PayloadShard:
     byte_count: int
     dimensions: int
     """What its requests ask for: 0 native for all, n for all, or `MIXED`."""
+    cached_count: int = 0
+    """Requests that come with their vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class ResultShard:
     token_count: int
     dimensions: int
     """Native dimensions of its vectors."""
+    cpu_micros: int = 0
+    """CPU time of the engine for it, in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,9 @@ class BatchRecord:
     successful_count: int
     failed_count: int
     token_count: int
+    cached_count: int = 0
+    cpu_micros: int = 0
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ BATCH: Final = Table(
     Column("planned", Boolean, nullable=False),
     Column("idempotency_key", Text, unique=True),
     Column("body_digest", Text),
+    # Whose end hands this batch's vectors to the cache.
+    Column("run", Text),
     Column("create_time", BigInteger, nullable=False),
     Column("update_time", BigInteger, nullable=False),
     Column("end_time", BigInteger),
@@ -102,6 +104,8 @@ SHARD: Final = Table(
     Column("successful_count", Integer, nullable=False),
     Column("failed_count", Integer, nullable=False),
     Column("token_count", BigInteger, nullable=False),
+    Column("cached_count", Integer, nullable=False),
+    Column("cpu_micros", BigInteger, nullable=False),
     Column("native_dimensions", Integer),
     CheckConstraint("state IN ('claimed', 'done', 'waiting')", name="known_shard_state"),
     CheckConstraint("attempt >= 0 AND (state = 'waiting' OR attempt > 0)", name="worked_only_when_claimed"),
@@ -114,6 +118,7 @@ SHARD: Final = Table(
     ),
     CheckConstraint(
         "successful_count >= 0 AND failed_count >= 0 AND token_count >= 0"
+        " AND cached_count >= 0 AND cached_count <= request_count AND cpu_micros >= 0"
         " AND successful_count + failed_count = CASE WHEN state = 'done' THEN request_count ELSE 0 END",
         name="every_request_counted_once",
     ),

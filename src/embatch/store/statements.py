@@ -56,7 +56,7 @@ _LAST_TURN: Final = select(func.coalesce(func.max(BATCH.c.turn), 0)).scalar_subq
 # A new batch comes behind those that had a turn before: else a stream of small ones would starve a large one.
 ACCEPT: Final = insert(BATCH).values(turn=_LAST_TURN)
 ADD_SHARDS: Final = insert(SHARD).values(
-    state=_word("waiting"), attempt=0, successful_count=0, failed_count=0, token_count=0
+    state=_word("waiting"), attempt=0, successful_count=0, failed_count=0, token_count=0, cpu_micros=0
 )
 BY_KEY: Final = select(BATCH.c.id, BATCH.c.body_digest).where(BATCH.c.idempotency_key == bindparam("key"))
 PLAN: Final = (
@@ -116,6 +116,7 @@ CLAIM_SHARD: Final = (
         SHARD.c.request_count,
         SHARD.c.byte_count,
         SHARD.c.dimensions,
+        SHARD.c.cached_count,
     )
 )
 # The guard of every later write about a shard: this attempt still owns it and its batch is active. In one
@@ -139,6 +140,7 @@ COMMIT: Final = (
         successful_count=bindparam("successful"),
         failed_count=bindparam("failed"),
         token_count=bindparam("tokens"),
+        cpu_micros=bindparam("cpu"),
         native_dimensions=bindparam("native"),
     )
 )
@@ -217,6 +219,8 @@ _RECORDS: Final = (
         func.sum(SHARD.c.successful_count).label("successful"),
         func.sum(SHARD.c.failed_count).label("failed"),
         func.sum(SHARD.c.token_count).label("tokens"),
+        func.sum(SHARD.c.cached_count).label("cached"),
+        func.sum(SHARD.c.cpu_micros).label("cpu"),
         func.max(SHARD.c.native_dimensions).label("native"),
         case(
             (func.min(SHARD.c.dimensions) == func.max(SHARD.c.dimensions), func.min(SHARD.c.dimensions)),

@@ -20,10 +20,10 @@ from embatch.errors import AlreadyExists, FailedPrecondition, IllegalTransition,
 from embatch.states import Event, State
 from embatch.store import statements
 from embatch.store.ballast import Ballast
-from embatch.store.batches import Batches, payload
+from embatch.store.batches import Batches, accepted, payload
 from embatch.store.connect import connect
 from embatch.store.files import Files
-from embatch.store.records import MIXED, BatchRecord, Claim, Committed, NewBatch, PayloadShard, ResultShard
+from embatch.store.records import BatchRecord, Claim, Committed, NewBatch, PayloadShard, ResultShard
 from embatch.store.schema import BATCH
 from embatch.store.times import micros, moment
 from embatch.store.trouble import reading
@@ -120,6 +120,7 @@ class Store(Batches, Files):
             "planned": new.inline,
             "idempotency_key": new.idempotency_key,
             "body_digest": new.body_digest,
+            "run": new.run,
             "create_time": micros(new.create_time),
             "update_time": micros(new.create_time),
             "expire_time": micros(new.expire_time),
@@ -141,7 +142,7 @@ class Store(Batches, Files):
             if found is None:
                 raise Internal("the batch was refused by the database: this is a bug") from error
             return found, True
-        return _accepted(new, shards), False
+        return accepted(new, shards), False
 
     def _of_key(self, new: NewBatch) -> BatchRecord | None:
         with reading(self._readers) as connection:
@@ -264,6 +265,7 @@ class Store(Batches, Files):
             "successful": result.successful_count,
             "failed": result.failed_count,
             "tokens": result.token_count,
+            "cpu": result.cpu_micros,
             "native": result.dimensions,
         }
         this = {"owner": claim.batch_id, "now": micros(now)}
@@ -365,33 +367,7 @@ def _rows(batch_id: str, shards: Sequence[PayloadShard]) -> list[dict[str, objec
             "request_count": shard.request_count,
             "byte_count": shard.byte_count,
             "dimensions": shard.dimensions,
+            "cached_count": shard.cached_count,
         }
         for shard in shards
     ]
-
-
-def _accepted(new: NewBatch, shards: Sequence[PayloadShard]) -> BatchRecord:
-    """Return the record of a batch just inserted; reading it back would cost more than inserting it."""
-    asked = {shard.dimensions for shard in shards} or {0}
-    return BatchRecord(
-        id=new.id,
-        model=new.model,
-        display_name=new.display_name,
-        priority=new.priority,
-        state=State.PENDING,
-        inline=new.inline,
-        input_file=new.input_file,
-        planned=new.inline,
-        dimensions=asked.pop() if len(asked) == 1 else MIXED,
-        native_dimensions=None,
-        create_time=new.create_time,
-        update_time=new.create_time,
-        end_time=None,
-        expire_time=new.expire_time,
-        error=None,
-        notes=new.notes,
-        request_count=sum(shard.request_count for shard in shards),
-        successful_count=0,
-        failed_count=0,
-        token_count=0,
-    )

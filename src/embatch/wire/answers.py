@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import orjson
 
-from embatch.batch import Batch, BatchStats, Page
+from embatch.batch import Batch, BatchStats, BatchUsage, Page
 from embatch.errors import Code, Internal, Reason, RequestError
 from embatch.states import State
 from embatch.vectors import ContentEmbedding
@@ -120,7 +120,23 @@ def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
         responses_file=_text(output.get("responsesFile")) if isinstance(output, dict) else None,
         error=_request_error(error).message if isinstance(error, dict) else None,
         notes=tuple(note for note in _list(said.get("notes")) if isinstance(note, str)),
+        usage=_usage(said.get("usage")),
     )
+
+
+def _usage(said: object) -> BatchUsage:
+    counts = said if isinstance(said, dict) else {}
+    return BatchUsage(
+        _count(counts.get("tokenCount")),
+        _count(counts.get("uncommittedTokenCount")),
+        _count(counts.get("cachedRequestCount")),
+        _seconds(counts.get("cpuSeconds")) or 0.0,
+        _seconds(counts.get("interactiveCpuSeconds")),
+    )
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _state(word: object, *, done: bool, failed: bool) -> State:
@@ -225,6 +241,42 @@ def parse_embeddings(body: bytes) -> list[ContentEmbedding]:
     if any(values is None for values in found):
         raise Internal("the service answered without an embedding")
     return [ContentEmbedding(values) for values in found if values is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the reference path of a service gave."""
+
+    embeddings: list[ContentEmbedding | None]
+    """In the order of the texts; `None` where one has none."""
+    tokens: int
+    cpu_seconds: float
+    """What the engine spent on them, one text at a time."""
+    engine: dict[str, Any]
+    """The engine that these vectors stand against: name, identity, precision, maxTokens, files."""
+
+
+def parse_reference(body: bytes) -> Reference:
+    """Return the answer of `embedReference`."""
+    said = _object(body)
+    values = [_values(one) for one in _list(said.get("embeddings"))]
+    engine = said.get("engine")
+    return Reference(
+        [None if one is None else ContentEmbedding(one) for one in values],
+        _count(said.get("tokenCount")),
+        _seconds(said.get("cpuSeconds")) or 0.0,
+        engine if isinstance(engine, dict) else {},
+    )
+
+
+def parse_count(body: bytes) -> int:
+    """Return the tokens that `countTokens` counted."""
+    return _count(_object(body).get("totalTokens"))
+
+
+def parse_published(body: bytes) -> int:
+    """Return how many vectors the end of a run added to the cache."""
+    return _count(_object(body).get("newVectorCount"))
 
 
 def parse_file_name(body: bytes) -> str:

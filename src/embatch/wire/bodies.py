@@ -59,6 +59,11 @@ def embed_many_body(model: str, requests: Sequence[Request]) -> bytes:
     return _json({"requests": [_embed(model, one) for one in requests]})
 
 
+def count_body(model: str, texts: Sequence[str]) -> bytes:  # noqa: ARG001  (Google's has the model in its path)
+    """Return the body that counts tokens."""
+    return _json({"contents": [{"parts": [{"text": encodable(text)}]} for text in texts]})
+
+
 def _embed(model: str | None, request: Request) -> dict[str, Any]:
     said: dict[str, Any] = {"content": {"parts": [{"text": encodable(request.text)}]}}
     if model is not None:

@@ -306,6 +306,24 @@ def embed_many(body: bytes, same_model: Callable[[str], bool], most: int) -> lis
     return [request_row(entry, f"requests[{at}]", same_model) for at, entry in enumerate(entries)]
 
 
+def count_tokens(body: bytes, most: int) -> list[RequestRow]:
+    """Read the body of `countTokens`; roles and how contents are grouped mean nothing here.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    contents = Fields(load(body), "", ("contents",)).get("contents")
+    if not isinstance(contents, list) or not contents:
+        raise InvalidArgument("this must be a list of at least one content", field="contents")
+    if len(contents) > most:
+        raise InvalidArgument(f"at most {most} contents a call: send them in several", field="contents")
+    rows = []
+    for at, content in enumerate(contents):
+        text, fault = _content(content, f"contents[{at}]")
+        rows.append(RequestRow(text, fault=fault))
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What `updateEmbedContentBatch` changes; `None` leaves it."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from embatch.batch import Batch
+    from embatch.batch import Batch, BatchUsage
 
 _TYPE: Final = "type.googleapis.com/google.ai.generativelanguage.v1main.EmbedContentBatch"
 STATES: Final[Mapping[State, str]] = {
@@ -72,9 +72,25 @@ def batch_message(batch: Batch) -> dict[str, Any]:
             message[name] = timestamp(time)
     if batch.notes:
         message["notes"] = list(batch.notes)
+    if usage := _usage(batch.usage):
+        message["usage"] = usage
     if batch.responses_file is not None:
         message["output"] = {"responsesFile": batch.responses_file}
     return message
+
+
+def _usage(usage: BatchUsage) -> dict[str, Any]:
+    counts = {
+        "tokenCount": usage.token_count,
+        "uncommittedTokenCount": usage.uncommitted_token_count,
+        "cachedRequestCount": usage.cached_request_count,
+    }
+    said: dict[str, Any] = {name: str(count) for name, count in counts.items() if count}
+    if usage.cpu_seconds:
+        said["cpuSeconds"] = usage.cpu_seconds
+    if usage.interactive_cpu_seconds is not None:
+        said["interactiveCpuSeconds"] = usage.interactive_cpu_seconds
+    return said
 
 
 def operation(batch: Batch, *, output: bool) -> dict[str, Any]:
@@ -179,6 +195,17 @@ def embeddings(part: pa.RecordBatch, *, single: bool) -> bytes:
     usage = {"promptTokenCount": sum(int(count or 0) for count in part.column("tokens").to_pylist())}
     message = {"embedding": vectors[0]} if single else {"embeddings": vectors}
     return orjson.dumps({**message, "usageMetadata": usage}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def reference(part: pa.RecordBatch, tokens: int, cpu_seconds: float, engine: Mapping[str, object]) -> bytes:
+    """Return the answer of `embedReference` as JSON; a request without a vector has an empty embedding."""
+    message = {
+        "embeddings": [{} if vector is None else {"values": vector} for _, vector in rows(part)],
+        "tokenCount": str(tokens),
+        "cpuSeconds": cpu_seconds,
+        "engine": engine,
+    }
+    return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def model_message(name: str, dimensions: int | None, max_tokens: int | None, engine: str) -> dict[str, Any]:

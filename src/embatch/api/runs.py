@@ -1,0 +1,72 @@
+"""What a run asks besides batches: the reference path, and the end of the run. Additions of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from embatch.errors import NotFound
+from embatch.wire import inputs, outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from embatch.service import Service
+    from embatch.settings import Settings
+
+
+def router(service: Service, settings: Settings, versions: tuple[str, ...]) -> APIRouter:
+    """Return the routes over a service."""
+    face = _Runs(service, settings)
+    routes = APIRouter()
+    table: tuple[tuple[str, Callable[..., Any], str], ...] = (
+        ("/models/{model:path}:embedReference", face.reference, "Embed by the reference path"),
+        ("/runs/{run}:publish", face.publish, "Let a run's vectors answer later runs"),
+    )
+    for version in versions:
+        for path, handler, summary in table:
+            routes.add_api_route(f"/{version}{path}", handler, methods=["POST"], summary=summary)
+    return routes
+
+
+class _Runs:
+    """The handlers."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._service, self._settings = service, settings
+
+    async def reference(self, request: Request, model: str) -> Response:
+        """Answer `embedReference`: a few texts in float32, one at a time."""
+        body = await request.body()
+        return await to_thread.run_sync(self._reference, body, model)
+
+    def _reference(self, body: bytes, model: str) -> Response:
+        served = self._service.model(model)
+        rows = inputs.embed_many(body, self._same(served.name), self._settings.interactive_requests)
+        found = self._service.interactive.reference(served.name, rows)
+        about = found.compared
+        engine = {
+            "name": about.engine,
+            "identity": about.identity,
+            "precision": about.precision,
+            "maxTokens": about.max_tokens,
+            "files": dict(about.files),
+        }
+        said = outputs.reference(found.results, found.tokens, found.cpu_seconds, engine)
+        return Response(said, media_type="application/json")
+
+    async def publish(self, run: str) -> dict[str, str]:
+        """Answer the end of a run."""
+        return {"newVectorCount": str(await to_thread.run_sync(self._service.publish, run))}
+
+    def _same(self, served: str) -> Callable[[str], bool]:
+        def same(name: str) -> bool:
+            try:
+                return self._service.model(name).name == served
+            except NotFound:
+                return False
+
+        return same

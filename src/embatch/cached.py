@@ -1,0 +1,105 @@
+"""What the vector cache is asked when a shard is written, and told when a run drops a batch.
+
+The key of a request is its text after the prompt, under the identity of the engine that embeds it: weights,
+tokenizer, pooling, truncation and numerics. Another task type, model or precision never meets it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow.compute as pc
+
+from embatch.engine.texts import compose
+from embatch.errors import DataLoss, EngineTrouble, NotFound, Unavailable
+from embatch.shard import IDENTITY, freeze, frozen
+from embatch.store.cache import Entries, key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from embatch.engine.models import Catalog, ServedModel
+    from embatch.pool import Pool
+    from embatch.store.blobs import Blobs
+    from embatch.store.cache import VectorCache
+    from embatch.store.records import BatchRecord, ShardRecord
+
+_COMPOSED: Final = ("text", "task_type", "title")
+_log = logging.getLogger("embatch.cached")
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """The cache, as shards see it."""
+
+    cache: VectorCache
+    pool: Pool
+    blobs: Blobs
+
+    def freeze(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a payload shard with the vectors that are known of its requests; as it is without any."""
+        if self.cache.empty:
+            return requests
+        try:
+            about = self.pool.describe(model)
+        except EngineTrouble:  # the shard can wait for the engine without the cache
+            return requests
+        sound = np.asarray(requests.column("text").is_valid(), np.bool_)
+        found = self.cache.find(_keys(requests, sound, about.identity, about.prompts))
+        if found is None:
+            return requests
+        known = np.zeros(requests.num_rows, np.bool_)
+        known[np.flatnonzero(sound)[found[0]]] = True
+        return freeze(requests, known, found[1].vectors, found[1].tokens, found[1].truncated)
+
+    def stage(self, record: BatchRecord, shards: Sequence[ShardRecord], catalog: Catalog) -> None:
+        """Keep what a completed batch computed until its run ends. Repeating is safe.
+
+        What cannot be read or kept is left out: it will be computed again.
+        """
+        try:
+            prompts = self.pool.describe(catalog.resolve(record.model)).prompts
+            for shard in shards:
+                self._stage(record, shard, prompts)
+        except (DataLoss, NotFound, Unavailable) as error:
+            _log.warning("not cached", extra={"fields": {"batch": record.id, "error": error.message}})
+
+    def _stage(self, record: BatchRecord, shard: ShardRecord, prompts: Mapping[str, str]) -> None:
+        if shard.result is None or record.run is None:
+            return
+        payload = self.blobs.read(shard.payload.path, shard.payload.digest)
+        results = self.blobs.read(shard.result.path, shard.result.digest)
+        identity = (results.schema.metadata or {}).get(IDENTITY)
+        fresh = np.asarray(pc.is_null(results.column("error_code")), np.bool_) & ~frozen(payload)
+        if identity is None or not fresh.any():
+            return
+        embedding: Any = results.column("embedding")
+        vectors = np.asarray(embedding.values, np.float32).reshape(results.num_rows, -1)
+        self.cache.stage(
+            record.run,
+            f"{record.id}-{shard.number:05}",
+            Entries(
+                _keys(payload, fresh, identity.decode(), prompts),
+                vectors[fresh],
+                results.column("tokens").to_numpy()[fresh],
+                results.column("truncated").to_numpy(zero_copy_only=False)[fresh],
+            ),
+        )
+
+
+def _keys(
+    requests: pa.RecordBatch,
+    which: np.ndarray[Any, np.dtype[np.bool_]],
+    identity: str,
+    prompts: Mapping[str, str],
+) -> list[bytes]:
+    texts, task_types, titles = (requests.column(name).to_pylist() for name in _COMPOSED)
+    return [
+        key(identity, compose(texts[at] or "", task_types[at], titles[at], prompts))
+        for at in np.flatnonzero(which).tolist()
+    ]

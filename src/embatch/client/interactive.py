@@ -1,0 +1,89 @@
+"""What a target answers at once, as flows: embeddings for somebody who waits, the reference path, counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from embatch.client import payload as payloads
+from embatch.client.asking import ask
+from embatch.client.calls import SLOW, Call
+from embatch.client.flows import JSON, defaults, model_path, service_path
+from embatch.errors import Internal, NotFound
+from embatch.wire import answers, bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from embatch.batch import Request
+    from embatch.client.asking import Terms
+    from embatch.client.calls import Flow, Reply
+    from embatch.client.flows import Wish
+    from embatch.vectors import ContentEmbedding
+
+
+def embed(terms: Terms, text: str, title: str | None, wish: Wish) -> Flow[ContentEmbedding]:
+    """Embed one text now."""
+    request = replace(payloads.request(text, 0, defaults(wish)), title=title)
+    reply = yield from _embed(terms, wish, "embedContent", lambda model: bodies.embed_body(model, request))
+    return answers.parse_embedding(reply.body)
+
+
+def embed_many(terms: Terms, requests: Iterable[str | Request], wish: Wish) -> Flow[list[ContentEmbedding]]:
+    """Embed a few texts now, as many a call as the target takes."""
+    found: list[ContentEmbedding] = []
+    for block in payloads.blocks(requests, defaults(wish), terms.target.interactive_requests):
+        encode = partial(bodies.embed_many_body, requests=block)
+        reply = yield from _embed(terms, wish, "batchEmbedContents", encode)
+        part = answers.parse_embeddings(reply.body)
+        if len(part) != len(block):
+            raise Internal(f"{len(block)} texts came back as {len(part)} embeddings: none can be matched")
+        found += part
+    return found
+
+
+def reference(terms: Terms, texts: Sequence[str], wish: Wish) -> Flow[answers.Reference | None]:
+    """Embed a few texts by the service's reference path; `None`: the target has none."""
+    if not terms.target.ours:
+        return None
+    requests = [payloads.request(text, at, defaults(wish)) for at, text in enumerate(texts)]
+    encode = partial(bodies.embed_many_body, requests=requests)
+    return answers.parse_reference((yield from _embed(terms, wish, "embedReference", encode)).body)
+
+
+def publish(terms: Terms, run: str) -> Flow[int]:
+    """Let what a run computed answer later runs; return how many vectors are new."""
+    if not terms.target.ours:
+        return 0
+    call = Call("POST", service_path(terms, f"runs/{quote(run, safe='')}:publish"), patience=SLOW)
+    return answers.parse_published((yield from ask(terms, call)).body)
+
+
+def count_tokens(terms: Terms, texts: Sequence[str], wish: Wish) -> Flow[int]:
+    """Return the tokens of texts as the target's model counts them."""
+    total = 0
+    for begin in range(0, len(texts), terms.target.interactive_requests):
+        block = texts[begin : begin + terms.target.interactive_requests]
+        encode = partial(bodies.count_body, texts=block)
+        total += answers.parse_count((yield from _embed(terms, wish, "countTokens", encode)).body)
+    return total
+
+
+def _embed(terms: Terms, wish: Wish, verb: str, encode: Callable[[str], bytes]) -> Flow[Reply]:
+    """Send one interactive call; a default model that the service no longer has is asked for anew."""
+    while True:
+        remembered = "model" in terms.known
+        model = yield from model_path(terms, wish.model or terms.known.get("model"))
+        if wish.model is None:
+            terms.known["model"] = model
+        call = Call(
+            "POST", service_path(terms, f"{model}:{verb}"), headers=JSON, body=encode(model), patience=SLOW
+        )
+        try:
+            return (yield from ask(terms, call))
+        except NotFound:
+            terms.known.clear()
+            if wish.model is not None or not remembered:
+                raise

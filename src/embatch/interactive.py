@@ -1,0 +1,62 @@
+"""What is answered at once: embeddings for somebody who waits, the reference path, and token counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embatch.errors import InvalidArgument
+from embatch.intake import Judge, known
+from embatch.shard import ShardCutter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from embatch.engine.models import Catalog, ServedModel
+    from embatch.pool import Pool, Referenced
+    from embatch.settings import Settings
+    from embatch.shard import RequestRow
+
+
+class Interactive:
+    """Answers without storing anything. Every method blocks and is safe to call from any thread.
+
+    All raise InvalidArgument (a request is at fault; `field` names its place, nothing was done), NotFound (no
+    such model) and EngineTrouble (no engine comes up).
+    """
+
+    def __init__(self, catalog: Catalog, pool: Pool, settings: Settings) -> None:
+        self._catalog, self._pool, self._settings = catalog, pool, settings
+
+    def embed(self, model: str | None, rows: Sequence[RequestRow]) -> pa.RecordBatch:
+        """Embed a few requests in the query lane: `results_schema` columns, in order, native dimensions."""
+        served = self._catalog.resolve(model)
+        return self._pool.query(served, self._judged(served, rows))
+
+    def reference(self, model: str | None, rows: Sequence[RequestRow]) -> Referenced:
+        """Embed a few requests by the reference path: float32, one text at a time, behind the bulk work."""
+        served = self._catalog.resolve(model)
+        return self._pool.reference(served, self._judged(served, rows))
+
+    def count(self, model: str | None, rows: Sequence[RequestRow]) -> NDArray[np.int32]:
+        """Return the tokens the model would see of each request, prompts and special tokens included."""
+        served = self._catalog.resolve(model)
+        return self._pool.count(served, self._judged(served, rows))
+
+    def _judged(self, served: ServedModel, rows: Sequence[RequestRow]) -> pa.RecordBatch:
+        wishes = any(row.dimensions is not None for row in rows)
+        judge = Judge(known(served, self._pool) if wishes else served, self._settings)
+        cutter = ShardCutter(1 << 62, 1 << 30)
+        for at, row in enumerate(rows):
+            judged = judge.judge(row)
+            if judged.fault is not None:
+                word = judged.fault.reason.value if judged.fault.reason else None
+                raise InvalidArgument(judged.fault.message, field=f"requests[{at}].content", reason=word)
+            cutter.add(judged)
+        shard = cutter.rest()
+        if shard is None:
+            raise InvalidArgument("there is nothing to embed", field="requests", reason="EMPTY_BATCH")
+        return shard

@@ -1,0 +1,152 @@
+"""A payload shard on its way through an engine: composed, merged where equal, and put together again."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embatch.engine.packing import distinct
+from embatch.engine.texts import compose
+from embatch.errors import Code, Reason, RequestError
+from embatch.pool.work import ShardWork
+from embatch.shard import FROZEN, IDENTITY, Done, frozen, results_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from embatch.engine.protocol import Description
+    from embatch.pool.lane import Processes
+    from embatch.pool.work import Outcome
+
+TOO_LONG: Final = RequestError(
+    Code.INVALID_ARGUMENT,
+    Reason.TOO_LONG,
+    "the text is longer than the model takes: shorten it, or leave autoTruncate out to have it cut",
+)
+_COMPOSED: Final = ("text", "task_type", "title")
+_ERROR: Final = ("error_code", "error_reason", "error_message")
+
+
+@dataclass(slots=True)
+class Embedding:
+    """One shard, or a few texts, in one lane. Use once.
+
+    Attributes:
+        processes: the lane.
+        requests: `shard.REQUESTS`, perhaps with the columns of `shard.FROZEN`.
+        on_progress: told what is finished.
+        stop: heard between micro-batches.
+        doubted: as `ShardWork.doubted`.
+        alone: as `ShardWork.alone`.
+    """
+
+    processes: Processes
+    requests: pa.RecordBatch
+    on_progress: Callable[[Done], None] = lambda _: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    doubted: bool = False
+    alone: bool = False
+
+    def run(self) -> pa.RecordBatch:
+        """Embed the sound requests, equal texts once; return `shard.results_schema` for all.
+
+        Raises:
+            Stopped: the stop signal was set.
+            EngineTrouble: as `ShardWork.run`.
+        """
+        about = self.processes.process(self.stop).await_ready()
+        texts = self.requests.column("text").to_pylist()
+        known = frozen(self.requests)
+        open_ = [at for at, text in enumerate(texts) if text is not None and not known[at]]
+        counted = int(pc.sum(self.requests.column(FROZEN[1])).as_py()) if known.any() else 0
+        self.on_progress(Done(len(texts) - len(open_), counted))
+        merged = distinct(self._composed(open_, about))
+        repeats = np.bincount(np.array(merged.of, np.int64), minlength=len(merged.texts))
+        told = 0.0
+
+        def finished(rows: Sequence[int]) -> None:
+            nonlocal told
+            at = list(rows)
+            tokens = int((work.outcome.tokens[at] * repeats[at]).sum())
+            spent, told = work.outcome.cpu_seconds - told, work.outcome.cpu_seconds
+            self.on_progress(Done(int(repeats[at].sum()), tokens, spent))
+
+        work = ShardWork(
+            merged.texts, about.dimensions, self.processes, self.stop, finished, self.doubted, self.alone
+        )
+        found = _results(self.requests, open_, merged.of, work.run())
+        return found.replace_schema_metadata({IDENTITY: about.identity.encode()})
+
+    def count(self) -> NDArray[np.int32]:
+        """Return the tokens of each request, int32 (n,), 0 for a faulty one. Raises as `run`."""
+        about = self.processes.process(self.stop).await_ready()
+        sound = np.flatnonzero(np.asarray(self.requests.column("text").is_valid())).tolist()
+        merged = distinct(self._composed(sound, about))
+        work = ShardWork(merged.texts, about.dimensions, self.processes, self.stop, lambda _: None)
+        counts = np.zeros(self.requests.num_rows, np.int32)
+        counts[sound] = work.count()[list(merged.of)]
+        return counts
+
+    def _composed(self, rows: Sequence[int], about: Description) -> Iterator[str]:
+        texts, task_types, titles = (self.requests.column(name).to_pylist() for name in _COMPOSED)
+        return (compose(texts[at] or "", task_types[at], titles[at], about.prompts) for at in rows)
+
+
+def _results(
+    requests: pa.RecordBatch, worked: Sequence[int], of: Sequence[int], outcome: Outcome
+) -> pa.RecordBatch:
+    """Put each text's outcome at every request that has it; others keep their fault or frozen vector."""
+    count, dimensions = requests.num_rows, outcome.vectors.shape[1]
+    place = np.full(count, -1, np.int64)
+    place[list(worked)] = list(of)
+    errors: list[list[Any]] = [requests.column(name).to_pylist() for name in _ERROR]
+    may_cut = requests.column("auto_truncate").to_pylist()
+    vectors = np.zeros((count, dimensions), np.float32)
+    tokens = np.zeros(count, np.int32)
+    truncated = np.zeros(count, np.bool_)
+    known = frozen(requests)
+    if known.any():
+        embedding: Any = requests.column(FROZEN[0])
+        vectors[known] = np.asarray(embedding.values, np.float32).reshape(count, -1)[known]
+        tokens[known] = requests.column(FROZEN[1]).to_numpy()[known]
+        truncated[known] = requests.column(FROZEN[2]).to_numpy(zero_copy_only=False)[known]
+    for at in range(count):
+        error = outcome.errors.get(int(place[at])) if place[at] >= 0 else None
+        if (
+            error is None
+            and errors[0][at] is None
+            and not may_cut[at]
+            and (outcome.truncated[place[at]] if place[at] >= 0 else truncated[at])
+        ):
+            error = TOO_LONG
+        if error is not None:
+            reason = error.reason.value if error.reason else None
+            errors[0][at], errors[1][at], errors[2][at] = error.code.number, reason, error.message
+    good = np.array([code is None for code in errors[0]], np.bool_)
+    fresh = good & (place >= 0)
+    vectors[fresh] = outcome.vectors[place[fresh]]
+    tokens[fresh] = outcome.tokens[place[fresh]]
+    truncated[fresh] = outcome.truncated[place[fresh]]
+    for column in (vectors, tokens, truncated):
+        column[~good] = 0
+    return pa.RecordBatch.from_arrays(
+        [
+            requests.column("index"),
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors.reshape(-1)), dimensions, mask=pa.array(~good)
+            ),
+            pa.array(tokens),
+            pa.array(truncated),
+            pa.array(errors[0], pa.int32()),
+            pa.array(errors[1], pa.string()),
+            pa.array(errors[2], pa.string()),
+        ],
+        schema=results_schema(dimensions),
+    )

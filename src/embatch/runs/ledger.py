@@ -1,0 +1,224 @@
+"""What a run has done, durable beside its output: a log of finished blocks, and part files with their rows.
+
+`OUT.embatch/ledger.jsonl` begins with a line that says which run it is; each further line is one finished
+block. A line is written once its part file is durable, and counts once it is whole: a torn last line is what
+a crash leaves, and its block is worked again. A later line of a block takes the place of an earlier one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import orjson
+import pyarrow as pa
+
+from embatch.durable import sync, sync_folder
+from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
+from embatch.runs.sample import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SUFFIX: Final = ".embatch"
+_LOG: Final = "ledger.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of the input whose outcome is durable."""
+
+    number: int
+    first: int
+    """0-based row number of its first row."""
+    rows: int
+    failed: int
+    retryable: int
+    """Failed rows whose text can be read: the only ones that another try can change."""
+    computed: int
+    """Texts that were sent: equal ones once."""
+    cached: int
+    """Texts of those that earlier runs had embedded."""
+    tokens: int
+    """Tokens the model saw of every row, equal texts counted each time."""
+    truncated: int
+    cpu_seconds: float
+    """Of the engine, for this block."""
+    native: int
+    """Dimensions of the vectors; 0 where no row has one."""
+    model: str
+    notes: tuple[str, ...] = ()
+    sample: Sample | None = None
+    """What the certificate found; `None` where nothing could be compared."""
+    part: str = ""
+    sha256: str = ""
+
+
+class Ledger:
+    """The log of one run. One process holds it at a time."""
+
+    def __init__(self, folder: Path, file: Any, about: Mapping[str, object]) -> None:
+        self.about = dict(about)
+        self.blocks: dict[int, Block] = {}
+        self.verdict: str | None = None
+        """`done` or `rejected` once the output is in place."""
+        self._folder, self._file = folder, file
+
+    @classmethod
+    def open(cls, folder: Path, about: Mapping[str, object], *, restart: bool = False) -> Self:
+        """Take up the run that a folder remembers, or begin one. Durable on return.
+
+        Args:
+            folder: `OUT.embatch`; its parent must exist.
+            about: what the run is, as JSON: the same words mean the same blocks.
+            restart: forget what is there.
+
+        Raises:
+            InvalidArgument: the folder remembers another run; says what differs, and the remedy.
+            FailedPrecondition: another process writes the same output now.
+        """
+        folder.mkdir(exist_ok=True)
+        file = (folder / _LOG).open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise FailedPrecondition(
+                f"another embatch is writing this output ({folder.name} is locked): wait for it",
+                field="--out",
+            ) from None
+        ledger = cls(folder, file, about)
+        try:
+            if restart:
+                ledger._clear()
+            ledger._read()
+        except BaseException:
+            file.close()
+            raise
+        return ledger
+
+    def _clear(self) -> None:
+        for part in self._folder.glob("part-*"):
+            part.unlink()
+        self._file.truncate(0)
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        whole = 0
+        for number, line in enumerate(self._file):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                said = orjson.loads(line)
+                if number:
+                    self._take(said)
+            except (orjson.JSONDecodeError, TypeError, KeyError):
+                raise DataLoss(
+                    f"{self._folder.name}/{_LOG} is damaged at line {number + 1}: --restart begins anew"
+                ) from None
+            if not number:
+                self._compare(said)
+            whole += len(line)
+        self._file.truncate(whole)
+        if not whole:
+            self._append(self.about)
+            sync_folder(self._folder)
+            sync_folder(self._folder.parent)
+
+    def _take(self, said: dict[str, Any]) -> None:
+        if "verdict" in said:
+            self.verdict = said["verdict"]
+            return
+        sample = None if said["sample"] is None else Sample(**said["sample"])
+        block = Block(**{**said, "notes": tuple(said["notes"]), "sample": sample})
+        self.blocks[block.number] = block
+        self.verdict = None
+
+    def _compare(self, said: object) -> None:
+        other = said if isinstance(said, dict) else {}
+        differing = [name for name in self.about if other.get(name) != self.about[name]]
+        if differing or set(other) != set(self.about):
+            what = differing[0] if differing else "kind"
+            raise InvalidArgument(
+                f"{self._folder.name} remembers an unfinished run of another {what}: give "
+                "that run's input and options to go on with it, or --restart to begin anew",
+                field="--out",
+            )
+
+    def commit(self, block: Block, rows: pa.RecordBatch) -> Block:
+        """Keep a block's rows; durable on return. Repeating is safe; the last one counts."""
+        earlier = self.blocks.get(block.number)
+        again = 0 if earlier is None else int(earlier.part.rsplit("-", 1)[1].partition(".")[0]) + 1
+        name = f"part-{block.number:06}-{again}.arrow"
+        path = self._folder / name
+        with path.open("wb") as file:
+            with pa.ipc.new_file(file, rows.schema) as writer:
+                writer.write_batch(rows)
+            file.flush()
+            sync(file.fileno())
+        sync_folder(self._folder)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        kept = replace(block, part=name, sha256=digest)
+        self._append(asdict(kept))
+        self.blocks[block.number] = kept
+        self.verdict = None
+        if earlier is not None:
+            (self._folder / earlier.part).unlink(missing_ok=True)
+        return kept
+
+    def rows(self, block: Block) -> pa.RecordBatch:
+        """Return the rows of a block as they were committed, memory-mapped.
+
+        Raises:
+            DataLoss: the part is missing or not what was written.
+        """
+        path = self._folder / block.part
+        try:
+            with path.open("rb") as file:
+                sound = hashlib.file_digest(file, "sha256").hexdigest() == block.sha256
+            if sound:
+                return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        except (OSError, pa.ArrowException):
+            pass
+        raise DataLoss(f"{self._folder.name}/{block.part} is missing or damaged: --restart begins anew")
+
+    def end(self, verdict: str) -> None:
+        """Note that the output is in place: `done` or `rejected`. Durable on return."""
+        self._append({"verdict": verdict})
+        self.verdict = verdict
+
+    def _append(self, said: Mapping[str, object]) -> None:
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(orjson.dumps(said) + b"\n")
+        self._file.flush()
+        sync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let others have it. Repeating is safe."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Forget the run: the output holds all there is to know."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.close()
+
+
+def folder_of(place: str, data: Path) -> Path:
+    """Return where the ledger of an output is: beside a file, in the data folder for any other place.
+
+    Args:
+        place: path or address of the output.
+        data: the data folder; its `runs` is made if it is needed.
+    """
+    if "://" not in place:
+        path = Path(place)
+        return path.with_name(path.name + SUFFIX)
+    runs = data / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    return runs / (hashlib.sha256(place.encode()).hexdigest()[:32] + SUFFIX)
