@@ -138,10 +138,12 @@ def lock(python: Path) -> None:
         LOCKS / "run.lock",
         quiet=True,
     )
-    run(*compile_, LOCKS / "genai2.in", "-o", LOCKS / "genai2.lock", quiet=True)
+    for name in ("genai2", "peers-fastembed"):
+        run(*compile_, LOCKS / f"{name}.in", "-o", LOCKS / f"{name}.lock", quiet=True)
     for name, sources in (
         ("torch", ("pyproject.toml", LOCKS / "torch.in", "-c", LOCKS / "dev.lock")),
         ("peers", (LOCKS / "peers.in",)),
+        ("peers-infinity", (LOCKS / "peers-infinity.in",)),
     ):
         locked = LOCKS / f"{name}.lock"
         run(*compile_, *sources, "-o", locked, quiet=True)

@@ -1,42 +1,70 @@
-"""How fast engines embed the same texts: ours, and sentence-transformers as its users run it.
+"""How fast engines embed the same texts: ours, and others as their users run them.
 
-    .venv/bin/python benchmarks/engines.py [--count 1000] [--rounds 5] [--json FILE]
+    .venv/bin/python benchmarks/engines.py [--count 1000] [--rounds 5] [--shape mini|base] [--json FILE]
 
-Every engine gets the same distinct passages of the demo's corpus in its own process, loaded and warmed before
-the clock starts; tokenizing counts, loading does not. Ours is bare: encode, plan, forward on its streams.
-sentence-transformers runs `encode()` with its defaults, once as it is and once with its OpenVINO backend, in
-`.venv-peers`, which the first run makes (1.5 GB). Rounds are interleaved and each starts with another engine:
-trust the ratios within a round, not the absolute numbers. Cosines are to sentence-transformers in float32.
-`--engine torch` adds our torch engine (after `python3 run.py test-torch`).
+Every engine gets the same passages of `corpus.py` from the same model folder, cut at the same 256 tokens, in
+its own process, loaded and warmed before the clock starts; tokenizing counts, loading does not. Copies of
+texts are dropped before any engine sees them. Ours is bare: encode, plan, forward on its streams. The others
+run with their defaults: sentence-transformers as it is and with its OpenVINO backend, fastembed on an ONNX
+export of the same weights (in its batches of 256, and of 32, which pad less), infinity's torch engine in
+process. Rounds are interleaved and each starts with another engine: trust the ratios within a round, not the
+absolute numbers. Cosines are to sentence-transformers in float32. bfloat16 rows run where the processor has
+AMX, or with `--bf16`. `--shape base` takes 12 layers of 768 (bge-base's configuration) with random weights.
+
+The first run makes the environments that the rows need: `.venv-peers`, `.venv-fastembed`, `.venv-infinity`.
+`--engine NAME`, repeated, chooses rows; ours and the reference always run. `--engine torch` is our torch
+engine (after `python3 run.py test-torch`).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
 ROOT: Final = Path(__file__).resolve().parents[1]
-ENGINES: Final = ("embatch", "sentence-transformers", "sentence-transformers openvino", "torch")
-PEER: Final = ENGINES[1]
+sys.path.insert(0, str(ROOT))
+
+import run  # noqa: E402  (found by the line above: what makes environments)
+from benchmarks.corpus import passages, token_counts  # noqa: E402  (found by the same line)
+from benchmarks.peers import QUIET  # noqa: E402  (as above)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+WORKER: Final = str(ROOT / "benchmarks" / "peers.py")
+PEER: Final = "sentence-transformers"
 """The row of the float32 reference."""
-QUIET: Final = {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+BF16: Final = ("embatch bf16", f"{PEER} bf16")
+ROWS: Final = (
+    "embatch",
+    BF16[0],
+    PEER,
+    BF16[1],
+    f"{PEER} openvino",
+    "fastembed",
+    "fastembed batch 32",
+    "infinity",
+)
+MAX_TOKENS: Final = 256
+CORPUS: Final = 20_000
+"""Texts of the corpus of which the first are taken; they stand in random order."""
+BASE: Final = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
 
 
 @dataclass
@@ -54,15 +82,19 @@ class Runner:
     """An engine in a process of its own, which works when it is told to."""
 
     def __init__(self, name: str, folder: Path, texts: Path) -> None:
-        command = [_python(name), __file__, "--worker", name, str(folder), str(texts)]
+        self._name = name
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **QUIET}
+            [python(name), WORKER, "work", name, str(folder), str(texts)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **QUIET},
         )
         self.about = self._answer()
 
     def ask(self, word: str) -> dict[str, Any]:
         """Say a word and return what comes back."""
-        assert self._process.stdin is not None  # noqa: S101
+        assert self._process.stdin is not None  # noqa: S101  (it was asked for)
         self._process.stdin.write(word + "\n")
         self._process.stdin.flush()
         return self._answer()
@@ -72,75 +104,159 @@ class Runner:
         self._process.communicate()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101  (it was asked for)
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("an engine's process has ended; its message stands above")
+            raise SystemExit(f"the process of {self._name} has ended; its message stands above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
-def _python(name: str) -> str:
-    if name == "embatch":
-        return sys.executable
-    if name == "torch":
-        return str(ROOT / ".venv-torch" / "bin" / "python")
-    sys.path.insert(0, str(ROOT))
-    import run  # noqa: PLC0415  (only where a peer takes part)
+def python(name: str) -> Path:
+    """Return the Python of a row's environment, which is made if need be."""
+    match name.partition(" ")[0]:
+        case "embatch":
+            return Path(sys.executable)
+        case "torch":
+            return ROOT / ".venv-torch" / "bin" / "python"
+        case "fastembed":
+            return run.environment(".venv-fastembed", ("peers-fastembed.lock",), editable=False)
+        case "infinity":
+            return run.environment(".venv-infinity", ("peers-infinity.lock",), editable=False, torch=True)
+        case _:
+            return run.environment(".venv-peers", ("peers.lock",), editable=False, torch=True)
 
-    return str(run.environment(".venv-peers", ("peers.lock",), editable=False, torch=True))
 
-
-def measure(names: Sequence[str], count: int, rounds: int) -> tuple[dict[str, Row], dict[str, Any]]:
-    """Return what was measured of each engine, and of what."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    from corpus import passages  # noqa: PLC0415  (an example, not a package)
-
-    from embatch.engine.models import DEFAULT_MODEL, serve_model  # noqa: PLC0415  (peers do not have it)
-
-    texts = list(dict.fromkeys(one.text for one in passages(count)))
-    folder = Path(serve_model(DEFAULT_MODEL).spec.model)
+def measure(
+    names: Sequence[str], texts: list[str], rounds: int, shape: str
+) -> tuple[dict[str, Row], dict[str, Any]]:
+    """Return what was measured of each engine, and how alike the reference finds neighbouring texts."""
+    for name in names:
+        python(name)  # no environment is made while another engine waits
     rows = {name: Row() for name in names}
     with tempfile.TemporaryDirectory() as place:
         source = Path(place, "texts.json")
-        source.write_text(json.dumps(texts))
-        runners = {name: Runner(name, folder, source) for name in names}
-        vectors = {name: np.load(runner.ask(f"vectors {place}")["file"]) for name, runner in runners.items()}
-        for number in range(rounds):
-            for name in (*names[number % len(names) :], *names[: number % len(names)]):
-                spent = runners[name].ask("go")
-                rows[name].seconds.append(spent["seconds"])
-                rows[name].cpu_seconds.append(spent["cpu_seconds"])
-        for name, runner in runners.items():
-            rows[name].about = runner.about | runner.ask("memory")
-            runner.close()
+        source.write_text(json.dumps(texts), encoding="utf-8")
+        folder = model(Path(place, "model"), shape)
+        onnx = (
+            exported(folder, Path(place, "onnx"))
+            if any(one.startswith("fastembed") for one in names)
+            else None
+        )
+        runners: dict[str, Runner] = {}
+        try:
+            for name in names:
+                at = onnx if onnx and name.startswith("fastembed") else folder
+                runners[name] = Runner(name, at, source)
+            vectors = {
+                name: np.load(runner.ask(f"vectors {place}")["file"]) for name, runner in runners.items()
+            }
+            for number in range(rounds):
+                for name in (*names[number % len(names) :], *names[: number % len(names)]):
+                    spent = runners[name].ask("go")
+                    rows[name].seconds.append(spent["seconds"])
+                    rows[name].cpu_seconds.append(spent["cpu_seconds"])
+            for name, runner in runners.items():
+                rows[name].about = runner.about | runner.ask("memory")
+        finally:
+            for runner in runners.values():
+                runner.close()
     for name, found in vectors.items():
-        cosines = np.sum(found * vectors.get(PEER, found), axis=1, dtype=np.float64)
-        rows[name].cosine_least, rows[name].cosine_mean = float(cosines.min()), float(cosines.mean())
-    return rows, {"texts": len(texts), "tokens": _tokens(folder, texts)}
+        alike = cosines(found, vectors[PEER])
+        rows[name].cosine_least, rows[name].cosine_mean = float(alike.min()), float(alike.mean())
+    return rows, {"unlike": float(cosines(vectors[PEER], np.roll(vectors[PEER], 1, axis=0)).mean())}
 
 
-def _tokens(folder: Path, texts: list[str]) -> int:
-    from embatch.engine.loading import load  # noqa: PLC0415  (peers do not have it)
-    from embatch.engine.protocol import EngineSpec  # noqa: PLC0415
+def cosines(one: Any, other: Any) -> Any:
+    """Return the cosine of each row with the same row of the other, float64."""
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    return np.sum(one * other, axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
-    engine = load(EngineSpec("auto", str(folder)))
-    tokens = int(engine.encode(texts).lengths.sum())
-    engine.close()
-    return tokens
+
+def model(folder: Path, shape: str) -> Path:
+    """Make the folder that every engine loads: all-MiniLM-L6-v2, or its tokenizer with random weights."""
+    from embatch.engine.models import DEFAULT_MODEL, serve_model  # noqa: PLC0415  (slow to import)
+
+    original = Path(serve_model(DEFAULT_MODEL).spec.model)
+    shutil.copytree(original, folder, ignore=shutil.ignore_patterns("*.safetensors", "data_config.json"))
+    # Its 512 is the table of positions; who reads only this file would cut there and do more work.
+    said = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(said | {"model_max_length": MAX_TOKENS}))
+    if shape == "mini":
+        (folder / "model.safetensors").symlink_to(original / "model.safetensors")
+        return folder
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | BASE
+    (folder / "config.json").write_text(json.dumps(config))
+    from safetensors.numpy import save_file  # noqa: PLC0415  (the usual shape does without)
+
+    save_file(random_weights(config), folder / "model.safetensors", {"format": "pt"})
+    pooling = folder / "1_Pooling" / "config.json"
+    said = json.loads(pooling.read_text(encoding="utf-8"))
+    pooling.write_text(json.dumps(said | {"word_embedding_dimension": config["hidden_size"]}))
+    return folder
+
+
+def random_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return BERT's tensors as one starts to train it: deviation 0.02, float32, the same each time."""
+    random, width, inner = np.random.default_rng(0), config["hidden_size"], config["intermediate_size"]
+    tensors: dict[str, Any] = {}
+
+    def dense(name: str, *shape: int) -> None:
+        tensors[f"{name}.weight"] = random.standard_normal(shape, np.float32) * np.float32(0.02)
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        dense(name, rows, columns)
+        tensors[f"{name}.bias"] = np.zeros(rows, np.float32)
+
+    def norm(name: str) -> None:
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = (
+            np.ones(width, np.float32),
+            np.zeros(width, np.float32),
+        )
+
+    dense("embeddings.word_embeddings", config["vocab_size"], width)
+    dense("embeddings.position_embeddings", config["max_position_embeddings"], width)
+    dense("embeddings.token_type_embeddings", config["type_vocab_size"], width)
+    norm("embeddings.LayerNorm")
+    for number in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{number}"
+        for part in ("query", "key", "value"):
+            linear(f"{layer}.attention.self.{part}", width, width)
+        linear(f"{layer}.attention.output.dense", width, width)
+        norm(f"{layer}.attention.output.LayerNorm")
+        linear(f"{layer}.intermediate.dense", inner, width)
+        linear(f"{layer}.output.dense", width, inner)
+        norm(f"{layer}.output.LayerNorm")
+    linear("pooler.dense", width, width)
+    return tensors
+
+
+def exported(folder: Path, place: Path) -> Path:
+    """Make a folder with the model as ONNX and its tokenizer, and return it."""
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.safetensors"))
+    command = [python(PEER), WORKER, "export", folder, place / "model.onnx"]
+    done = subprocess.run(
+        [str(part) for part in command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **QUIET},
+    )
+    if done.returncode:
+        raise SystemExit(f"the ONNX export failed:\n{done.stderr}")
+    return place
 
 
 def table(rows: dict[str, Row], texts: int, tokens: int) -> str:
     """Return the rows as text: medians, and least to most of the rounds."""
     first = next(iter(rows.values()))
-    lines = [
-        f"{'engine':32}{'texts/s':>24}{'tokens/s':>10}{'times as slow':>22}{'CPU ms':>8}{'MB':>7}  cosine"
-    ]
+    head = f"{'engine':36}{'texts/s':>24}{'tokens/s':>10}{'times as slow':>22}{'CPU ms':>8}{'MB':>7}"
+    lines = [f"{head}  cosine least / mean"]
     for name, row in rows.items():
         rate = sorted(texts / seconds for seconds in row.seconds)
         ratio = sorted(mine / ours for mine, ours in zip(row.seconds, first.seconds, strict=True))
         lines.append(
-            f"{name + ' ' + row.about['precision']:32}"
+            f"{name.removesuffix(' bf16') + ' ' + row.about['precision']:36}"
             f"{f'{statistics.median(rate):.1f} ({rate[0]:.1f} to {rate[-1]:.1f})':>24}"
             f"{tokens / statistics.median(row.seconds):>10.0f}"
             f"{f'{statistics.median(ratio):.2f} ({ratio[0]:.2f} to {ratio[-1]:.2f})':>22}"
@@ -150,73 +266,9 @@ def table(rows: dict[str, Row], texts: int, tokens: int) -> str:
     return "\n".join(lines)
 
 
-def work(name: str, folder: str, texts: list[str]) -> None:
-    """Load an engine and embed the texts each time a line comes; answers go to standard output as JSON."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
-    embed, about = (_ours if name in {"embatch", "torch"} else _theirs)(name, folder)
-    out.write(json.dumps(about) + "\n")
-    for line in sys.stdin:
-        word, _, place = line.strip().partition(" ")
-        answer: dict[str, Any] = {}
-        if word == "vectors":  # also the warming: the same shapes come again in every round
-            answer["file"] = str(Path(place, f"{name}.npy"))
-            np.save(answer["file"], embed(texts))
-        elif word == "memory":
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            answer["megabytes"] = peak / (1024 if sys.platform == "linux" else 1 << 20)
-        else:
-            begun, used = time.perf_counter(), time.process_time()
-            embed(texts)
-            answer = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - used}
-        out.write(json.dumps(answer) + "\n")
-
-
-def _ours(name: str, folder: str) -> tuple[Callable[[list[str]], Any], dict[str, Any]]:
-    from embatch.engine.loading import load  # noqa: PLC0415  (peers do not have it)
-    from embatch.engine.packing import MicroBatch, pack  # noqa: PLC0415
-    from embatch.engine.protocol import EngineSpec  # noqa: PLC0415
-    from embatch.settings import Settings  # noqa: PLC0415
-
-    engine = load(EngineSpec("torch" if name == "torch" else "openvino", folder))
-    engine.warm()
-    described, budget = engine.describe(), Settings().micro_batch_tokens
-
-    def embed(texts: list[str]) -> Any:
-        vectors = np.empty((len(texts), described.dimensions), np.float32)
-        encoded = engine.encode(texts)
-        plan = pack(encoded.lengths.tolist(), budget, described.multiple, described.max_tokens)
-
-        def forward(part: MicroBatch) -> None:
-            vectors[list(part.rows)] = engine.forward([encoded.rows[row] for row in part.rows], part.shape)
-
-        with ThreadPoolExecutor(described.streams) as pool:
-            list(pool.map(forward, plan))
-        return vectors
-
-    library = "torch" if name == "torch" else "openvino"
-    return embed, {"precision": described.precision, library: importlib.metadata.version(library)}
-
-
-def _theirs(name: str, folder: str) -> tuple[Callable[[list[str]], Any], dict[str, Any]]:
-    # Installed in .venv-peers only.
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415
-
-    backend = "openvino" if name.endswith("openvino") else "torch"
-    model = SentenceTransformer(folder, device="cpu", backend=backend)
-    precision = "f32"
-    if backend == "openvino":
-        chosen = model[0].auto_model.request.get_property("INFERENCE_PRECISION_HINT")
-        precision = {"f32": "f32", "bf16": "bf16"}.get(chosen.to_string(), "f16")
-    versions = {
-        library: importlib.metadata.version(library) for library in ("sentence-transformers", backend)
-    }
-    return model.encode, {"precision": precision, **versions}
-
-
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on beside the code."""
-    from embatch.engine.machine import cores, has_amx  # noqa: PLC0415  (peers do not have it)
+    from embatch.engine.machine import cores, has_amx  # noqa: PLC0415  (with the other imports of the package)
 
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
@@ -229,29 +281,50 @@ def machine() -> dict[str, Any]:
     }
 
 
+def chosen_rows(only: Sequence[str] | None, *, bf16: bool) -> tuple[str, ...]:
+    """Return the rows to measure, ours first; what is left out for want of fast bfloat16 is said."""
+    wanted = ROWS if only is None else ("embatch", PEER, *only)
+    names = [name for name in dict.fromkeys(wanted) if bf16 or name not in BF16 or (only and name in only)]
+    if only is None and not bf16:
+        print("without rows in bfloat16: this processor has no AMX to make it fast (--bf16 runs them)")
+    if BF16[0] in names:
+        import openvino as ov  # noqa: PLC0415  (asked only where it matters)
+
+        if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            print(f"without {BF16[0]}: OpenVINO has no bfloat16 on this processor")
+            names.remove(BF16[0])
+    return tuple(names)
+
+
 def main() -> None:
     """Measure, print a table, write JSON."""
-    if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], sys.argv[3], json.loads(Path(sys.argv[4]).read_text()))
-        return
     parser = argparse.ArgumentParser(description="Compare engines on the same texts.")
-    parser.add_argument("--count", type=int, default=1000, help="passages, before repetitions are dropped")
+    parser.add_argument("--count", type=int, default=1000, help="distinct texts (1000)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--engine", action="append", choices=ENGINES, help="one to add to the first three")
+    parser.add_argument("--shape", choices=("mini", "base"), default="mini")
+    parser.add_argument(
+        "--engine", action="append", choices=(*ROWS, "torch"), help="only these, and the reference"
+    )
+    parser.add_argument("--bf16", action="store_true", help="rows in bfloat16 without AMX, too")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    names = tuple(dict.fromkeys((*ENGINES[:3], *(chosen.engine or ()))))
+    if min(chosen.count, chosen.rounds) < 1:
+        parser.error("--count and --rounds must be at least 1")
     before = machine()
-    rows, corpus = measure(names, chosen.count, chosen.rounds)
+    names = chosen_rows(chosen.engine, bf16=chosen.bf16 or before["amx"])
+    # A corpus at least as large as is wanted without its copies.
+    texts = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * chosen.count)))))[: chosen.count]
+    tokens = sum(min(count, MAX_TOKENS) for count in token_counts(texts))
+    rows, found = measure(names, texts, chosen.rounds, chosen.shape)
     print(
-        f"{before['processor']}, {before['cores']} cores, {corpus['texts']} texts, {corpus['tokens']} tokens"
+        f"{before['processor']}, {before['cores']} cores, shape {chosen.shape}, {len(texts)} distinct texts, "
+        f"{tokens} tokens, cut at {MAX_TOKENS}; different texts have cosine {found['unlike']:.3f}"
     )
-    print(table(rows, **corpus))
+    print(table(rows, len(texts), tokens))
     if chosen.json:
         measured = {name: vars(row) for name, row in rows.items()}
-        chosen.json.write_text(
-            json.dumps({"machine": before, **corpus, "engines": measured}, indent=1) + "\n"
-        )
+        about = {"shape": chosen.shape, "texts": len(texts), "tokens": tokens, **found}
+        chosen.json.write_text(json.dumps({"machine": before, **about, "engines": measured}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,26 +5,28 @@ Progress goes to standard error; standard output is for what another program rea
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from embatch.runs.prices import BREAK_EVEN, WORTH
+from embatch.runs.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from rich.progress import Progress
+
     from embatch.batch import Batch
+    from embatch.runs.cost import Estimate
 
 _LINE_SECONDS = 5.0
 
 
 def report(line: str) -> None:
-    """Print one line to standard error, as it is: a name may hold what rich would take for markup."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(line))
+    """Print one line to standard error, as it is."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def seconds_words(seconds: float) -> str:
@@ -39,6 +41,10 @@ def seconds_words(seconds: float) -> str:
 
 def batch_table(batches: Sequence[Batch]) -> None:
     """Print batches as a table to standard output."""
+    from rich.console import Console  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False)
     for head in ("name", "state", "done", "failed", "of", "priority", "display name"):
         right = head in ("done", "failed", "of", "priority")
@@ -61,20 +67,12 @@ class Display:
     """Shows how far a batch or a run is, with its rate and the time that remains."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
         self._started = time.monotonic()
         self._said = self._started
         self._first: tuple[float, int] | None = None
         self._bar: Progress | None = None
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
+        if sys.stderr.isatty():
+            self._bar = _bar()
 
     @property
     def elapsed(self) -> float:
@@ -96,23 +94,113 @@ class Display:
         """Show one poll of a batch."""
         stats = batch.batch_stats
         done = stats.successful_request_count + stats.failed_request_count + stats.uncommitted_request_count
-        self.rows(done, stats.request_count, batch)
+        usage = batch.usage
+        tokens = usage.token_count + usage.uncommitted_token_count
+        total = stats.request_count
+        estimate = round(tokens / done * total) if done and tokens else None
+        self.run(Standing(done, total, tokens, estimate, stats.failed_request_count, batch))
 
-    def rows(self, done: int, total: int, batch: Batch) -> None:
-        """Show `done` of `total` rows; the rate leaves out what passed before the first row."""
+    def run(self, standing: Standing) -> None:
+        """Show how far a run is: by its tokens, which take equal time each, or by rows without them.
+
+        The rate leaves out what passed before the first work was done.
+        """
+        by_tokens = bool(standing.total_tokens)
+        done = standing.tokens if by_tokens else standing.rows
+        total = standing.total_tokens if by_tokens else standing.total_rows
         now = time.monotonic()
         if self._first is None and done:
             self._first = (now, done)
         since, base = self._first or (now, 0)
         rate = (done - base) / (now - since) if now > since and done > base else 0.0
+        left = seconds_words((total - done) / rate) if rate and total and done < total else ""
+        unit = "tokens" if by_tokens else "rows"
+        rows = f"{standing.rows:,}/{'?' if standing.total_rows is None else f'{standing.total_rows:,}'}"
+        state = standing.batch.state.value
         if self._bar is not None:
             if not self._bar.tasks:
-                self._bar.add_task(batch.state.value, total=total, rate="")
-            words = f"{rate:,.0f}/s" if rate else ""
+                self._bar.add_task(state, total=total, rows="", rate="", left="")
+            speed = f"{rate:,.0f} {unit}/s" if rate else ""
             task = self._bar.tasks[0].id
-            self._bar.update(task, description=batch.state.value, completed=done, total=total, rate=words)
-        elif batch.done or now - self._said >= _LINE_SECONDS:
+            self._bar.update(
+                task, description=state, completed=done, total=total, rows=rows, rate=speed, left=left
+            )
+        elif standing.batch.done or now - self._said >= _LINE_SECONDS:
             self._said = now
-            left = f", {seconds_words((total - done) / rate)} left" if rate and done < total else ""
-            failed = batch.batch_stats.failed_request_count
-            report(f"{batch.state.value} {done}/{total}, {failed} failed, {rate:,.0f}/s{left}")
+            report(
+                f"{state} {rows}, {standing.failed:,} failed, {rate:,.0f} {unit}/s"
+                + (f", {left} left" if left else "")
+            )
+
+
+def _bar() -> Progress:
+    from rich.console import Console  # noqa: PLC0415  (as above)
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]}  {task.fields[rate]}  {task.fields[left]}"),
+        console=Console(stderr=True),
+    )
+
+
+def usage_lines(batch: Batch) -> list[str]:
+    """Return what a batch took, for people; nothing where the target does not say."""
+    usage = batch.usage
+    if not usage.token_count:
+        return []
+    cached = f", {usage.cached_request_count:,} requests from the cache" if usage.cached_request_count else ""
+    alone = usage.interactive_cpu_seconds
+    beside = "" if alone is None else f"; one text at a time it would have been {seconds_words(alone)}"
+    return [
+        f"{usage.token_count:,} tokens{cached}",
+        f"cost: {seconds_words(usage.cpu_seconds)} of CPU time in the engine{beside}",
+    ]
+
+
+def cost_table(found: Estimate) -> None:
+    """Print what embedding a dataset will cost, to standard output."""
+    from rich.console import Console  # noqa: PLC0415  (as above)
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(soft_wrap=True, highlight=False)
+    share = "" if found.counted == found.rows else f" (extrapolated from {found.counted:,})"
+    console.print(
+        f"{found.rows:,} rows{share}, {found.readable:,} texts, {found.distinct:,} different; "
+        f"{found.tokens:,} tokens of {found.model}, {found.distinct_tokens:,} of different texts"
+    )
+    table = Table(box=None, pad_edge=False)
+    for head in ("where", "time", "price in US$"):
+        table.add_column(head, justify="left" if head == "where" else "right")
+    batch, alone = found.prices.gemini(found.tokens)
+    if found.rate is not None:
+        rate = found.rate
+        hours = rate.cpu_seconds_per_token * found.distinct_tokens / 3600
+        table.add_row(
+            f"here, as a batch ({rate.tokens_per_second:,.0f} tokens/s measured on {rate.texts} texts)",
+            seconds_words(found.distinct_tokens / rate.tokens_per_second),
+            f"{hours * found.prices.cpu_hour:,.4f}",
+        )
+        if rate.alone_cpu_seconds_per_token is not None:
+            hours = rate.alone_cpu_seconds_per_token * found.tokens / 3600
+            table.add_row("here, one text at a time", "", f"{hours * found.prices.cpu_hour:,.4f}")
+    table.add_row("Gemini, batch", "within 24 h", f"{batch:,.4f}")
+    table.add_row("Gemini, interactive", "", f"{alone:,.4f}")
+    console.print(table)
+    console.print(
+        f"prices of {found.prices.date}; Gemini counts tokens of its own, these are {found.model}'s; "
+        f"CPU time at {found.prices.cpu_hour} an hour"
+    )
+    low, high = BREAK_EVEN
+    advice = (
+        "a batch"
+        if found.readable >= WORTH
+        else "either"
+        if found.readable >= low
+        else "asking interactively"
+    )
+    console.print(
+        f"break-even by the guide: a batch is worth its setup from {low}-{high} texts, and in any case above "
+        f"{WORTH}: with {found.readable:,}, {advice}"
+    )

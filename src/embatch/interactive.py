@@ -42,17 +42,22 @@ class Interactive:
         return self._pool.reference(served, self._judged(served, rows))
 
     def count(self, model: str | None, rows: Sequence[RequestRow]) -> NDArray[np.int32]:
-        """Return the tokens the model would see of each request, prompts and special tokens included."""
-        served = self._catalog.resolve(model)
-        return self._pool.count(served, self._judged(served, rows))
+        """Return the tokens the model would see of each request, prompts and special tokens included.
 
-    def _judged(self, served: ServedModel, rows: Sequence[RequestRow]) -> pa.RecordBatch:
+        0 for a request that would fail, such as an empty text.
+        """
+        served = self._catalog.resolve(model)
+        return self._pool.count(served, self._judged(served, rows, strict=False))
+
+    def _judged(
+        self, served: ServedModel, rows: Sequence[RequestRow], *, strict: bool = True
+    ) -> pa.RecordBatch:
         wishes = any(row.dimensions is not None for row in rows)
         judge = Judge(known(served, self._pool) if wishes else served, self._settings)
         cutter = ShardCutter(1 << 62, 1 << 30)
         for at, row in enumerate(rows):
             judged = judge.judge(row)
-            if judged.fault is not None:
+            if strict and judged.fault is not None:
                 word = judged.fault.reason.value if judged.fault.reason else None
                 raise InvalidArgument(judged.fault.message, field=f"requests[{at}].content", reason=word)
             cutter.add(judged)

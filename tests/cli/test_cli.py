@@ -95,7 +95,7 @@ def test_embed_goes_on_after_kill_and_gives_the_same_bytes(tmp_path: Path) -> No
     assert not (tmp_path / "out.parquet").exists()
     again = _run(data, "embed", str(source), "-o", str(tmp_path / "out.parquet"))
     assert again.returncode == 0, again.stderr
-    assert "300 rows had been handed over by an earlier call" in again.stderr
+    assert "300 rows had been done or handed over by an earlier call" in again.stderr
     fresh = _run(tmp_path / "other", "embed", str(source), "-o", str(tmp_path / "fresh.parquet"))
     assert fresh.returncode == 0, fresh.stderr
     assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "fresh.parquet"))
@@ -117,7 +117,7 @@ def test_interrupting_says_that_the_work_stays(tmp_path: Path) -> None:
         _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "the same command goes on" in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.jsonl", "out.parquet.embatch"]
     listed = _run(data, "list", "--json")
     (batch,) = [orjson.loads(line) for line in listed.stdout.splitlines()]
     assert batch["request_count"] == 300
@@ -155,10 +155,12 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
         (["embed", "IN", "--text", "nope", "-o", "OUT"], "no column 'nope'"),
         (["embed", "missing.jsonl", "-o", "OUT"], "is not a file"),
         (["embed", "IN", "-o", "out.csv"], "must end in .parquet"),
+        (["embed", "IN", "-o", "OUT", "--numbers", "int4"], "--numbers is one of float32"),
+        (["embed", "IN", "-o", "OUT", "--block-rows", "0"], "--block-rows is out of range"),
         (["embed", "IN", "-o", "/nowhere/at/all.parquet"], "there is no folder /nowhere/at"),
         (["embed", "IN", "-o", "OUT", "--to", "ftp://host"], "a target is"),
         (["embed", "IN", "-o", "OUT", "--task-type", "POETRY"], "task-type"),
-        (["embed", "IN", "-o", "OUT", "--dim", "385"], "from 1 to 384"),
+        (["embed", "IN", "-o", "OUT", "--dim", "385"], "--dim 385: the vectors have 384 dimensions"),
         (["serve", "--alias", "x"], "takes NAME=VALUE"),
         (["serve", "--host", "0.0.0.0"], "--insecure-no-auth"),  # noqa: S104  (refused is what is tested)
         (["frobnicate"], "frobnicate"),

@@ -276,8 +276,7 @@ class Client(Shell):
     def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
         """Return how many tokens the target's model sees in the texts, all together.
 
-        Raises:
-            InvalidArgument: a text is empty or too long.
+        On an embatch service a text that could not be embedded counts 0.
         """
         return self._run(interactive.count_tokens(self._terms, texts, Wish(model or self._model)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from embatch.client import payload as payloads
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from embatch.client.calls import Flow, Reply
     from embatch.client.flows import Wish
     from embatch.vectors import ContentEmbedding
+
+
+_COUNTED: Final = 1000
+"""Texts of one call that counts tokens."""
 
 
 def embed(terms: Terms, text: str, title: str | None, wish: Wish) -> Flow[ContentEmbedding]:
@@ -63,9 +67,9 @@ def publish(terms: Terms, run: str) -> Flow[int]:
 
 def count_tokens(terms: Terms, texts: Sequence[str], wish: Wish) -> Flow[int]:
     """Return the tokens of texts as the target's model counts them."""
-    total = 0
-    for begin in range(0, len(texts), terms.target.interactive_requests):
-        block = texts[begin : begin + terms.target.interactive_requests]
+    total, size = 0, min(_COUNTED, terms.target.inline_requests)
+    for begin in range(0, len(texts), size):
+        block = texts[begin : begin + size]
         encode = partial(bodies.count_body, texts=block)
         total += answers.parse_count((yield from _embed(terms, wish, "countTokens", encode)).body)
     return total

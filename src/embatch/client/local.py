@@ -1,6 +1,6 @@
 """The local target: a private service in the data folder, started when needed, shared by all its clients.
 
-A client that starts it runs `python -m embatch serve --private` in a session of its own and finds it through
+A client that starts it runs `python -m embatch.server` in a session of its own and finds it through
 `service.json`. While it lives, a client keeps one connection to `/private/attach` open and never uses it: the
 service counts these and ends when none is left. A client that dies, however, drops its connection with it.
 """
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import platformdirs
 
-from embatch.errors import FailedPrecondition, InvalidArgument, Unavailable
+from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,6 +99,8 @@ class Attachment:
 
 _attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
 _children: list[_Child] = []
+_begun: dict[Path, _Child] = {}
+"""Services that were started and not attached to yet, by data folder."""
 
 
 def _let_go_after_fork() -> None:
@@ -124,7 +126,7 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
         Unavailable: the service does not come up; the message names its log.
     """
     deadline = time.monotonic() + seconds
-    child: _Child | None = None
+    child = _begun.pop(data, None)
     pause = 0.01
     while True:
         if (place := _read(data)) and (attachment := _try(place)):
@@ -139,6 +141,16 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
             raise Unavailable(_why(data, f"the local service did not answer within {seconds:.0f} s"))
         time.sleep(pause)
         pause = min(0.05, pause * 1.5)
+
+
+def begin(data: Path) -> None:
+    """Start the service of a data folder, if none is noted there, without waiting: `attach` does.
+
+    What the caller does meanwhile costs no time. What goes wrong shows in `attach`.
+    """
+    if data not in _begun and _read(data) is None:
+        with contextlib.suppress(EmbatchError):
+            _begun[data] = _start(data)
 
 
 def _read(data: Path) -> Place | None:
@@ -220,7 +232,7 @@ def _start(data: Path) -> _Child:
         if os.fstat(log).st_size > _LOG_BYTES:
             os.ftruncate(log, 0)
         child = _Child(
-            [sys.executable, "-m", "embatch", "serve", "--private", "--data", str(data)],
+            [sys.executable, "-m", "embatch.server", str(data)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -6,6 +6,7 @@ Equal texts give equal vectors, different texts almost orthogonal ones, on every
     max_tokens   longer texts are cut; four characters count as one token (512)
     delay        seconds each `forward` takes (0)
     poison       1: a text that contains `embatch-poison:` and a word of `POISON` does what the word says
+    mixed        1: texts in company get each other's vectors, as of an engine that lost their order
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class HashingEngine:
     """Vectors from SHAKE-256 of model and text. See the module for its options."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        unknown = set(spec.options) - {"dimensions", "max_tokens", "delay", "poison"}
+        unknown = set(spec.options) - {"dimensions", "max_tokens", "delay", "poison", "mixed"}
         if unknown:
             raise InvalidArgument(f"the hashing engine has no option {min(unknown)}", field="engine-option")
         dimensions = int(_number(spec, "dimensions", 64))
@@ -64,6 +65,7 @@ class HashingEngine:
             raise InvalidArgument("dimensions and max_tokens must be 1 or more", field="engine-option")
         self._delay = _number(spec, "delay", 0.0)
         self._poison = _number(spec, "poison", 0) > 0
+        self._mixed = _number(spec, "mixed", 0) > 0
         self._salt = spec.model.encode() + b"|"
         identity = hashlib.sha256(self._salt + f"hashing-1|{dimensions}|{max_tokens}".encode())
         self._description = Description(
@@ -114,7 +116,7 @@ class HashingEngine:
             raw[place] = np.frombuffer(digest, "<i4")
             if self._poison and _mark(row) == "nan":
                 raw[place, 0] = np.nan
-        vectors = normalize(raw)
+        vectors = normalize(np.roll(raw, 1, axis=0) if self._mixed else raw)
         return vectors[:, :-1] if "shape" in marks else vectors
 
     def warm(self) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -40,18 +40,20 @@ class Block:
     failed: int
     retryable: int
     """Failed rows whose text can be read: the only ones that another try can change."""
-    computed: int
-    """Texts that were sent: equal ones once."""
+    duplicates: int
+    """Rows whose text stood in the block before: equal texts were sent once."""
     cached: int
-    """Texts of those that earlier runs had embedded."""
+    """Texts answered from what earlier runs had embedded."""
     tokens: int
-    """Tokens the model saw of every row, equal texts counted each time."""
+    """Tokens the model saw of the texts that were sent."""
     truncated: int
     cpu_seconds: float
-    """Of the engine, for this block."""
+    """Of the engine, for all tries of this block."""
     native: int
     """Dimensions of the vectors; 0 where no row has one."""
     model: str
+    engine: Mapping[str, object] = field(default_factory=dict)
+    """What computed the vectors: `identity` and the files it covers; empty where the target does not say."""
     notes: tuple[str, ...] = ()
     sample: Sample | None = None
     """What the certificate found; `None` where nothing could be compared."""

@@ -1,8 +1,9 @@
-"""A run: a dataset embedded file to file over a client, as a series of batches under keys of their content.
+"""A run: a dataset embedded file to file over a client, block by block, each block one batch.
 
-The same command again goes on where the last one stopped: a batch's idempotency key is a digest of what is
-embedded and how, so a batch that was accepted before is found instead of made twice, finished or not. The
-output appears under its name only when it is whole. Nothing else is remembered.
+A block's rows are durable in the ledger before its batch is dropped from the service; the output is put
+together from the ledger once every block is there, and appears whole. So the same command goes on wherever it
+was stopped, embeds nothing twice that was committed, and writes the same bytes. A batch that was handed over
+before the stop is found again by its idempotency key, a digest of what is embedded and how.
 """
 
 from __future__ import annotations
@@ -10,209 +11,421 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import orjson
 
-from embatch.batch import Request
-from embatch.errors import BatchFailed, InvalidArgument
-from embatch.runs.sinks import ParquetSink
+from embatch.errors import BatchFailed, DataLoss, FailedPrecondition, InvalidArgument
+from embatch.numbers import Numbers
+from embatch.runs import sample as certificate
+from embatch.runs.ledger import Block, Ledger, folder_of
+from embatch.runs.output import Output
+from embatch.runs.part import Part, distinct
+from embatch.runs.sinks import check_sink
+from embatch.runs.sources import BLOCK_ROWS
+from embatch.runs.standing import Standing, Summary
 from embatch.states import State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from embatch.batch import Batch, TaskType
     from embatch.client.client import Client
+    from embatch.client.results import BatchResult
     from embatch.runs.sources import Rows, Source
+    from embatch.runs.standing import Progress
 
-AHEAD = 2
-"""Batches submitted before the oldest is awaited: the service never waits for the file."""
+AHEAD: Final = 2
+"""Batches handed over before the oldest is awaited: the service never waits for the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a run shall do with every row."""
+    """What a run shall do with every row, and how the vectors shall be written."""
 
     model: str | None = None
     task_type: TaskType | None = None
-    output_dimensionality: int | None = None
+    dimensions: tuple[int, ...] = ()
+    """Leading dimensions written, re-normalised, a column each; `()` for the model's native number."""
+    numbers: Numbers | None = None
+    """`None` for float32."""
     priority: int = 0
     display_name: str | None = None
 
 
-@dataclass(slots=True)
-class Summary:
-    """What a run did. Counts are rows."""
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a run shall go about it."""
 
-    rows: int = 0
-    failed: int = 0
-    resumed: int = 0
-    """Rows of batches that an earlier call had already submitted."""
-    dimensions: int = 0
-    file_bytes: int = 0
-    model: str = ""
-    notes: list[str] = field(default_factory=list)
+    data: Path
+    """Data folder of the machine: holds the ledgers of outputs that are no files."""
+    restart: bool = False
+    """Forget what an earlier call of the same output did."""
+    retry_failed: bool = False
+    """Only try the rows again that failed and can be read."""
+    cache: bool = True
+    """Let the service answer texts that earlier runs embedded, and remember this run's."""
+    threshold: float = certificate.THRESHOLD
+    """Least cosine of the certificate; below it the output is rejected."""
+    block_rows: int = BLOCK_ROWS
+    """Rows of one batch; a later call must give the same number."""
 
 
-class Progress(Protocol):
-    """Told about a run's way: `done` of `total` rows of what was read so far are finished."""
+def embed_dataset(
+    client: Client, source: Source, place: str, wish: Wish, conduct: Conduct, progress: Progress
+) -> Summary:
+    """Embed every row of a source into one output, in order; return what was done.
 
-    def __call__(self, done: int, total: int, batch: Batch) -> None:
-        """Show it."""
-        ...
+    Repeating is safe and goes on with unfinished work; a finished run is only written out again. Durable on
+    return; each batch is dropped from the service once its rows are in the ledger. Interrupted or killed, the
+    ledger (`OUT.embatch`) keeps what is finished and the service what it was handed. When rows failed the
+    ledger stays, for `retry_failed`.
+
+    Args:
+        client: where the texts are embedded.
+        source: the rows.
+        place: path or address of the output; see `sinks`.
+        wish: what shall be done with every row.
+        conduct: how.
+        progress: told with every poll.
+
+    Raises:
+        InvalidArgument: the source, the place or a wish is wrong; nothing was written.
+        FailedPrecondition: another process writes this output, there is nothing to retry, or the model
+            changed since the run began.
+        DataLoss: the vectors are not what the reference path gives: they stand in `OUT.rejected`; or the
+            ledger is damaged.
+        BatchFailed: a batch as a whole could not be worked.
+    """
+    check_sink(place, wish.dimensions, wish.numbers or Numbers.FLOAT32)
+    about = _about(client, source, wish, conduct)
+    ledger = Ledger.open(folder_of(place, conduct.data), about, restart=conduct.restart)
+    run = _Run(
+        client,
+        source,
+        ledger,
+        Output(place, wish.dimensions, wish.numbers, source.ids),
+        wish,
+        conduct,
+        progress,
+    )
+    try:
+        return run.go()
+    finally:
+        run.close()
+
+
+def _about(client: Client, source: Source, wish: Wish, conduct: Conduct) -> dict[str, object]:
+    """Return what makes two calls the same run."""
+    return {
+        "version": 1,
+        "input": source.fingerprint(),
+        "model": wish.model,
+        "task type": wish.task_type and wish.task_type.value,
+        "target": "embatch" if client.ours else "gemini",
+        # A service of ours gives native vectors, whatever is written; elsewhere they come shortened.
+        "dimensions": None if client.ours else max(wish.dimensions, default=None),
+        "block rows": conduct.block_rows,
+    }
 
 
 @dataclass(slots=True)
 class _Sent:
-    """A block of rows and the batch that works it."""
+    """A block that was handed over."""
 
+    number: int
     rows: Rows
+    part: Part
     batch: Batch | None
     """`None` where no row of the block can be read."""
-    positions: list[int]
-    """Positions in the block of the requests that were submitted, in order."""
-
-
-def embed_file(client: Client, source: Source, out: Path, wish: Wish, progress: Progress) -> Summary:
-    """Embed every row of the source into one Parquet file, in order; return what was done.
-
-    Repeating is safe and goes on with unfinished work. Durable on return; only then are the batches dropped
-    from the service. When a run is interrupted, its batches stay where they are.
-
-    Raises:
-        InvalidArgument: the source or a wish is wrong; nothing was written.
-        BatchFailed: a batch as a whole could not be worked.
-    """
-    run = _Run(client, out, wish, progress)
-    try:
-        for rows in source.blocks():
-            run.submit(rows)
-            while len(run.sent) > AHEAD:
-                run.collect()
-        while run.sent:
-            run.collect()
-        return run.finish()
-    except BaseException:
-        run.abandon()
-        raise
+    places: dict[int, int]
+    """Row of the block to the request that has its text."""
+    texts: list[str]
 
 
 class _Run:
-    def __init__(self, client: Client, out: Path, wish: Wish, progress: Progress) -> None:
-        self.sent: deque[_Sent] = deque()
-        self._client, self._out, self._wish, self._progress = client, out, wish, progress
-        self._summary = Summary()
-        self._sink: ParquetSink | None = None
-        self._held: list[tuple[Rows, list[str | None]]] = []
-        self._finished: list[str] = []
+    def __init__(  # noqa: PLR0913, PLR0917  (the parts of a run, put together in one place)
+        self,
+        client: Client,
+        source: Source,
+        ledger: Ledger,
+        output: Output,
+        wish: Wish,
+        conduct: Conduct,
+        progress: Progress,
+    ) -> None:
+        self._client, self._source, self._ledger, self._output = client, source, ledger, output
+        self._wish, self._conduct, self._progress = wish, conduct, progress
+        self._sent: deque[_Sent] = deque()
+        self._name = hashlib.sha256(orjson.dumps([ledger.about, output.place])).hexdigest()[:32]
         self._started = datetime.now(UTC)
+        self._resumed = sum(block.rows for block in ledger.blocks.values())
+        self._read = self._resumed
+        self._exhausted = ledger.verdict is not None
 
-    def submit(self, rows: Rows) -> None:
+    def go(self) -> Summary:
+        if self._ledger.verdict == "rejected" and not self._conduct.retry_failed:
+            self._refuse()
+        for number, rows in self._todo():
+            self._submit(number, rows)
+            while len(self._sent) > AHEAD:
+                self._collect()
+        self._exhausted = True
+        while self._sent:
+            self._collect()
+        return self._finish()
+
+    def close(self) -> None:
+        """Leave batches and ledger where they are; drop what is half written."""
+        self._output.abandon()
+        self._ledger.close()
+
+    # what there is to do
+
+    def _todo(self) -> Iterator[tuple[int, Rows]]:
+        """Yield the blocks that have to be worked, with their numbers."""
+        size, blocks = self._conduct.block_rows, self._ledger.blocks
+        if self._conduct.retry_failed:
+            again = sorted(number for number, block in blocks.items() if block.retryable)
+            if not again:
+                if not blocks:
+                    self._ledger.remove()
+                raise FailedPrecondition(
+                    f"no failed row of {self._output.place} is remembered that another try could change",
+                    field="--retry-failed",
+                )
+            if self._ledger.verdict is None:
+                raise FailedPrecondition(
+                    "the run is not finished: the same command without --retry-failed goes on with it",
+                    field="--retry-failed",
+                )
+            for number, rows in enumerate(self._source.blocks(size, again[0] * size), again[0]):
+                if number in again:
+                    yield number, rows
+            return
+        if self._ledger.verdict is not None:
+            return
+        # Blocks are committed in their order, so what is there is the beginning.
+        for number, rows in enumerate(self._source.blocks(size, len(blocks) * size), len(blocks)):
+            self._read += len(rows.texts)
+            yield number, rows
+
+    def _submit(self, number: int, rows: Rows) -> None:
         """Hand one block over as a batch, or find the batch that an earlier call made of it."""
-        positions = [at for at, text in enumerate(rows.texts) if text is not None]
-        requests = [Request(text) for text in rows.texts if text is not None]
-        self._summary.rows += len(rows.texts)
-        batch = self._batch(rows, requests) if requests else None
-        self.sent.append(_Sent(rows, batch, positions))
+        earlier = self._ledger.blocks.get(number)
+        part = Part.of(rows) if earlier is None else Part.read(self._ledger.rows(earlier))
+        wanted = np.flatnonzero(part.readable & (part.failed | (earlier is None))).tolist()
+        texts, places = distinct(rows.texts, wanted)
+        batch = self._batch(number, rows, texts) if texts else None
+        self._sent.append(_Sent(number, rows, part, batch, places, texts))
 
-    def _batch(self, rows: Rows, requests: list[Request]) -> Batch:
-        key = self._key(rows.first, requests)
+    def _batch(self, number: int, rows: Rows, texts: list[str]) -> Batch:
         wish = self._wish
-        name = wish.display_name or self._out.name
+        name = wish.display_name or self._source.name
         while True:
             batch = self._client.async_batch_embed_contents(
-                requests,
-                display_name=f"{name} rows {rows.first}-{rows.first + len(rows.texts) - 1}",
+                texts,
+                display_name=f"{name} rows {rows.first}-{rows.first + len(rows.texts) - 1}"[-512:],
                 model=wish.model,
                 task_type=wish.task_type,
-                output_dimensionality=wish.output_dimensionality,
+                output_dimensionality=None if self._client.ours else max(wish.dimensions, default=None),
                 priority=wish.priority,
-                idempotency_key=key,
+                idempotency_key=self._key(number, texts),
+                run=self._name if self._conduct.cache else None,
             )
             if batch.state not in (State.FAILED, State.CANCELLED, State.EXPIRED):
                 break
             # The earlier call's batch was stopped: drop it, so that the key makes a new one.
             self._client.delete_batch(batch.name)
         if batch.create_time is not None and batch.create_time < self._started - timedelta(seconds=1):
-            self._summary.resumed += len(requests)
+            self._resumed += len(rows.texts)
         return batch
 
-    def _key(self, first: int, requests: list[Request]) -> str:
+    def _key(self, number: int, texts: list[str]) -> str:
         """Return the digest of what is embedded and how; texts are told apart by their lengths."""
-        wish = self._wish
-        digest = hashlib.sha256(
-            repr((1, first, wish.model, wish.task_type, wish.output_dimensionality)).encode()
-        )
-        for request in requests:
-            text = request.text.encode(errors="surrogatepass")
-            digest.update(len(text).to_bytes(8, "little") + text)
+        earlier = self._ledger.blocks.get(number)
+        said = [
+            self._ledger.about,
+            number,
+            self._wish.priority,
+            self._conduct.cache,
+            earlier and earlier.part,
+        ]
+        digest = hashlib.sha256(orjson.dumps(said))
+        for text in texts:
+            content = text.encode(errors="surrogatepass")
+            digest.update(len(content).to_bytes(8, "little") + content)
         return f"run-{digest.hexdigest()}"
 
-    def collect(self) -> None:
-        """Await the oldest batch and write its rows."""
-        oldest = self.sent.popleft()
-        errors: list[str | None] = [oldest.rows.faults.get(at) for at in range(len(oldest.rows.texts))]
-        if oldest.batch is None:
-            self._write(oldest.rows, None, errors)
-            return
-        batch = self._client.await_batch_completion(
-            oldest.batch.name, timeout=math.inf, poll_interval=self._interval(), on_progress=self._tell
+    # what comes back
+
+    def _collect(self) -> None:
+        """Await the oldest batch, make its rows durable, and drop it."""
+        sent = self._sent.popleft()
+        batch, result = sent.batch, None
+        if batch is not None:
+            batch = self._client.await_batch_completion(
+                batch.name,
+                timeout=math.inf,
+                poll_interval=self._interval(),
+                on_progress=lambda polled: self._progress(self._standing(polled)),
+            )
+            if batch.state is State.FAILED:
+                raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
+            result = self._client.get_batch_embeddings(batch, partial=True)
+            sent.part.fill(sent.places, result)
+            self._output.check(sent.part.vectors.shape[1])
+        block = self._block(sent, batch, result)
+        self._check_model(block)
+        sound = block.sample is None or block.sample.sound(self._conduct.threshold)
+        if sound and self._output.direct:
+            self._output.write(block, sent.part)
+        self._ledger.commit(block, sent.part.record(vectors=not self._output.direct))
+        if batch is not None:
+            self._client.delete_batch(batch.name)
+        if not sound:
+            self._sent.clear()
+            self._reject()
+
+    def _block(self, sent: _Sent, batch: Batch | None, result: BatchResult | None) -> Block:
+        part, earlier = sent.part, self._ledger.blocks.get(sent.number)
+        failed = part.failed
+        block = Block(
+            number=sent.number,
+            first=sent.rows.first,
+            rows=len(part.errors),
+            failed=int(failed.sum()),
+            retryable=int((failed & part.readable).sum()),
+            duplicates=len(sent.places) - len(sent.texts),
+            cached=0,
+            tokens=0,
+            truncated=int((part.truncated & ~failed).sum()),
+            cpu_seconds=0.0,
+            native=part.vectors.shape[1],
+            model="",
         )
-        if batch.state is State.FAILED:
-            raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
-        result = self._client.get_batch_embeddings(batch, partial=True)
-        self._summary.model = batch.model
-        self._summary.notes += [note for note in batch.notes if note not in self._summary.notes]
+        if batch is not None and result is not None:
+            sample, engine = self._sample(sent, result)
+            block = replace(
+                block,
+                cached=batch.usage.cached_request_count,
+                tokens=int(result.tokens.sum()),
+                cpu_seconds=batch.usage.cpu_seconds,
+                model=batch.model,
+                notes=batch.notes,
+                sample=sample,
+                engine=engine,
+            )
+        if earlier is None:
+            return block
+        return replace(
+            block,
+            duplicates=earlier.duplicates,
+            cached=earlier.cached + block.cached,
+            tokens=earlier.tokens + block.tokens,
+            cpu_seconds=earlier.cpu_seconds + block.cpu_seconds,
+            native=block.native or earlier.native,
+            model=block.model or earlier.model,
+            engine=block.engine or earlier.engine,
+            sample=certificate.together([earlier.sample, block.sample]),
+        )
+
+    def _sample(
+        self, sent: _Sent, result: BatchResult
+    ) -> tuple[certificate.Sample | None, dict[str, object]]:
+        """Embed some texts of a batch again by the reference path and compare."""
         found = result.to_numpy()
-        vectors = np.zeros((len(errors), found.shape[1]), np.float32)
-        vectors[oldest.positions] = found
-        for index, error in result.failed_responses:
-            errors[oldest.positions[index]] = error.message
-        self._finished.append(batch.name)
-        self._write(oldest.rows, vectors, errors)
+        good = np.flatnonzero(result.widths > 0)
+        chosen = [int(good[at]) for at in certificate.choose(len(good), sent.number)]
+        if not chosen:
+            return None, {}
+        said = self._client.embed_reference(
+            [sent.texts[at] for at in chosen], model=self._wish.model, task_type=self._wish.task_type
+        )
+        if said is None:
+            return None, {}
+        pairs = [(at, one.values) for at, one in zip(chosen, said.embeddings, strict=True) if one is not None]
+        if not pairs:
+            return None, said.engine
+        mine, reference = found[[at for at, _ in pairs]], np.stack([values for _, values in pairs])
+        return certificate.compare(mine, reference, said.tokens, said.cpu_seconds), said.engine
+
+    def _check_model(self, block: Block) -> None:
+        """Refuse to mix vectors of two models, or of one whose files changed meanwhile."""
+        for other in self._ledger.blocks.values():
+            for mine, others in (
+                (block.engine.get("identity"), other.engine.get("identity")),
+                (block.native, other.native),
+            ):
+                if mine and others and mine != others:
+                    raise FailedPrecondition(
+                        "the model is not the one the run began with (weights or numerics): --restart "
+                        "begins anew",
+                        field="--out",
+                    )
 
     def _interval(self) -> float:
         """Return the seconds between polls: lively at first, then rarer as the run grows."""
-        return min(5.0, 0.25 * (1 + len(self._finished)))
+        return min(5.0, 0.25 * (1 + len(self._ledger.blocks)))
 
-    def _tell(self, batch: Batch) -> None:
-        stats = batch.batch_stats
+    def _standing(self, batch: Batch) -> Standing:
+        blocks, stats, usage = self._ledger.blocks.values(), batch.batch_stats, batch.usage
         done = stats.successful_request_count + stats.failed_request_count + stats.uncommitted_request_count
-        waiting = sum(len(sent.rows.texts) for sent in self.sent)
-        current = stats.request_count or 0
-        self._progress(self._summary.rows - waiting - current + done, self._summary.rows, batch)
+        rows = sum(block.rows for block in blocks) + done
+        tokens = sum(block.tokens for block in blocks) + usage.token_count + usage.uncommitted_token_count
+        total = (
+            self._source.rows if self._source.rows is not None else self._read if self._exhausted else None
+        )
+        settled = sum(block.rows for block in blocks) or done
+        known = sum(block.tokens for block in blocks) or tokens
+        estimate = round(known / settled * total) if total and settled and known else None
+        return Standing(
+            min(rows, total or rows),
+            total,
+            tokens,
+            None if estimate is None else max(estimate, tokens),
+            sum(block.failed for block in blocks) + stats.failed_request_count,
+            batch,
+        )
 
-    def _write(self, rows: Rows, vectors: NDArray[np.float32] | None, errors: list[str | None]) -> None:
-        """Write one block; blocks without any vector wait until the first vector tells the dimensions."""
-        self._summary.failed += sum(error is not None for error in errors)
-        if vectors is None:
-            if self._sink is None:
-                self._held.append((rows, errors))
-                return
-            vectors = np.zeros((len(errors), self._summary.dimensions), np.float32)
-        if self._sink is None:
-            self._summary.dimensions = int(vectors.shape[1])
-            notes = {"embatch.model": self._summary.model, "embatch.task_type": self._wish.task_type or ""}
-            self._sink = ParquetSink(self._out, rows.ids.type, self._summary.dimensions, notes)
-            for held, reasons in self._held:
-                self._sink.write(held.ids, np.zeros((len(reasons), vectors.shape[1]), np.float32), reasons)
-        self._sink.write(rows.ids, vectors, errors)
+    # the end
 
-    def finish(self) -> Summary:
-        """Put the output in place, then drop the batches."""
-        if self._sink is None:
+    def _finish(self) -> Summary:
+        """Put the output in place; keep the ledger only for rows that can be tried again."""
+        summary = self._summary()
+        written = self._output.finish(self._ledger, summary)
+        self._ledger.end("done")
+        if self._conduct.cache:
+            self._client.publish_run(self._name)
+        if not summary.retryable:
+            self._ledger.remove()
+        summary.place, summary.bytes = written.place, written.bytes
+        summary.dimensions = self._output.dimensions
+        return summary
+
+    def _summary(self) -> Summary:
+        blocks = [self._ledger.blocks[number] for number in sorted(self._ledger.blocks)]
+        summary = Summary.of(blocks, certificate.together(block.sample for block in blocks))
+        summary.resumed = self._resumed
+        if not any(block.native for block in blocks):
+            self._ledger.remove()
             raise InvalidArgument("the input holds no row that can be embedded", field="IN")
-        self._summary.file_bytes = self._sink.finish()
-        for name in self._finished:
-            self._client.delete_batch(name)
-        return self._summary
+        return summary
 
-    def abandon(self) -> None:
-        """Leave the batches in the service; drop the half-written file."""
-        if self._sink is not None:
-            self._sink.abandon()
+    def _reject(self) -> None:
+        written = self._output.finish(self._ledger, self._summary(), rejected=True)
+        self._ledger.end("rejected")
+        self._refuse(written.place)
+
+    def _refuse(self, place: str | None = None) -> None:
+        found = certificate.together(block.sample for block in self._ledger.blocks.values())
+        where = f" and stand in {place}" if place else ""
+        raise DataLoss(
+            f"the vectors are not those of the reference path{where}: least cosine "
+            f"{found.cosine_least if found else 0.0} of {found.count if found else 0} texts, wanted "
+            f"{self._conduct.threshold}. Nothing else was written; --restart begins anew"
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from embatch.vectors import cosine, norm
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Sample:
     """What the engine spent on them, one at a time: what asking interactively costs at least."""
 
     def sound(self, threshold: float) -> bool:
-        """Return whether the vectors are what they should be; not so for NaN."""
+        """Return whether the vectors are what they should be."""
         return self.cosine_least >= threshold
 
 
@@ -46,7 +48,9 @@ def choose(rows: int, block: int) -> list[int]:
 
 def compare(vectors: Vectors, reference: Vectors, tokens: int, cpu_seconds: float) -> Sample:
     """Return the sample of vectors, float32 (n, dimensions), against reference vectors of the same rows."""
-    lengths, cosines = norm(vectors), cosine(vectors, reference)
+    lengths = np.nan_to_num(norm(vectors), posinf=0.0)
+    # What is no number has nothing in common with anything; NaN would slip through every comparison.
+    cosines = np.nan_to_num(cosine(vectors, reference), nan=-1.0)
     return Sample(
         len(vectors),
         # Rounding can lift it above one; six digits are what float32 can tell.

@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from embatch.durable import sync_folder
 from embatch.errors import FailedPrecondition
-from embatch.store.schema import METADATA, VERSION
+from embatch.store.schema import METADATA, VERSION, make_partial
 from embatch.store.trouble import damaged, disk, trouble
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def _check(connection: Connection) -> None:
 
 def _migrate(connection: Connection) -> None:
     if not inspect(connection).get_table_names():
+        make_partial(connection.dialect.name)
         METADATA.create_all(connection)
         _STAMP.create(connection)
         connection.execute(_STAMP.insert(), {"version_num": VERSION})

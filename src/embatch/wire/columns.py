@@ -20,16 +20,16 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.numbers import Numbers, narrowed
 from embatch.shard import RequestRow
 from embatch.vectors import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
 
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
-NUMBERS: Final = ("float32", "float16", "int8", "bits")
+NUMBERS: Final = tuple(Numbers)
 _COLUMNS: Final[dict[str, pa.DataType]] = {
     "text": pa.string(),
     "key": pa.string(),
@@ -117,24 +117,20 @@ def results_stream(
 
 
 def _result_schema(size: int, numbers: str) -> pa.Schema:
-    kinds: dict[str, pa.DataType] = {
-        "float32": pa.list_(pa.float32(), size),
-        "float16": pa.list_(pa.float16(), size),
-        "int8": pa.list_(pa.int8(), size),
-        "bits": pa.list_(pa.uint8(), -(-size // 8)),
-    }
+    form = Numbers(numbers)
+    kind = pa.list_(pa.from_numpy_dtype(form.dtype), form.width(size))
     columns: list[pa.Field[Any]] = [
         pa.field("index", pa.int64(), nullable=False),
         pa.field("key", pa.string()),
         pa.field("metadata", pa.string()),
-        pa.field("embedding", kinds[numbers]),
+        pa.field("embedding", kind),
         pa.field("tokens", pa.int32(), nullable=False),
         pa.field("truncated", pa.bool_(), nullable=False),
         pa.field("error_code", pa.int32()),
         pa.field("error_reason", pa.string()),
         pa.field("error_message", pa.string()),
     ]
-    if numbers == "int8":
+    if form is Numbers.INT8:
         columns.append(pa.field("scale", pa.float32()))
     return pa.schema(columns)
 
@@ -145,24 +141,9 @@ def _viewed(part: pa.RecordBatch, size: int, numbers: str, schema: pa.Schema) ->
     vectors = truncate(np.asarray(embedding.values, np.float32).reshape(-1, native), min(size, native))
     missing = pa.array(np.asarray(embedding.is_null()))
     columns = {name: part.column(name) for name in schema.names if name not in ("embedding", "scale")}
-    if numbers == "int8":
-        flat, scales = _int8(vectors)
+    flat, scales = narrowed(vectors, Numbers(numbers))
+    if scales is not None:
         columns["scale"] = pa.array(scales)
-    else:
-        flat = _packed(vectors, numbers)
     width = flat.shape[1]
     columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), width, mask=missing)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _packed(vectors: NDArray[np.float32], numbers: str) -> NDArray[Any]:
-    if numbers == "bits":
-        return np.packbits(vectors > 0, axis=1)
-    return np.ascontiguousarray(vectors, np.float16 if numbers == "float16" else np.float32)
-
-
-def _int8(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return int8 and one scale a row: symmetric, the largest number becomes 127."""
-    largest = np.abs(vectors).max(axis=1, keepdims=True)
-    scales = np.where(largest > 0, largest / 127.0, 1.0).astype(np.float32)
-    return np.rint(vectors / scales).astype(np.int8), scales[:, 0]

@@ -30,7 +30,7 @@ def read_rows(file: BinaryIO, line_bytes: int, same_model: Callable[[str], bool]
         line_bytes: a longer line fails, and only its head is ever held.
         same_model: whether a request's own `model` is the batch's.
     """
-    for number, (line, whole) in enumerate(_lines(file, line_bytes), 1):
+    for number, (line, whole) in enumerate(split_lines(file, line_bytes), 1):
         content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not content.strip():
             continue
@@ -68,7 +68,7 @@ def _faulty(reason: Reason, message: str) -> RequestRow:
     return RequestRow(None, fault=RequestError(Code.INVALID_ARGUMENT, reason, message))
 
 
-def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
+def split_lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
     """Yield each line without its end, and whether it is whole; of a longer one, a part of its head."""
     held, whole = b"", True
     while block := file.read(_BLOCK):

@@ -1,0 +1,63 @@
+"""What all commands share: the application, its common options, exit codes, and how a client is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from embatch.batch import TaskType
+
+if TYPE_CHECKING:
+    from embatch.client.client import Client
+
+DONE, FAILED, USAGE, PARTLY, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 6, 130
+
+EPILOGUE = """
+The data folder holds the database, the texts waiting and the embeddings: {folder}
+Another one: --data DIR, or EMBATCH_DATA. Exit codes: 0 done, 1 failed, 2 usage, 3 finished with failed
+rows, 4 not authorised, 6 wait timed out, 75 data folder taken, 130 interrupted (repeat to go on).
+"""
+
+
+def data_folder() -> Path:
+    """Return the data folder of the local service where none is named."""
+    from embatch.client.local import default_data_folder  # noqa: PLC0415  (start-up time of --help)
+
+    return default_data_folder()
+
+
+app = App(
+    name="embatch",
+    help="Asynchronous batch embeddings: hand over texts, come back for the vectors.",
+    help_epilogue=EPILOGUE.format(folder=data_folder()),
+    version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
+)
+
+SOURCES = (
+    "Parquet, JSONL, CSV, TSV, Arrow or text file, a folder or a quoted glob of them; a path, or an s3://, "
+    "gs:// or hf://datasets/ address."
+)
+SINKS = (
+    "Where to: .parquet, .arrow, .jsonl, .npy, .lance, s3://, gs://, postgresql://…?table=NAME, "
+    "qdrant://host:port/COLLECTION."
+)
+To = Annotated[str, Parameter(help="local, a service's URL such as http://host:8080, or gemini.")]
+Data = Annotated[Path | None, Parameter(help="Data folder of the local service.", show_default=False)]
+Model = Annotated[str | None, Parameter(help="Model; the service's first one by default.")]
+Dim = Annotated[
+    int | None, Parameter(help="Leading dimensions wanted; the model's native number by default.")
+]
+Task = Annotated[TaskType | None, Parameter(help="What the embeddings are for.")]
+Text = Annotated[str | None, Parameter(help="Column of the texts; `text` by default.", show_default=False)]
+Id = Annotated[str | None, Parameter(help="Column of your ids; row numbers by default.", show_default=False)]
+Out = Annotated[str, Parameter(name=["--out", "-o"], help=SINKS)]
+
+
+def client(to: str, data: Path | None) -> Client:
+    """Return the client of a target; close it."""
+    from embatch import Client  # noqa: PLC0415  (start-up time of --help)
+
+    return Client(to, data=data)

@@ -1,0 +1,205 @@
+"""The commands about batches: `submit | list | watch | results | cancel | delete | models`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+from cyclopts import Parameter
+
+from embatch.cli.app import (
+    DONE,
+    FAILED,
+    PARTLY,
+    SOURCES,
+    Data,
+    Dim,
+    Id,
+    Model,
+    Out,
+    Task,
+    Text,
+    To,
+    app,
+    client,
+)
+from embatch.display import Display, batch_table, report, usage_lines
+from embatch.errors import InvalidArgument
+from embatch.states import State
+
+if TYPE_CHECKING:
+    from embatch.batch import Batch
+
+
+@app.command
+def submit(  # noqa: PLR0913  (one parameter a flag)
+    source: Annotated[str, Parameter(name="IN", help=SOURCES)],
+    *,
+    text: Text = None,
+    id: Id = None,  # noqa: A002
+    to: To = "local",
+    data: Data = None,
+    model: Model = None,
+    dim: Dim = None,
+    task_type: Task = None,
+    priority: int = 0,
+    name: Annotated[str | None, Parameter(help="Display name; the file's name by default.")] = None,
+) -> int:
+    """Submit a file as one batch and print its name; come back with `watch` and `results`.
+
+    The local service works only while a command is attached to it: `embatch watch NAME` goes on.
+    """
+    from embatch import Request  # noqa: PLC0415
+    from embatch.runs.sources import open_source  # noqa: PLC0415
+
+    requests = []
+    opened = open_source(source, text, id)
+    for rows in opened.blocks():
+        for at, (key, body) in enumerate(zip(rows.ids.to_pylist(), rows.texts, strict=True)):
+            if body is None:
+                raise InvalidArgument(
+                    f"row {rows.first + at}: {rows.faults[at]}; `embatch embed` goes on", field="IN"
+                )
+            requests.append(Request(body, key=None if id is None or key is None else str(key)))
+    with client(to, data) as service:
+        batch = service.async_batch_embed_contents(
+            requests,
+            display_name=name or opened.name,
+            model=model,
+            task_type=task_type,
+            output_dimensionality=dim,
+            priority=priority,
+        )
+    print(batch.name)  # noqa: T201  (what the caller's script reads)
+    return DONE
+
+
+@app.command(name="list")
+def list_(*, to: To = "local", data: Data = None, limit: int = 50, json: bool = False) -> int:
+    """List batches, newest first.
+
+    Args:
+        to: Where.
+        data: Data folder of the local service.
+        limit: Most batches to show.
+        json: One JSON object a line.
+    """
+    with client(to, data) as service:
+        batches: list[Batch] = []
+        for batch in service.list_batches():
+            if len(batches) == limit:
+                break
+            batches.append(batch)
+    if json:
+        for batch in batches:
+            _print_json(batch)
+    else:
+        batch_table(batches)
+    return DONE
+
+
+@app.command
+def watch(
+    name: str,
+    *,
+    to: To = "local",
+    data: Data = None,
+    timeout: Annotated[float, Parameter(help="Seconds to wait at most.")] = float("inf"),
+    interval: Annotated[float, Parameter(help="Seconds between polls.")] = 1.0,
+) -> int:
+    """Follow a batch to its end."""
+    with client(to, data) as service, Display() as display:
+        batch = service.await_batch_completion(
+            name, poll_interval=interval, timeout=timeout, on_progress=display.batch
+        )
+    batch_table([batch])
+    for line in (*usage_lines(batch), *(f"note: {note}" for note in batch.notes)):
+        report(line)
+    if batch.error:
+        report(batch.error)
+    return _outcome(batch)
+
+
+@app.command
+def results(
+    name: str,
+    *,
+    out: Out,
+    to: To = "local",
+    data: Data = None,
+    dim: Dim = None,
+    partial: Annotated[bool, Parameter(help="Read what a cancelled or expired batch finished.")] = False,
+) -> int:
+    """Write the embeddings of a finished batch to a file of id, embedding and error."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    from embatch.numbers import Numbers  # noqa: PLC0415
+    from embatch.runs.sinks import Layout, check_sink, open_sink  # noqa: PLC0415
+
+    check_sink(out, (), Numbers.FLOAT32)
+    with client(to, data) as service:
+        batch = service.get_batch_status(name)
+        result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)
+    vectors = result.to_numpy()
+    errors: list[str | None] = [None] * len(vectors)
+    for index, error in result.failed_responses:
+        errors[index] = error.message
+    ids = [str(at) if key is None else key for at, key in enumerate(result.keys)]
+    sink = open_sink(out, Layout(pa.string(), vectors.shape[1]), {"embatch.model": batch.model})
+    sink.write(0, pa.array(ids, pa.string()), vectors, errors)
+    written = sink.finish()
+    size = "" if written.bytes is None else f", {written.bytes / 1e6:,.1f} MB"
+    report(f"{len(ids)} embeddings, {len(result.failed_responses)} failed{size} in {written.place}")
+    for line in usage_lines(batch):
+        report(line)
+    return PARTLY if result.failed_responses else DONE
+
+
+@app.command
+def cancel(name: str, *, to: To = "local", data: Data = None) -> int:
+    """Cancel a batch; what was finished stays readable."""
+    with client(to, data) as service:
+        batch_table([service.cancel_batch(name)])
+    return DONE
+
+
+@app.command
+def delete(name: str, *, to: To = "local", data: Data = None) -> int:
+    """Delete a finished batch and its embeddings."""
+    with client(to, data) as service:
+        service.delete_batch(name)
+    return DONE
+
+
+@app.command
+def models(*, to: To = "local", data: Data = None) -> int:
+    """List the models that the service embeds with."""
+    with client(to, data) as service:
+        for model in service.list_models():
+            print(f"{model.name}  {model.description}")  # noqa: T201
+    return DONE
+
+
+def _outcome(batch: Batch) -> int:
+    if batch.state is not State.COMPLETED:
+        return FAILED
+    return PARTLY if batch.batch_stats.failed_request_count else DONE
+
+
+def _print_json(batch: Batch) -> None:
+    stats = batch.batch_stats
+    record: dict[str, Any] = {
+        "name": batch.name,
+        "display_name": batch.display_name,
+        "model": batch.model,
+        "state": batch.state.value,
+        "priority": batch.priority,
+        "create_time": batch.create_time,
+        "end_time": batch.end_time,
+        "request_count": stats.request_count,
+        "successful_request_count": stats.successful_request_count,
+        "failed_request_count": stats.failed_request_count,
+        "pending_request_count": stats.pending_request_count,
+    }
+    sys.stdout.buffer.write(orjson.dumps(record) + b"\n")

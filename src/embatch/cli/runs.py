@@ -1,0 +1,153 @@
+"""The commands about runs: `embed | cost`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  (cyclopts reads the annotations)
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from embatch.cli.app import (
+    DONE,
+    PARTLY,
+    SOURCES,
+    Data,
+    Id,
+    Model,
+    Out,
+    Task,
+    Text,
+    To,
+    app,
+    client,
+    data_folder,
+)
+from embatch.display import Display, cost_table, report, seconds_words
+from embatch.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from embatch.runs.standing import Summary
+
+
+@app.command
+def embed(  # noqa: PLR0913  (one parameter a flag)
+    source: Annotated[str, Parameter(name="IN", help=SOURCES)],
+    *,
+    out: Out,
+    text: Text = None,
+    id: Id = None,  # noqa: A002  (the flag's name)
+    to: To = "local",
+    data: Data = None,
+    model: Model = None,
+    dim: Annotated[
+        list[int] | None,
+        Parameter(
+            help="Leading dimensions, re-normalised; repeatable, a column each. Native by default.",
+            negative="",
+        ),
+    ] = None,
+    numbers: Annotated[str, Parameter(help="float32, float16, int8 (with its scale) or bits.")] = "float32",
+    task_type: Task = None,
+    priority: int = 0,
+    name: Annotated[str | None, Parameter(help="Display name of the batches.")] = None,
+    retry_failed: Annotated[
+        bool, Parameter(help="Only embed the rows again that failed.", negative="")
+    ] = False,
+    restart: Annotated[bool, Parameter(help="Forget what an earlier call did.", negative="")] = False,
+    cache: Annotated[bool, Parameter(help="Answer texts that earlier runs embedded from the cache.")] = True,
+    threshold: Annotated[
+        float, Parameter(help="Least cosine to the reference path; below it the output is rejected.")
+    ] = 0.999,
+    block_rows: Annotated[int, Parameter(help="Rows of one batch, and of one step of the ledger.")] = 20_000,
+) -> int:
+    """Embed a dataset into one output of id, embedding and error, in the input's order.
+
+    Interrupted or killed, the same command goes on: what is finished stands in OUT.embatch, which goes when
+    every row is embedded.
+    """
+    from embatch.numbers import Numbers  # noqa: PLC0415  (start-up time of --help)
+    from embatch.runs.run import Conduct, Wish, embed_dataset  # noqa: PLC0415
+    from embatch.runs.sources import open_source  # noqa: PLC0415
+
+    for flag, wrong in (
+        ("--dim", any(one < 1 for one in dim or ())),
+        ("--block-rows", block_rows < 1),
+        ("--threshold", not -1 <= threshold <= 1),
+    ):
+        if wrong:
+            raise InvalidArgument(f"{flag} is out of range", field=flag)
+    if numbers not in set(Numbers):
+        raise InvalidArgument(f"--numbers is one of {', '.join(Numbers)}", field="--numbers")
+    wish = Wish(model, task_type, tuple(dict.fromkeys(dim or ())), Numbers(numbers), priority, name)
+    conduct = Conduct(data or data_folder(), restart, retry_failed, cache, threshold, block_rows)
+    with client(to, data) as service, Display() as display:
+        service.begin()  # it starts while the dataset is opened
+        opened = open_source(source, text, id)
+        summary = embed_dataset(service, opened, out, wish, conduct, display.run)
+        elapsed = display.elapsed
+    _report(summary, elapsed, free=service.ours)
+    return PARTLY if summary.failed else DONE
+
+
+def _report(summary: Summary, elapsed: float, *, free: bool) -> None:
+    """Print what a run did."""
+    size = "" if summary.bytes is None else f", {summary.bytes / 1e6:,.1f} MB"
+    dimensions = " and ".join(map(str, summary.dimensions))
+    report(
+        f"{summary.rows:,} rows, {summary.failed:,} failed, {dimensions} dimensions, {summary.model}{size} "
+        f"in {summary.place}"
+    )
+    done = summary.rows - summary.resumed
+    rate = f" ({done / elapsed:,.0f} rows/s)" if elapsed > 0 and done > 0 else ""
+    tokens = f", {summary.tokens:,} tokens" if summary.tokens else ""
+    report(
+        f"{seconds_words(elapsed)}{rate}{tokens}, {summary.duplicates:,} duplicates, {summary.cached:,} from "
+        f"the cache, {summary.truncated:,} truncated"
+    )
+    if summary.resumed:
+        report(f"{summary.resumed:,} rows had been done or handed over by an earlier call")
+    if free and summary.cpu_seconds:
+        alone = summary.interactive_cpu_seconds
+        beside = "" if alone is None else f"; one text at a time it would have been {seconds_words(alone)}"
+        report(f"cost: {seconds_words(summary.cpu_seconds)} of CPU time in the engine{beside}")
+    if not free and summary.tokens:
+        from embatch.runs.prices import DEFAULT  # noqa: PLC0415
+
+        batch, alone = DEFAULT.gemini(summary.tokens)
+        report(f"cost: ${batch:,.4f} as a batch, ${alone:,.4f} interactively, prices of {DEFAULT.date}")
+    if summary.sample is not None:
+        found = summary.sample
+        report(
+            f"certificate: {found.count} texts embedded again one by one in float32, cosine at least "
+            f"{found.cosine_least:.6f}, {found.cosine_mean:.6f} on average"
+        )
+    for note in summary.notes:
+        report(f"note: {note}")
+    if summary.retryable:
+        report(f"{summary.retryable:,} failed rows can be tried again: the same command with --retry-failed")
+
+
+@app.command
+def cost(  # noqa: PLR0913  (one parameter a flag)
+    source: Annotated[str, Parameter(name="IN", help=SOURCES)],
+    *,
+    text: Text = None,
+    to: To = "local",
+    data: Data = None,
+    model: Model = None,
+    sample: Annotated[
+        int | None, Parameter(help="Count only so many rows from the beginning, and extrapolate.")
+    ] = None,
+    measure: Annotated[int, Parameter(help="Texts embedded to measure this machine; 0 for none.")] = 256,
+    prices: Annotated[Path | None, Parameter(help="JSON file with prices of your own.")] = None,
+) -> int:
+    """Count the tokens of a dataset before anything is spent, and say what embedding it costs where."""
+    from embatch.runs.cost import estimate  # noqa: PLC0415
+    from embatch.runs.prices import load  # noqa: PLC0415
+    from embatch.runs.sources import open_source  # noqa: PLC0415
+
+    table = load(prices)
+    opened = open_source(source, text, None)
+    with client(to, data) as service:
+        cost_table(estimate(service, opened, model, table, sample, measure))
+    return DONE

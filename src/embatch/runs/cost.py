@@ -1,0 +1,128 @@
+"""What embedding a dataset will cost, before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from embatch.errors import BatchFailed, InvalidArgument
+from embatch.runs.part import distinct
+from embatch.states import State
+
+if TYPE_CHECKING:
+    from embatch.client.client import Client
+    from embatch.runs.prices import Prices
+    from embatch.runs.sources import Source
+
+_SHORTEST: Final = 64
+"""Fewer texts measure the start more than the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What this machine, or the service asked, does with a batch of texts of this dataset."""
+
+    texts: int
+    """That were embedded to measure it."""
+    tokens_per_second: float
+    cpu_seconds_per_token: float
+    alone_cpu_seconds_per_token: float | None
+    """One text at a time; `None` where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A dataset in numbers. Where only a sample was counted, the rest is extrapolated from it."""
+
+    rows: int
+    readable: int
+    distinct: int
+    """Texts that have to be embedded: equal ones of a block once."""
+    tokens: int
+    """Of every readable row, as the target's model counts them."""
+    distinct_tokens: int
+    counted: int
+    """Rows that were read; fewer than `rows` for an extrapolation."""
+    model: str
+    rate: Rate | None
+    """`None` where nothing was measured."""
+    prices: Prices
+
+
+def estimate(
+    client: Client, source: Source, model: str | None, prices: Prices, sample: int | None, measure: int
+) -> Estimate:
+    """Count a dataset's tokens and measure what embedding them takes.
+
+    Args:
+        client: whose model counts, and embeds to measure.
+        source: the dataset.
+        model: `None` for the target's default.
+        prices: for the table.
+        sample: rows to count from the beginning; `None` counts all.
+        measure: texts to embed as a batch for the rate; fewer than 64 measure nothing.
+
+    Raises:
+        InvalidArgument: the dataset holds no text.
+    """
+    rows = readable = tokens = unlike = unlike_tokens = 0
+    kept: list[str] = []
+    for block in source.blocks():
+        part = block.texts if sample is None else block.texts[: sample - rows]
+        rows += len(part)
+        texts, places = distinct(part, range(len(part)))
+        again = _repeated(texts, list(places.values()))
+        counted = client.count_tokens(texts, model=model)
+        unlike, unlike_tokens = unlike + len(texts), unlike_tokens + counted
+        tokens += counted + client.count_tokens(again, model=model)
+        readable += len(places)
+        kept += texts[: max(0, measure - len(kept))]
+        if sample is not None and rows >= sample:
+            break
+    if not readable:
+        raise InvalidArgument("the input holds no text", field="IN")
+    # A source that does not know its length is read to the end, or stands for what was read.
+    whole = source.rows if source.rows is not None and sample is not None else rows
+    factor = whole / rows
+    measured = _measured(client, kept, model) if client.ours and len(kept) >= _SHORTEST else None
+    return Estimate(
+        whole,
+        round(readable * factor),
+        round(unlike * factor),
+        round(tokens * factor),
+        round(unlike_tokens * factor),
+        rows,
+        model or next(client.list_models()).name,
+        measured,
+        prices,
+    )
+
+
+def _repeated(texts: list[str], of: list[int]) -> list[str]:
+    """Return the text of every row whose text another row before it has."""
+    seen: set[int] = set()
+    again = []
+    for which in of:
+        if which in seen:
+            again.append(texts[which])
+        seen.add(which)
+    return again
+
+
+def _measured(client: Client, texts: list[str], model: str | None) -> Rate:
+    # The engine is loaded: it has counted. What remains is the work itself.
+    batch = client.async_batch_embed_contents(texts, display_name="embatch cost", model=model)
+    batch = client.await_batch_completion(batch.name, timeout=math.inf, poll_interval=0.1)
+    if batch.state is not State.COMPLETED or batch.create_time is None or batch.end_time is None:
+        raise BatchFailed(f"{batch.name} is {batch.state}: {batch.error or 'no reason was given'}")
+    alone = client.embed_reference(texts[:: max(1, len(texts) // 8)][:8], model=model)
+    client.delete_batch(batch.name)
+    tokens = max(1, batch.usage.token_count)
+    seconds = max(1e-9, (batch.end_time - batch.create_time).total_seconds())
+    return Rate(
+        len(texts),
+        tokens / seconds,
+        batch.usage.cpu_seconds / tokens,
+        alone.cpu_seconds / alone.tokens if alone is not None and alone.tokens else None,
+    )

@@ -1,0 +1,109 @@
+"""The output of a run: put together from its ledger at the end, or written to a database as it goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from embatch.errors import InvalidArgument
+from embatch.numbers import Numbers
+from embatch.runs.part import Part
+from embatch.runs.sinks import Layout, open_sink, writes_through
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.sinks import Sink, Written
+    from embatch.runs.standing import Summary
+
+
+class Output:
+    """Where a run writes to. The sink is opened once the dimensions of the vectors are known."""
+
+    def __init__(
+        self, place: str, dimensions: tuple[int, ...], numbers: Numbers | None, ids: pa.DataType
+    ) -> None:
+        self.place, self.dimensions = place, dimensions
+        self.direct = writes_through(place)
+        """Whether blocks are written as they come, and not at the end."""
+        self._numbers, self._ids = numbers or Numbers.FLOAT32, ids
+        self._sink: Sink | None = None
+        self._unwritten: list[int] = []
+        self._notes: dict[str, str] = {}
+
+    def check(self, native: int) -> None:
+        """Refuse more dimensions than the vectors have. Raises InvalidArgument."""
+        if native and max(self.dimensions, default=0) > native:
+            raise InvalidArgument(
+                f"--dim {max(self.dimensions)}: the vectors have {native} dimensions", field="--dim"
+            )
+
+    def write(self, block: Block, part: Part) -> None:
+        """Write a block through. Repeating is safe."""
+        if not block.native and self._sink is None:
+            self._unwritten.append(block.number)  # all failed, and nobody knows the dimensions yet
+            return
+        self._write(block.native, block.first, part)
+
+    def finish(self, ledger: Ledger, summary: Summary, *, rejected: bool = False) -> Written:
+        """Put the output in place, durable on return: every block of the ledger, in order.
+
+        Args:
+            ledger: of the run.
+            summary: what it did; the part that does not change from call to call is written with it.
+            rejected: give it another name, for it is not what it should be.
+        """
+        blocks = [ledger.blocks[number] for number in sorted(ledger.blocks)]
+        native = next(block.native for block in blocks if block.native)
+        engine = next((block.engine for block in blocks if block.engine), {})
+        self._notes = _notes(summary, engine)
+        if not self.direct:
+            self.abandon()
+        for block in blocks:
+            if not self.direct or block.number in self._unwritten:
+                self._write(native, block.first, Part.read(ledger.rows(block)))
+        sink = self._opened(native)
+        self.dimensions = self.dimensions or (native,)
+        written = sink.finish(rejected=rejected)
+        self._sink = None
+        return written
+
+    def _write(self, native: int, first: int, part: Part) -> None:
+        vectors = part.vectors
+        if not vectors.shape[1]:
+            vectors = np.zeros((len(part.errors), native), np.float32)
+        self._opened(native).write(first, part.ids, vectors, part.errors)
+
+    def _opened(self, native: int) -> Sink:
+        if self._sink is None:
+            self._sink = open_sink(
+                self.place, Layout(self._ids, native, self.dimensions, self._numbers), self._notes
+            )
+        return self._sink
+
+    def abandon(self) -> None:
+        """Drop what is half written. Repeating is safe."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abandon()
+
+
+def _notes(summary: Summary, engine: Any) -> dict[str, str]:
+    """Return the metadata of the output: the same whenever and however often the run was stopped."""
+    notes = {"embatch.model": summary.model, "embatch.engine": orjson.dumps(engine).decode()}
+    if summary.sample is not None:
+        found = summary.sample
+        notes["embatch.certificate"] = orjson.dumps(
+            {
+                "compared": found.count,
+                "cosine_least": found.cosine_least,
+                "cosine_mean": found.cosine_mean,
+                "norm_least": found.norm_least,
+                "norm_most": found.norm_most,
+                "truncated": summary.truncated,
+            }
+        ).decode()
+    return notes

@@ -1,0 +1,87 @@
+"""Where a run writes to: files of any usual format, here or in an object store, and vector databases.
+
+A file appears under its name whole or not at all. A database is written block by block; writing a block again
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from embatch.errors import InvalidArgument
+from embatch.runs.places import scheme
+from embatch.runs.sinks.layout import Layout, Sink, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embatch.numbers import Numbers
+
+__all__ = ["Layout", "Sink", "Written", "check_sink", "open_sink", "writes_through"]
+
+_DATABASES: Final = {
+    "postgresql": "pgvector",
+    "postgres": "pgvector",
+    "qdrant": "qdrant",
+    "qdrant+https": "qdrant",
+    "qdrant+file": "qdrant",
+}
+"""Scheme to the extra that writes to it."""
+_FILES: Final = (".parquet", ".pq", ".arrow", ".feather", ".jsonl", ".ndjson", ".npy", ".lance")
+
+
+def writes_through(place: str) -> bool:
+    """Return whether blocks are written to a place as they come: a database, not a file."""
+    return scheme(place) in _DATABASES
+
+
+def check_sink(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:
+    """Refuse, before anything is spent, a place that cannot be written to in this form.
+
+    Raises:
+        InvalidArgument: the ending or scheme is unknown, a library or a folder is missing, a database does
+            not answer, or it cannot hold such vectors.
+    """
+    _module(place).check(place, dimensions, numbers)
+
+
+def open_sink(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
+    """Open a place for writing rows in the form of a layout; nothing appears before `Sink.finish`.
+
+    Args:
+        place: path or address. Files by their endings: Parquet, Arrow, Feather, JSONL, `.npy` with the ids
+            beside it, Lance.
+        layout: what the rows are.
+        notes: what a file says of itself, where its format has a place for that.
+
+    Raises:
+        InvalidArgument: as `check_sink`.
+    """
+    sink: Sink = _module(place).open_(place, layout, notes)
+    return sink
+
+
+def _module(place: str) -> Any:
+    """Return the module that writes to a place: `check` and `open_`."""
+    kind = scheme(place)
+    if kind in _DATABASES:
+        if _DATABASES[kind] == "pgvector":
+            from embatch.runs.sinks import postgres  # noqa: PLC0415  (optional libraries stay optional)
+
+            return postgres
+        from embatch.runs.sinks import qdrant  # noqa: PLC0415
+
+        return qdrant
+    ending = next((ending for ending in _FILES if place.lower().endswith(ending)), None)
+    if ending is None:
+        raise InvalidArgument(
+            f"{place} must end in {', '.join(_FILES)}, or be an address of {', '.join(sorted(_DATABASES))}",
+            field="--out",
+        )
+    if ending == ".lance":
+        from embatch.runs.sinks import lance  # noqa: PLC0415
+
+        return lance
+    from embatch.runs.sinks import files  # noqa: PLC0415
+
+    return files

@@ -1,0 +1,256 @@
+"""Outputs that are files: Parquet, Arrow, JSONL, and `.npy` with the ids beside it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embatch.durable import sync, sync_folder
+from embatch.errors import InvalidArgument, Unavailable
+from embatch.numbers import Numbers
+from embatch.runs.places import resolve, scheme
+from embatch.runs.sinks.layout import Layout, Regrouped, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from embatch.runs.sinks.layout import Sink
+
+GROUP_ROWS: Final = 16_384
+"""Rows of a row group or record batch."""
+
+
+def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+    """As `sinks.check_sink`."""
+    system, path = resolve(place, "--out")
+    if scheme(place) == "file":
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise InvalidArgument(f"there is no folder {folder}", field="--out")
+        if not os.access(folder, os.W_OK):
+            raise InvalidArgument(f"{folder} cannot be written to", field="--out")
+    else:
+        try:
+            system.get_file_info(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InvalidArgument(f"{place} cannot be reached: {error}", field="--out") from None
+    if place.lower().endswith(".npy") and len(dimensions) > 1:
+        raise InvalidArgument("a .npy file holds one number of dimensions: give one --dim", field="--dim")
+
+
+def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
+    """As `sinks.open_sink`."""
+    ending = Path(place).suffix.lower()
+    if ending in (".jsonl", ".ndjson"):
+        return JsonlSink(place, layout)
+    if ending == ".npy":
+        return NpySink(place, layout, notes)
+    return TableSink(place, layout, notes, parquet=ending in (".parquet", ".pq"))
+
+
+class Spool:
+    """A file being written: beside its place, or in a temporary folder for one in an object store."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self._local = scheme(place) == "file"
+        if self._local:
+            _, path = resolve(place, "--out")
+            self.path = Path(path).with_name(Path(path).name + ".partial")
+        else:
+            handle, name = tempfile.mkstemp(prefix="embatch-", suffix=Path(place).suffix)
+            os.close(handle)
+            self.path = Path(name)
+
+    def settle(self, *, rejected: bool) -> Written:
+        """Put the file in its place, durable on return.
+
+        Raises:
+            Unavailable: the store did not take it; the next call of the run writes it again.
+        """
+        place = rejected_place(self.place) if rejected else self.place
+        size = self.path.stat().st_size
+        system, path = resolve(place, "--out")
+        if self._local:
+            with self.path.open("rb") as file:
+                sync(file.fileno())
+            self.path.replace(path)
+            sync_folder(Path(path).parent)
+            return Written(place, size)
+        try:
+            with self.path.open("rb") as file, system.open_output_stream(path) as out:
+                shutil.copyfileobj(file, out, 8 << 20)
+        except (OSError, pa.ArrowException) as error:
+            raise Unavailable(f"{place} could not be written: {error}") from None
+        self.drop()
+        return Written(place, size)
+
+    def drop(self) -> None:
+        """Remove what was written. Repeating is safe."""
+        self.path.unlink(missing_ok=True)
+
+
+def rejected_place(place: str) -> str:
+    """Return `OUT.rejected.parquet` for `OUT.parquet`."""
+    head, dot, ending = place.rpartition(".")
+    return f"{head}.rejected{dot}{ending}"
+
+
+class TableSink:
+    """Parquet (zstd, byte-stream split) or an Arrow IPC file."""
+
+    def __init__(self, place: str, layout: Layout, notes: Mapping[str, str], *, parquet: bool) -> None:
+        self._spool, self._layout = Spool(place), layout
+        self._groups = Regrouped(GROUP_ROWS)
+        schema = layout.schema(notes)
+        self._writer: Any
+        if parquet:
+            # Floats of like size compress by their bytes; whole numbers and bits do as they are.
+            floats = layout.numbers in (Numbers.FLOAT32, Numbers.FLOAT16)
+            split = [f"embedding{suffix}.list.element" for suffix in layout.sizes] if floats else False
+            self._writer = pq.ParquetWriter(
+                self._spool.path,
+                schema,
+                compression="zstd",
+                use_dictionary=False,
+                use_byte_stream_split=split,
+            )
+        else:
+            self._writer = pa.ipc.new_file(str(self._spool.path), schema)
+        self._schema = schema
+
+    def write(
+        self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
+    ) -> None:
+        """As `Sink.write`."""
+        del first  # rows come in order
+        for group in self._groups.add(self._layout.batch(ids, vectors, errors)):
+            self._put(group)
+
+    def _put(self, group: pa.Table) -> None:
+        self._writer.write_table(group.cast(self._schema), GROUP_ROWS)
+
+    def finish(self, *, rejected: bool = False) -> Written:
+        """As `Sink.finish`."""
+        for group in self._groups.rest():
+            self._put(group)
+        self._writer.close()
+        return self._spool.settle(rejected=rejected)
+
+    def abandon(self) -> None:
+        """As `Sink.abandon`."""
+        self._writer.close()
+        self._spool.drop()
+
+
+class JsonlSink:
+    """One object a line: id, embedding (bits as base64), scale for int8, error."""
+
+    def __init__(self, place: str, layout: Layout) -> None:
+        self._spool, self._layout = Spool(place), layout
+        self._file = self._spool.path.open("wb")
+
+    def write(
+        self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
+    ) -> None:
+        """As `Sink.write`."""
+        del first
+        forms = self._layout.forms(vectors)
+        for row, (id_, error) in enumerate(zip(ids.to_pylist(), errors, strict=True)):
+            said: dict[str, Any] = {
+                "id": id_ if isinstance(id_, (str, int, float)) or id_ is None else str(id_)
+            }
+            for suffix, (values, scales) in forms.items():
+                said[f"embedding{suffix}"] = None if error is not None else self._value(values[row])
+                if scales is not None:
+                    said[f"scale{suffix}"] = None if error is not None else scales[row]
+            said["error"] = error
+            self._file.write(orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+    def _value(self, values: NDArray[Any]) -> Any:
+        return base64.b64encode(values.tobytes()).decode() if self._layout.numbers is Numbers.BITS else values
+
+    def finish(self, *, rejected: bool = False) -> Written:
+        """As `Sink.finish`."""
+        self._file.close()
+        return self._spool.settle(rejected=rejected)
+
+    def abandon(self) -> None:
+        """As `Sink.abandon`."""
+        self._file.close()
+        self._spool.drop()
+
+
+class NpySink:
+    """One array of all rows, and `OUT.ids.parquet` with id, scale and error of each row.
+
+    A failed row is NaN where the numbers have one, zeros otherwise.
+    """
+
+    def __init__(self, place: str, layout: Layout, notes: Mapping[str, str]) -> None:
+        self._spool, self._layout = Spool(place), layout
+        (size,) = layout.sizes.values()
+        self._width, self._rows = layout.numbers.width(size), 0
+        beside = Layout(layout.ids, 1, (), layout.numbers)
+        self._schema = beside.schema(notes).remove(1)
+        self._ids = Spool(f"{place.removesuffix('.npy')}.ids.parquet")
+        self._writer = pq.ParquetWriter(
+            self._ids.path, self._schema, compression="zstd", use_dictionary=False
+        )
+        self._groups = Regrouped(GROUP_ROWS)
+        self._file = self._spool.path.open("wb+")
+        self._head()
+
+    def _head(self) -> None:
+        """Write the head, always of the same length: the format pads it, and the rows have room to grow."""
+        shape = f"({self._rows:>20}, {self._width})"
+        said = f"{{'descr': {self._layout.numbers.dtype.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
+        padded = said.ljust(128 - 10 - 1) + "\n"
+        self._file.seek(0)
+        self._file.write(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode())
+
+    def write(
+        self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
+    ) -> None:
+        """As `Sink.write`."""
+        del first
+        ((values, scales),) = self._layout.forms(vectors).values()
+        failed = np.array([error is not None for error in errors], np.bool_)
+        values = np.array(values)
+        values[failed] = np.nan if values.dtype.kind == "f" else 0
+        self._file.write(values.tobytes())
+        self._rows += len(values)
+        columns: list[Any] = [ids]
+        if scales is not None:
+            columns.append(pa.array(scales, mask=failed))
+        columns.append(pa.array(errors, pa.string()))
+        for group in self._groups.add(pa.RecordBatch.from_arrays(columns, schema=self._schema)):
+            self._writer.write_table(group, GROUP_ROWS)
+
+    def finish(self, *, rejected: bool = False) -> Written:
+        """As `Sink.finish`: the ids first, so that an array never stands without them."""
+        for group in self._groups.rest():
+            self._writer.write_table(group, GROUP_ROWS)
+        self._writer.close()
+        self._head()
+        self._file.close()
+        self._ids.settle(rejected=rejected)
+        return self._spool.settle(rejected=rejected)
+
+    def abandon(self) -> None:
+        """As `Sink.abandon`."""
+        self._writer.close()
+        self._file.close()
+        self._ids.drop()
+        self._spool.drop()

@@ -1,0 +1,133 @@
+"""What rows of an output are, whatever writes them: ids, embeddings in one or several sizes, errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from embatch.numbers import Numbers, narrowed
+from embatch.vectors import truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The columns of an output: `id`, an embedding for each number of dimensions, `error`.
+
+    One number of dimensions is the column `embedding`, several are `embedding_256` and so on. int8 has a
+    column `scale` (`scale_256`) beside each. An embedding is null exactly where there is an error.
+    """
+
+    ids: pa.DataType
+    native: int
+    """Dimensions of the vectors that are written."""
+    dimensions: tuple[int, ...] = ()
+    """Leading dimensions kept, re-normalised; `()` keeps all as they are."""
+    numbers: Numbers = Numbers.FLOAT32
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Dimensions by the suffix of their column."""
+        if len(self.dimensions) < 2:
+            return {"": self.dimensions[0] if self.dimensions else self.native}
+        return {f"_{size}": size for size in self.dimensions}
+
+    def schema(self, notes: Mapping[str, str]) -> pa.Schema:
+        """Return the columns as Arrow, with what the file says of itself."""
+        columns: list[pa.Field[Any]] = [pa.field("id", self.ids)]
+        for suffix, size in self.sizes.items():
+            value = pa.from_numpy_dtype(self.numbers.dtype)
+            columns.append(pa.field(f"embedding{suffix}", pa.list_(value, self.numbers.width(size))))
+            if self.numbers is Numbers.INT8:
+                columns.append(pa.field(f"scale{suffix}", pa.float32()))
+        columns.append(pa.field("error", pa.string()))
+        return pa.schema(columns, {name.encode(): note.encode() for name, note in notes.items()})
+
+    def forms(
+        self, vectors: NDArray[np.float32]
+    ) -> dict[str, tuple[NDArray[Any], NDArray[np.float32] | None]]:
+        """Return the values and scales of vectors, float32 (n, native), by the suffix of their column."""
+        return {
+            suffix: narrowed(truncate(vectors, size), self.numbers) for suffix, size in self.sizes.items()
+        }
+
+    def batch(
+        self, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
+    ) -> pa.RecordBatch:
+        """Return rows as the columns of `schema`."""
+        failed = pa.array([error is not None for error in errors], pa.bool_())
+        columns: list[Any] = [ids]
+        for values, scales in self.forms(vectors).values():
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=failed))
+            if scales is not None:
+                columns.append(pa.array(scales, mask=np.asarray(failed)))
+        columns.append(pa.array(errors, pa.string()))
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished output is."""
+
+    place: str
+    bytes: int | None
+    """`None` where it is no file."""
+
+
+class Sink(Protocol):
+    """An output under way."""
+
+    def write(
+        self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
+    ) -> None:
+        """Add rows, in order. A database holds them durably on return, and repeating is safe there.
+
+        Args:
+            first: number of the first row in the whole output.
+            ids: of the layout's type.
+            vectors: float32 (n, native); anything where there is an error.
+            errors: why a row has no embedding, `None` where it has one.
+        """
+        ...
+
+    def finish(self, *, rejected: bool = False) -> Written:
+        """Put the output in place, durable on return; `rejected` under `OUT.rejected` instead."""
+        ...
+
+    def abandon(self) -> None:
+        """Drop what is half written; a database keeps its blocks. Repeating is safe."""
+        ...
+
+
+class Regrouped:
+    """Rows cut anew into groups of one size, so that the same rows give the same bytes however they came."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held: list[pa.RecordBatch] = []
+        self._count = 0
+
+    def add(self, batch: pa.RecordBatch) -> list[pa.Table]:
+        """Take rows and return the groups that are full."""
+        full = []
+        start = 0
+        while start < batch.num_rows:
+            part = batch.slice(start, self._size - self._count)
+            self._held.append(part)
+            start, self._count = start + part.num_rows, self._count + part.num_rows
+            if self._count == self._size:
+                full += self.rest()
+        return full
+
+    def rest(self) -> list[pa.Table]:
+        """Return what is held as the last group; nothing if there is none."""
+        held, self._held, self._count = self._held, [], 0
+        return [pa.Table.from_batches(held).combine_chunks()] if held else []

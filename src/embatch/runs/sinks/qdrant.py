@@ -1,0 +1,128 @@
+"""A collection of Qdrant: `qdrant://host:6333/NAME`, `qdrant+https://…`, or `qdrant+file:///folder/NAME`.
+
+Points are named by their row in the input, with `id` in the payload; a failed row is no point. The key is
+taken from QDRANT_API_KEY.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from embatch.errors import InvalidArgument, Unavailable
+from embatch.numbers import Numbers
+from embatch.runs.sinks.layout import Written
+from embatch.vectors import truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from embatch.runs.sinks.layout import Layout, Sink
+
+_AT_ONCE: Final = 512
+"""Points of one request."""
+
+
+def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+    """As `sinks.check_sink`."""
+    if numbers not in (Numbers.FLOAT32, Numbers.FLOAT16):
+        raise InvalidArgument("Qdrant quantises by itself: write float32 or float16", field="--numbers")
+    client, name = _client(place)
+    try:
+        client.collection_exists(name)
+    except Exception as error:  # noqa: BLE001  (the library's errors have no common root)
+        raise InvalidArgument(f"Qdrant cannot be reached ({type(error).__name__})", field="--out") from None
+    finally:
+        client.close()
+
+
+def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:  # noqa: ARG001
+    """As `sinks.open_sink`."""
+    return QdrantSink(place, layout)
+
+
+def _client(place: str) -> tuple[Any, str]:
+    try:
+        from qdrant_client import QdrantClient  # noqa: PLC0415  (an extra)
+    except ImportError:
+        raise InvalidArgument(
+            'qdrant:// needs qdrant-client: pip install "embatch[qdrant]"', field="--out"
+        ) from None
+    parts = urlsplit(place)
+    path = PurePosixPath(parts.path)
+    if not path.name:
+        raise InvalidArgument("name the collection: qdrant://host:6333/NAME", field="--out")
+    if parts.scheme == "qdrant+file":
+        return QdrantClient(path=str(path.parent)), path.name
+    kind = "https" if parts.scheme == "qdrant+https" else "http"
+    key = os.environ.get("QDRANT_API_KEY")
+    return QdrantClient(
+        url=f"{kind}://{parts.netloc}", api_key=key, timeout=60, check_compatibility=False
+    ), path.name
+
+
+class QdrantSink:
+    """See the module."""
+
+    def __init__(self, place: str, layout: Layout) -> None:
+        from qdrant_client import models  # noqa: PLC0415  (`check` has looked)
+
+        self._layout, self._models = layout, models
+        self._client, self._name = _client(place)
+        kind = models.Datatype.FLOAT16 if layout.numbers is Numbers.FLOAT16 else models.Datatype.FLOAT32
+        wanted = {
+            f"embedding{suffix}": models.VectorParams(
+                size=size, distance=models.Distance.COSINE, datatype=kind
+            )
+            for suffix, size in layout.sizes.items()
+        }
+        self._ask(self._make, wanted)
+
+    def _make(self, wanted: Mapping[str, Any]) -> None:
+        if not self._client.collection_exists(self._name):
+            self._client.create_collection(self._name, vectors_config=dict(wanted))
+
+    def _ask(self, call: Any, *values: Any) -> None:
+        try:
+            call(*values)
+        except Exception as error:  # noqa: BLE001  (the library's errors have no common root)
+            raise Unavailable(f"Qdrant refused ({type(error).__name__}): {error}"[:300]) from None
+
+    def write(
+        self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
+    ) -> None:
+        """As `Sink.write`."""
+        forms = {f"embedding{suffix}": truncate(vectors, size) for suffix, size in self._layout.sizes.items()}
+        names = ids.to_pylist()
+        good = [at for at, error in enumerate(errors) if error is None]
+        failed = [first + at for at, error in enumerate(errors) if error is not None]
+        for begin in range(0, len(good), _AT_ONCE):
+            points = [
+                self._models.PointStruct(
+                    id=first + at,
+                    vector={name: form[at].tolist() for name, form in forms.items()},
+                    payload={"id": names[at]},
+                )
+                for at in good[begin : begin + _AT_ONCE]
+            ]
+            self._ask(lambda points=points: self._client.upsert(self._name, points, wait=True))
+        if failed:
+            self._ask(
+                lambda: self._client.delete(self._name, self._models.PointIdsList(points=failed), wait=True)
+            )
+
+    def finish(self, *, rejected: bool = False) -> Written:
+        """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
+        del rejected
+        self.abandon()
+        return Written(f"collection {self._name}", None)
+
+    def abandon(self) -> None:
+        """As `Sink.abandon`."""
+        self._client.close()

@@ -1,0 +1,235 @@
+"""The formats of lines: JSONL, CSV and TSV, plain text. A bad line fails alone, with its number."""
+
+from __future__ import annotations
+
+import csv
+import io
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import pyarrow as pa
+
+from embatch.errors import InvalidArgument
+from embatch.runs.sources.files import UNREADABLE
+from embatch.runs.sources.formats import CHUNK_ROWS, Chunk, Columns, chosen
+from embatch.wire.lines import split_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from embatch.runs.sources.files import File
+
+LINE_BYTES: Final = 64 << 20
+"""A longer line fails, and is never held whole."""
+_LOOKED_AT: Final = 100
+_MARK: Final = b"\xef\xbb\xbf"
+
+_Row = tuple[str | None, str | None, str | None]
+"""Id, text, and what is wrong with it."""
+
+
+def _chunks(rows: Iterator[_Row], columns: Columns) -> Iterator[Chunk]:
+    while part := list(islice(rows, CHUNK_ROWS)):
+        ids = None if columns.id is None else pa.array([one[0] for one in part], pa.string())
+        faults = {at: one[2] for at, one in enumerate(part) if one[2] is not None}
+        yield Chunk(ids, [None if one[2] is not None else one[1] for one in part], faults)
+
+
+@contextmanager
+def _naming(file: File) -> Iterator[None]:
+    """Say which file it is that cannot be read or decompressed."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise InvalidArgument(f"{file.name} cannot be read: {error}", field="IN") from None
+
+
+def _guarded(file: File, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    with _naming(file):
+        yield from chunks
+
+
+class Jsonl:
+    """One JSON object a line; blank lines are no rows."""
+
+    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
+        """As `Format.look`: from the first lines, and on until each column that is named was seen."""
+        names: dict[str, None] = {}
+        texts: dict[str, None] = {}
+        wanted = {name for name in (text, id_) if name is not None}
+        with _naming(file):
+            for number, (_, record, _) in enumerate(self._records(file)):
+                if number >= _LOOKED_AT and names and wanted <= names.keys():
+                    break
+                names |= dict.fromkeys(record)
+                texts |= dict.fromkeys(name for name, value in record.items() if isinstance(value, str))
+        if not names:  # nothing to look at: every row will say what is wrong with it
+            return Columns(text or "text", id_, pa.string())
+        return Columns(chosen(file, list(names), list(texts), text, id_), id_, pa.string())
+
+    def count(self, file: File) -> int | None:  # noqa: ARG002
+        """As `Format.count`."""
+        return None
+
+    def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
+        """As `Format.read`."""
+        return _guarded(file, _chunks(self._rows(file, columns), columns))
+
+    def _rows(self, file: File, columns: Columns) -> Iterator[_Row]:
+        for number, record, broken in self._records(file):
+            text = record.get(columns.text)
+            fault = broken
+            if fault is None and not isinstance(text, str):
+                fault = f"no text in {columns.text!r}" if text is None else f"{columns.text!r} is not text"
+            said = None if fault is None else f"line {number}: {fault}"
+            yield _id(record, columns.id), text if isinstance(text, str) else None, said
+
+    def _records(self, file: File) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+        """Yield number, object and fault of each line that is not blank."""
+        with file.open() as stored:
+            for number, (line, whole) in enumerate(split_lines(stored, LINE_BYTES), 1):
+                content = line.removeprefix(_MARK) if number == 1 else line
+                if not whole:
+                    yield number, {}, f"it is over {LINE_BYTES >> 20} MiB long"
+                elif content.strip():
+                    yield number, *_record(content)
+
+
+def _record(line: bytes) -> tuple[dict[str, Any], str | None]:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return {}, f"not JSON: {error.msg}"
+    return (record, None) if isinstance(record, dict) else ({}, "not a JSON object")
+
+
+def _id(record: dict[str, Any], name: str | None) -> str | None:
+    value = None if name is None else record.get(name)
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+
+
+class Csv:
+    """CSV with a header, or TSV by its ending; quoted values may hold line ends."""
+
+    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
+        """As `Format.look`."""
+        with _naming(file), file.open() as stored:
+            _, header, _ = next(self._records(file, stored), (1, [], None))
+        return Columns(chosen(file, header, header, text, id_), id_, pa.string())
+
+    def count(self, file: File) -> int | None:  # noqa: ARG002
+        """As `Format.count`."""
+        return None
+
+    def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
+        """As `Format.read`."""
+        return _guarded(file, _chunks(self._rows(file, columns), columns))
+
+    def _rows(self, file: File, columns: Columns) -> Iterator[_Row]:
+        with file.open() as stored:
+            records = self._records(file, stored)
+            _, header, _ = next(records, (1, [], None))
+            for name in (columns.text, columns.id):
+                if name is not None and name not in header:
+                    raise InvalidArgument(f"{file.name} has no column {name!r}", field="IN")
+            at = header.index(columns.text)
+            key = None if columns.id is None else header.index(columns.id)
+            for number, record, broken in records:
+                fault = broken
+                if fault is None and len(record) != len(header):
+                    fault = f"{len(record)} values, and the header has {len(header)}"
+                elif fault is None and not _whole(record[at]):
+                    fault = "not UTF-8"
+                id_ = record[key] if key is not None and key < len(record) and _whole(record[key]) else None
+                yield (
+                    id_,
+                    record[at] if fault is None else None,
+                    None if fault is None else f"line {number}: {fault}",
+                )
+
+    def _records(self, file: File, stored: Any) -> Iterator[tuple[int, list[str], str | None]]:
+        """Yield the number of its first line, the values and the fault of each record."""
+        # What is not UTF-8 becomes lone surrogates, which no text holds: its row alone fails.
+        text = io.TextIOWrapper(stored, "utf-8-sig", errors="surrogateescape", newline="")
+        csv.field_size_limit(LINE_BYTES)
+        lines = _CsvLines(text)
+        reader = csv.reader(lines, delimiter="\t" if file.ending == ".tsv" else ",")
+        line = 1
+        while True:
+            fault, record = None, list[str]()
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                fault = f"not CSV: {error}"
+            if lines.cut:
+                fault, record, lines.cut = f"it is over {LINE_BYTES >> 20} MiB long", [], False
+            if record or fault:
+                yield line, record, fault
+            line = reader.line_num + 1
+
+
+class _CsvLines:
+    """The lines of a file for a CSV reader, those over `LINE_BYTES` characters without what is in them."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.cut = False
+        """Whether a line was left out since this was last set to `False`."""
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(LINE_BYTES):
+            if len(line) < LINE_BYTES or line.endswith(("\n", "\r")):
+                yield line
+                continue
+            self.cut = True
+            quotes, line = line.count('"'), "-"
+            while line and not line.endswith(("\n", "\r")):
+                line = self._text.readline(1 << 20)
+                quotes += line.count('"')
+            # An odd quote opens or closes a value, and so whether the next line is a row of its own.
+            yield '"' * (quotes % 2) + "\n"
+
+
+def _whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class PlainText:
+    """One text a line. An empty line is a row without a text, so that line numbers stay row numbers."""
+
+    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
+        """As `Format.look`: there are no columns to name."""
+        for option, name in (("--text", text), ("--id", id_)):
+            if name is not None:
+                raise InvalidArgument(f"{file.name} is plain text and has no column {name!r}", field=option)
+        return Columns("text", None, pa.int64())
+
+    def count(self, file: File) -> int | None:  # noqa: ARG002
+        """As `Format.count`."""
+        return None
+
+    def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
+        """As `Format.read`."""
+        return _guarded(file, _chunks(self._rows(file), columns))
+
+    def _rows(self, file: File) -> Iterator[_Row]:
+        with file.open() as stored:
+            for number, (line, whole) in enumerate(split_lines(stored, LINE_BYTES), 1):
+                content = (line.removeprefix(_MARK) if number == 1 else line).removesuffix(b"\r")
+                fault = None if whole else f"it is over {LINE_BYTES >> 20} MiB long"
+                text: str | None = None
+                try:
+                    text = content.decode()
+                except UnicodeDecodeError:
+                    fault = fault or "not UTF-8"
+                if fault is None and not content.strip():
+                    fault = "empty"
+                yield None, text, None if fault is None else f"line {number}: {fault}"

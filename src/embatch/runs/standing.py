@@ -1,0 +1,87 @@
+"""How far a run is, and what it did: plain numbers for whoever shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from embatch.batch import Batch
+    from embatch.runs.ledger import Block
+    from embatch.runs.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a run is. Rows and tokens of earlier calls count as done."""
+
+    rows: int
+    """Finished, durable or not."""
+    total_rows: int | None
+    """`None` while the end of the input is not in sight."""
+    tokens: int
+    """Of the texts that were sent, equal ones once; 0 where the target does not say."""
+    total_tokens: int | None
+    """Estimated from the rows so far; `None` where there is nothing to estimate from."""
+    failed: int
+    batch: Batch
+    """The one that is awaited now."""
+
+
+class Progress(Protocol):
+    """Told about a run's way with every poll."""
+
+    def __call__(self, standing: Standing) -> None:
+        """Show it."""
+        ...
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did, earlier calls of it included. Counts are rows."""
+
+    place: str = ""
+    rows: int = 0
+    failed: int = 0
+    retryable: int = 0
+    """Failed rows that another try might change."""
+    duplicates: int = 0
+    """Rows whose text stood in their block before: answered without work."""
+    cached: int = 0
+    """Texts answered from what earlier runs had embedded."""
+    truncated: int = 0
+    tokens: int = 0
+    """Of the texts that were sent, equal ones once."""
+    resumed: int = 0
+    """Rows that an earlier call had finished or handed over."""
+    cpu_seconds: float = 0.0
+    """Of the engine, for all calls of the run."""
+    interactive_cpu_seconds: float | None = None
+    """What the same tokens cost one text at a time, by the certificate's sample; `None` without one."""
+    dimensions: tuple[int, ...] = ()
+    bytes: int | None = None
+    """Size of the output; `None` where it is no file."""
+    model: str = ""
+    sample: Sample | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block], sample: Sample | None) -> Summary:
+        """Return what the blocks of a ledger add up to."""
+        summary = cls(sample=sample)
+        for block in blocks:
+            summary.rows += block.rows
+            summary.failed += block.failed
+            summary.retryable += block.retryable
+            summary.duplicates += block.duplicates
+            summary.cached += block.cached
+            summary.truncated += block.truncated
+            summary.tokens += block.tokens
+            summary.cpu_seconds += block.cpu_seconds
+            summary.model = block.model or summary.model
+            summary.notes += [note for note in block.notes if note not in summary.notes]
+        if sample is not None and sample.tokens and sample.cpu_seconds:
+            summary.interactive_cpu_seconds = sample.cpu_seconds / sample.tokens * summary.tokens
+        return summary

@@ -1,0 +1,296 @@
+"""Runs against a real service: killed at any moment, retried, cached, certified, and refused where wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from serving import Served, serving
+
+from embatch import Client, DataLoss, FailedPrecondition, InvalidArgument, TaskType
+from embatch.numbers import Numbers
+from embatch.runs.run import Conduct, Wish, embed_dataset
+from embatch.runs.sources import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from embatch.runs.standing import Standing, Summary
+
+KILLS = 10
+ROWS = 600
+BLOCK = 25
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service whose engine takes its time, so that runs can be met while they work."""
+    with serving(tmp_path_factory.mktemp("run") / "data", "--engine-option", "delay=0.02") as served:
+        yield served
+
+
+@pytest.fixture
+def client(service: Served) -> Iterator[Client]:
+    """A client of it."""
+    with Client(service.url) as client:
+        yield client
+
+
+def _write(path: Path, texts: Sequence[str | None]) -> Path:
+    lines = [
+        b"{broken" if text is None else orjson.dumps({"text": text, "id": f"k{at}"})
+        for at, text in enumerate(texts)
+    ]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def _texts(count: int, word: str = "") -> list[str | None]:
+    return [f"text {word} with the number {number}" for number in range(count)]
+
+
+def _run(client: Client, source: Path, out: Path, **more: object) -> Summary:
+    wish = Wish(**{name: more.pop(name) for name in ("dimensions", "numbers", "task_type") if name in more})  # type: ignore[arg-type]
+    seen: list[Standing] = more.pop("seen", [])  # type: ignore[assignment]
+
+    def show(standing: Standing) -> None:
+        seen.append(standing)
+
+    conduct = Conduct(out.parent / "data", **{"block_rows": BLOCK, **more})  # type: ignore[arg-type]
+    return embed_dataset(
+        client,
+        open_source(source, None, "id"),
+        str(out),
+        wish,
+        conduct,
+        show,
+    )
+
+
+def _embed(service: Served, source: Path, out: Path) -> subprocess.Popen[str]:
+    flags = ("--id", "id", "--block-rows", str(BLOCK), "--data", str(out.parent / "data"))
+    return subprocess.Popen(
+        [sys.executable, "-m", "embatch", "embed", str(source), "-o", str(out), "--to", service.url, *flags],
+        env={**os.environ, "NO_COLOR": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _committed(out: Path) -> list[int]:
+    try:
+        lines = (out.parent / f"{out.name}.embatch" / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    said = [orjson.loads(line) for line in lines[1:] if line.endswith(b"\n")]
+    return [one["number"] for one in said if "number" in one]
+
+
+def _until(process: subprocess.Popen[str], true: Callable[[], bool]) -> bool:
+    """Wait until something is true or the process has ended; return whether it became true."""
+    while process.poll() is None:
+        if true():
+            return True
+        time.sleep(0.002)  # a file of another process gives no signal
+    return False
+
+
+def _has(out: Path, blocks: int) -> bool:
+    return len(_committed(out)) >= blocks
+
+
+def _past(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
+def test_ten_kills_lose_nothing_and_change_nothing(service: Served, tmp_path: Path) -> None:
+    """Wherever it dies, the same command goes on, commits each block once, and writes the same bytes."""
+    texts = _texts(ROWS, "killed")
+    texts[100], texts[201] = None, ""  # the empty one can be tried again, so the ledger stays to be looked at
+    source, out, chance = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet", random.Random(7)
+    kills = 0
+    while kills < KILLS:
+        seen = len(_committed(out))
+        process = _embed(service, source, out)
+        if _until(process, partial(_has, out, seen + chance.choice([0, 1, 1, 2]))):
+            # Anywhere between two commits, not only right after one.
+            _until(process, partial(_past, time.monotonic() + chance.random() * 0.3))
+        assert process.poll() is None, f"it ended after {kills} kills: {process.communicate()[1]}"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not out.exists()
+        kills += 1
+    assert _committed(out), "every kill came before the first commit"
+    with _embed(service, source, out) as process:
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 3, said
+    assert "had been done or handed over by an earlier call" in said
+    assert _committed(out) == list(range(-(-ROWS // BLOCK)))
+    with Client(service.url) as client:
+        fresh = tmp_path / "fresh" / "out.parquet"
+        fresh.parent.mkdir()
+        summary = _run(client, source, fresh, cache=False)
+        assert list(client.list_batches()) == []
+    assert (summary.rows, summary.failed, summary.retryable) == (ROWS, 2, 1)
+    assert out.read_bytes() == fresh.read_bytes()
+
+
+def test_rows_keep_their_order_and_say_why_they_failed(client: Client, tmp_path: Path) -> None:
+    """Duplicates are computed once, bad lines stand in their place, the metadata certifies the vectors."""
+    texts = ["one", "two", None, "one", "", "three"] * 10
+    source, out = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet"
+    seen: list[Standing] = []
+    summary = _run(client, source, out, block_rows=12, cache=False, seen=seen)
+    assert (summary.rows, summary.failed, summary.retryable, summary.duplicates) == (
+        60,
+        20,
+        10,
+        30 + 10 - 5 - 5,
+    )
+    table = pq.read_table(out)
+    rows = table.to_pylist()
+    assert [row["id"] for row in rows] == [
+        None if text is None else f"k{at}" for at, text in enumerate(texts)
+    ]
+    vectors: dict[str, list[float]] = {}
+    for text, row in zip(texts, rows, strict=True):
+        assert (row["error"] is None) == (row["embedding"] is not None) == bool(text)
+        if text:
+            assert vectors.setdefault(text, row["embedding"]) == row["embedding"]
+    assert len(vectors) == 3
+    assert "line 3" in rows[2]["error"]
+    certificate = orjson.loads(table.schema.metadata[b"embatch.certificate"])
+    assert certificate["cosine_least"] == certificate["cosine_mean"] == 1.0
+    assert certificate["compared"] > 3
+    engine = orjson.loads(table.schema.metadata[b"embatch.engine"])
+    assert engine["name"] == "hashing"
+    assert seen[-1].total_rows == 60
+    assert [one.tokens for one in seen] == sorted(one.tokens for one in seen)
+    assert list(client.list_batches()) == []
+    assert summary.interactive_cpu_seconds is not None
+
+
+def test_only_what_failed_is_tried_again(client: Client, tmp_path: Path) -> None:
+    """The rest keeps its vectors; once nothing is left to retry, the ledger goes."""
+    texts = _texts(60, "again")
+    out, source = tmp_path / "out.parquet", tmp_path / "in.jsonl"
+    texts[7] = texts[30] = ""
+    _write(source, texts)
+    first = _run(client, source, out)
+    assert (first.failed, first.retryable) == (2, 2)
+    before = pq.read_table(out).to_pylist()
+    again = _run(client, source, out, retry_failed=True)
+    assert (again.rows, again.failed) == (60, 2)
+    assert pq.read_table(out).to_pylist() == before
+    # The same command without a flag finds everything done and embeds nothing.
+    done = _run(client, source, out)
+    assert (done.failed, done.resumed) == (2, 60)
+    whole = _write(tmp_path / "whole.jsonl", _texts(60, "whole"))
+    _run(client, whole, tmp_path / "whole.parquet")
+    assert not (tmp_path / "whole.parquet.embatch").exists()
+    with pytest.raises(FailedPrecondition, match="no failed row"):
+        _run(client, whole, tmp_path / "whole.parquet", retry_failed=True)
+
+
+def test_a_warm_cache_changes_nothing(client: Client, tmp_path: Path) -> None:
+    """The second run is answered from the first, vector for vector."""
+    source = _write(tmp_path / "in.jsonl", _texts(60, "cached"))
+    cold = _run(client, source, tmp_path / "cold.parquet")
+    assert cold.cached == 0
+    warm = _run(client, source, tmp_path / "warm.parquet")
+    assert warm.cached == 60
+    without = _run(client, source, tmp_path / "without.parquet", cache=False)
+    assert without.cached == 0
+    tables = [pq.read_table(tmp_path / f"{name}.parquet") for name in ("cold", "warm", "without")]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    # The hashing model has no prompts: a task type changes nothing of its texts.
+    assert _run(client, source, tmp_path / "task.parquet", task_type=TaskType.CLUSTERING).cached == 60
+
+
+def test_several_dimensions_and_forms_from_one_pass(client: Client, tmp_path: Path) -> None:
+    """A finished run with failed rows is written out in another form without embedding anything."""
+    texts = _texts(40, "forms")
+    texts[3] = ""
+    source, out = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet"
+    summary = _run(client, source, out, dimensions=(16, 64))
+    assert summary.dimensions == (16, 64)
+    table = pq.read_table(out)
+    assert table.schema.field("embedding_16").type == pa.list_(pa.float32(), 16)
+    narrow = np.array(table.column("embedding_16")[0].as_py())
+    assert np.linalg.norm(narrow) == pytest.approx(1.0, abs=1e-6)
+    again = _run(client, source, out, dimensions=(16,), numbers=Numbers.INT8)
+    assert again.resumed == 40
+    table = pq.read_table(out)
+    assert table.schema.field("embedding").type == pa.list_(pa.int8(), 16)
+    with pytest.raises(InvalidArgument) as error:
+        _run(client, source, tmp_path / "wide.parquet", dimensions=(65,))
+    assert error.value.field == "--dim"
+
+
+def test_a_broken_engine_is_refused(tmp_path: Path) -> None:
+    """Vectors that belong to other texts never get the output's name; the same command says so again."""
+    with serving(tmp_path / "data", "--engine-option", "mixed=1") as service, Client(service.url) as client:
+        source, out = _write(tmp_path / "in.jsonl", _texts(80, "mixed")), tmp_path / "out.parquet"
+        for _ in range(2):
+            with pytest.raises(DataLoss, match="reference path"):
+                _run(client, source, out)
+            assert not out.exists()
+        rejected = tmp_path / "out.rejected.parquet"
+        certificate = orjson.loads(pq.read_schema(rejected).metadata[b"embatch.certificate"])
+        assert certificate["cosine_least"] < 0.9
+        # Whoever takes the risk can say so.
+        assert _run(client, source, out, restart=True, threshold=-1.0).failed == 0
+
+
+def test_a_model_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
+    """A run that began under other numerics does not go on; --restart begins anew."""
+    texts = _texts(60, "changed")
+    texts[1] = ""
+    source, out = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet"
+    with serving(tmp_path / "data") as service, Client(service.url) as client:
+        _run(client, source, out)
+    with (
+        serving(tmp_path / "data", "--engine-option", "max_tokens=100") as service,
+        Client(service.url) as client,
+    ):
+        ledger = tmp_path / "out.parquet.embatch" / "ledger.jsonl"
+        lines = ledger.read_bytes().splitlines(keepends=True)
+        ledger.write_bytes(b"".join(lines[:2]))  # as if it had been stopped after the first block
+        with pytest.raises(FailedPrecondition, match="--restart"):
+            _run(client, source, out)
+        assert _run(client, source, out, restart=True).rows == 60
+
+
+def test_another_input_under_the_same_output_is_refused(client: Client, tmp_path: Path) -> None:
+    """A changed file is another run: what was done of the old one is not mixed with the new one."""
+    texts = _texts(30, "input")
+    texts[0] = ""
+    source, out = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet"
+    _run(client, source, out)
+    _write(source, _texts(31, "input"))
+    with pytest.raises(InvalidArgument, match="--restart"):
+        _run(client, source, out)
+    assert _run(client, source, out, restart=True).rows == 31
+
+
+def test_an_input_without_any_text_is_an_error(client: Client, tmp_path: Path) -> None:
+    """Nothing is written, and nothing stays behind."""
+    source = _write(tmp_path / "in.jsonl", ["", " "])
+    with pytest.raises(InvalidArgument) as error:
+        _run(client, source, tmp_path / "out.parquet")
+    assert error.value.field == "IN"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "data") == ["in.jsonl"]

@@ -1,0 +1,207 @@
+"""The vector cache: nothing answers before its run ends, nothing damaged ever, and its size has a limit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embatch.errors import InvalidArgument
+from embatch.store.cache import STAGED_SECONDS, Entries, VectorCache, key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+LIMIT = 1 << 30
+
+
+def entries(texts: Sequence[str], *, dimensions: int = 4, identity: str = "model") -> Entries:
+    """Return entries whose vectors can be told from their texts."""
+    vectors = np.array([[len(text), *map(ord, text[:3].ljust(3))][:dimensions] for text in texts], np.float32)
+    return Entries(
+        [key(identity, text) for text in texts],
+        vectors.reshape(len(texts), dimensions),
+        np.array([len(text) for text in texts], np.int32),
+        np.array([text.startswith("long") for text in texts], np.bool_),
+    )
+
+
+def test_what_a_run_staged_answers_once_it_has_ended(tmp_path: Path) -> None:
+    """Also after the next start; unknown keys stay unknown, and the order is that of the question."""
+    cache = VectorCache(tmp_path, LIMIT)
+    cache.stage("run", "a", entries(["one", "two", "long three"]))
+    assert cache.empty
+    assert cache.find([key("model", "one")]) is None
+    assert cache.publish("run") == 3
+    for opened in (cache, VectorCache(tmp_path, LIMIT)):
+        found = opened.find([key("model", text) for text in ("long three", "nothing", "one")])
+        assert found is not None
+        assert found[0].tolist() == [True, False, True]
+        assert found[1].vectors.tolist() == entries(["long three", "one"]).vectors.tolist()
+        assert found[1].tokens.tolist() == [10, 3]
+        assert found[1].truncated.tolist() == [True, False]
+    assert cache.publish("run") == 0
+
+
+def test_another_identity_never_hits(tmp_path: Path) -> None:
+    """The same text under other weights or numerics is another key."""
+    cache = VectorCache(tmp_path, LIMIT)
+    cache.stage("run", "a", entries(["one"]))
+    cache.publish("run")
+    assert cache.find([key("other", "one")]) is None
+
+
+@given(st.lists(st.lists(st.text(max_size=5), min_size=1, max_size=20, unique=True), max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_many_runs_answer_as_one(tmp_path_factory: pytest.TempPathFactory, runs: list[list[str]]) -> None:
+    """Whatever was merged with what: each text has one vector, and the new ones are counted once."""
+    cache = VectorCache(tmp_path_factory.mktemp("cache"), LIMIT)
+    seen: set[str] = set()
+    for number, texts in enumerate(runs):
+        cache.stage(f"run-{number}", "all", entries(texts))
+        assert cache.publish(f"run-{number}") <= len(texts)
+        seen |= set(texts)
+    if seen:
+        asked = sorted(seen)
+        found = cache.find([key("model", text) for text in asked])
+        assert found is not None
+        assert found[0].all()
+        assert found[1].vectors.tolist() == entries(asked).vectors.tolist()
+        assert len(cache._segments) <= len(runs)
+
+
+def test_small_segments_are_merged(tmp_path: Path) -> None:
+    """A hundred small runs leave few files, and none of another number of dimensions is mixed in."""
+    cache = VectorCache(tmp_path, LIMIT)
+    for number in range(100):
+        cache.stage(f"run-{number}", "a", entries([f"text {number}"]))
+        assert cache.publish(f"run-{number}") == 1
+    cache.stage("wide", "a", entries(["wide"], dimensions=2, identity="wide"))
+    cache.publish("wide")
+    assert len(list(tmp_path.glob("segment-*"))) <= 8
+    found = cache.find([key("model", f"text {number}") for number in range(100)])
+    assert found is not None
+    assert found[0].all()
+    wide = cache.find([key("wide", "wide")])
+    assert wide is not None
+    assert wide[1].vectors.shape == (1, 2)
+
+
+def test_a_flipped_bit_is_a_miss(tmp_path: Path) -> None:
+    """The vector does not match its sum: it is computed again."""
+    cache = VectorCache(tmp_path, LIMIT)
+    cache.stage("run", "a", entries(["one", "two"]))
+    cache.publish("run")
+    (path,) = tmp_path.glob("segment-*/vectors.npy")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    cache = VectorCache(tmp_path, LIMIT)
+    found = cache.find([key("model", "one"), key("model", "two")])
+    assert found is not None
+    assert found[0].sum() == 1
+
+
+@pytest.mark.parametrize("name", ["head.npy", "vectors.npy", "tokens.npy"])
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_damaged_segment_is_left_out(tmp_path: Path, name: str, harm: str) -> None:
+    """It is no error: the texts are embedded again, and the next sweep removes it."""
+    cache = VectorCache(tmp_path, LIMIT)
+    cache.stage("run", "a", entries(["one"]))
+    cache.publish("run")
+    (path,) = tmp_path.glob(f"segment-*/{name}")
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:50])
+    cache = VectorCache(tmp_path, LIMIT)
+    assert cache.empty
+    cache.prune()
+    assert not list(tmp_path.glob("segment-*"))
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    """Over the limit, what was asked for last stays."""
+    cache = VectorCache(tmp_path, LIMIT)
+    for number, size in enumerate((400, 100)):
+        cache.stage(f"run-{number}", "a", entries([f"{number} {at}" for at in range(size)]))
+        cache.publish(f"run-{number}")
+    first, second = sorted(tmp_path.glob("segment-*"))
+    for age, path in ((100, first), (200, second)):
+        os.utime(path, (path.stat().st_atime - age, path.stat().st_mtime - age))
+    assert cache.find([key("model", "1 5")]) is not None
+    limit = sum(file.stat().st_size for file in second.iterdir())
+    bounded = VectorCache(tmp_path, limit)
+    bounded.prune()
+    assert list(tmp_path.glob("segment-*")) == [second]
+    assert bounded.find([key("model", "0 5")]) is None
+    assert bounded.find([key("model", "1 5")]) is not None
+
+
+def test_no_limit_keeps_nothing(tmp_path: Path) -> None:
+    """The setting 0 turns the cache off."""
+    cache = VectorCache(tmp_path / "cache", 0)
+    cache.stage("run", "a", entries(["one"]))
+    assert cache.publish("run") == 0
+    cache.prune()
+    assert cache.empty
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_crash_between_the_steps_loses_no_more_than_the_cache(tmp_path: Path) -> None:
+    """Half-written folders are swept; a run that was not published yet can be, after the next start."""
+    cache = VectorCache(tmp_path, LIMIT)
+    cache.stage("run", "a", entries(["one"]))
+    shutil.copytree(tmp_path / "staged" / "run" / "a", tmp_path / ".segment-half")
+    cache = VectorCache(tmp_path, LIMIT)
+    cache.prune()
+    assert not (tmp_path / ".segment-half").exists()
+    assert cache.publish("run") == 1
+
+
+def test_runs_that_never_ended_are_given_up(tmp_path: Path) -> None:
+    """After a month; a younger one is kept."""
+    cache = VectorCache(tmp_path, LIMIT)
+    for run in ("old", "young"):
+        cache.stage(run, "a", entries([run]))
+    old = tmp_path / "staged" / "old"
+    os.utime(old, (0, old.stat().st_mtime - STAGED_SECONDS - 60))
+    cache.prune()
+    assert [path.name for path in (tmp_path / "staged").iterdir()] == ["young"]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "x" * 129, "ü"])
+def test_a_run_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    """It becomes a folder's name."""
+    with pytest.raises(InvalidArgument) as error:
+        VectorCache(tmp_path, LIMIT).publish(name)
+    assert error.value.field == "Embatch-Run"
+
+
+def test_lookups_go_on_while_runs_end(tmp_path: Path) -> None:
+    """What was known stays known while segments are merged underneath."""
+    cache = VectorCache(tmp_path, LIMIT)
+    cache.stage("first", "a", entries(["known"]))
+    cache.publish("first")
+    stop, missed = threading.Event(), list[int]()
+
+    def ask() -> None:
+        while not stop.is_set():
+            if cache.find([key("model", "known")]) is None:
+                missed.append(1)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for number in range(30):
+        cache.stage(f"run-{number}", "a", entries([f"text {number}"]))
+        cache.publish(f"run-{number}")
+    stop.set()
+    asker.join()
+    assert not missed
