@@ -225,7 +225,7 @@ def test_identity_is_of_content_not_of_place(tmp_path: Path) -> None:
     def identity(path: Path, precision: str = "f32", **options: str) -> str:
         found = read(path, **options)
         assert found.safetensors is not None
-        return found.identity([found.safetensors], precision)
+        return found.identity(found.hashes([found.safetensors]), precision)
 
     assert identity(one) == identity(two)
     others = [

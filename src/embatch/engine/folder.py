@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,14 +105,19 @@ class ModelFolder:
         """Rows of the position table before the first token's."""
         return _offset(self.config)
 
-    def identity(self, weights: Iterable[Path], precision: str) -> str:
-        """Return the digest of all that decides what a text's vector is; hashes the files, so not free.
+    def hashes(self, weights: Iterable[Path]) -> dict[str, str]:
+        """Return the SHA-256 of the files that decide what a text's vector is, by name; not free."""
+        files = (*weights, self.path / "tokenizer.json", self.path / "config.json")
+        return {str(file.relative_to(self.path)): sha256(file) for file in files}
+
+    def identity(self, hashes: Mapping[str, str], precision: str) -> str:
+        """Return the digest of all that decides what a text's vector is, its files' `hashes` among it.
 
         Engines that compute the same function from the same weights in the same precision share it.
         """
         digest = hashlib.sha256()
-        for file in (*weights, self.path / "tokenizer.json", self.path / "config.json"):
-            digest.update(f"{file.relative_to(self.path)}={sha256(file)}\n".encode())
+        for name, found in hashes.items():
+            digest.update(f"{name}={found}\n".encode())
         numerics = (self.pooling, self.normalize, self.max_tokens, self.lower_case, self.cut_left, precision)
         digest.update(repr(numerics).encode())
         return digest.hexdigest()
@@ -153,7 +159,14 @@ def read(path: Path, options: Mapping[str, str] | None = None) -> ModelFolder:
 
 
 def sha256(file: Path) -> str:
-    """Return the file's SHA-256 in hexadecimal."""
+    """Return the file's SHA-256 in hexadecimal; one that has not changed is read once."""
+    about = file.stat()
+    return _sha256(file, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    del size, changed  # they tell a changed file from the one that was read
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

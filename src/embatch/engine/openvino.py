@@ -84,10 +84,12 @@ class OpenVinoEngine:
         for _ in range(streams):
             self._idle.put(compiled.create_infer_request())
         self._closed = False
+        hashes = described.hashes(files)
         self._description = Description(
             engine="openvino",
             model=spec.model,
-            identity=described.identity(files, precision),
+            identity=described.identity(hashes, precision),
+            files=hashes,
             dimensions=_dimensions(compiled),
             max_tokens=described.max_tokens,
             precision=precision,

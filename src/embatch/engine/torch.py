@@ -99,10 +99,12 @@ class TorchEngine:
         self._closed = False
         with torch.inference_mode():
             dimensions = self._run(np.full((1, 1), self._pad), np.ones((1, 1), np.int64)).shape[1]
+        hashes = described.hashes(files)
         self._description = Description(
             engine="torch",
             model=spec.model,
-            identity=described.identity(files, precision),
+            identity=described.identity(hashes, precision),
+            files=hashes,
             dimensions=dimensions,
             max_tokens=described.max_tokens,
             precision=precision,
