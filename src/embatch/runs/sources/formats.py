@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS: Final = 4096
 """Rows held at a time while reading."""
+_BUFFER: Final = 8 << 20
+"""Bytes of a Parquet column read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,11 @@ class Parquet:
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:
         """As `Format.read`: row groups that are skipped whole are not read."""
         try:
-            with file.open_anywhere() as stored, pq.ParquetFile(stored) as parquet:
+            with (
+                file.open_anywhere() as stored,
+                # Read ahead, or without a buffer, a row group would be held with all of its column.
+                pq.ParquetFile(stored, buffer_size=_BUFFER, pre_buffer=False) as parquet,
+            ):
                 groups = [parquet.metadata.row_group(at).num_rows for at in range(parquet.num_row_groups)]
                 begin = 0
                 while begin < len(groups) and groups[begin] <= skip:
