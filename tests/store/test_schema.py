@@ -13,7 +13,7 @@ from storing import NOW, accept, claim, commit
 
 from embatch.errors import FailedPrecondition
 from embatch.states import ACTIVE, State
-from embatch.store import statements
+from embatch.store import migrations, statements
 from embatch.store.connect import upgrade
 from embatch.store.schema import BATCH, METADATA, SHARD, VERSION
 from embatch.store.store import Store
@@ -76,6 +76,43 @@ def test_a_fresh_schema_is_the_sum_of_its_migrations(
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == VERSION
         assert _described(connection) == fresh
     engine.dispose()
+
+
+def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    """Its batches are there, with nothing said of what they took, and are worked."""
+    from alembic import command
+    from alembic.config import Config
+
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(migrations.__path__[0]))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO batch (id, model, priority, state, inline, planned, create_time, update_time,"
+                " expire_time, turn, waiting, notes) VALUES"
+                " ('a', 'm', 0, 'PENDING', 1, 1, 1, 1, 9000000000000000, 0, 1, '[]')"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO shard (batch_id, number, state, attempt, path, digest, request_count, byte_count,"
+                " dimensions, successful_count, failed_count, token_count) VALUES"
+                " ('a', 0, 'waiting', 0, 'p', 'd', 3, 9, 0, 0, 0, 0)"
+            )
+        )
+    engine.dispose()
+    store = Store.open(url)
+    found = store.get("a")
+    assert (found.cached_count, found.cpu_micros, found.run) == (0, 0, None)
+    held = claim(store)
+    assert held.payload.cached_count == 0
+    commit(store, held)
+    assert store.get("a").state is State.COMPLETED
+    store.close()
 
 
 def test_a_newer_database_is_refused(store: Store, database_url: str) -> None:

@@ -107,7 +107,9 @@ def _results(
     place = np.full(count, -1, np.int64)
     place[list(worked)] = list(of)
     errors: list[list[Any]] = [requests.column(name).to_pylist() for name in _ERROR]
-    may_cut = requests.column("auto_truncate").to_pylist()
+    # Shards that an earlier version wrote do not say: there everything is cut.
+    said = "auto_truncate" in requests.schema.names
+    may_cut = requests.column("auto_truncate").to_pylist() if said else [True] * count
     vectors = np.zeros((count, dimensions), np.float32)
     tokens = np.zeros(count, np.int32)
     truncated = np.zeros(count, np.bool_)

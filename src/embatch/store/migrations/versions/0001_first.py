@@ -28,7 +28,6 @@ def upgrade() -> None:
         sa.Column("planned", sa.Boolean, nullable=False),
         sa.Column("idempotency_key", sa.Text, unique=True),
         sa.Column("body_digest", sa.Text),
-        sa.Column("run", sa.Text),
         sa.Column("create_time", sa.BigInteger, nullable=False),
         sa.Column("update_time", sa.BigInteger, nullable=False),
         sa.Column("end_time", sa.BigInteger),
@@ -71,8 +70,6 @@ def upgrade() -> None:
         sa.Column("successful_count", sa.Integer, nullable=False),
         sa.Column("failed_count", sa.Integer, nullable=False),
         sa.Column("token_count", sa.BigInteger, nullable=False),
-        sa.Column("cached_count", sa.Integer, nullable=False),
-        sa.Column("cpu_micros", sa.BigInteger, nullable=False),
         sa.Column("native_dimensions", sa.Integer),
         sa.CheckConstraint("state IN ('claimed', 'done', 'waiting')", name="known_shard_state"),
         sa.CheckConstraint(
@@ -87,7 +84,6 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "successful_count >= 0 AND failed_count >= 0 AND token_count >= 0"
-            " AND cached_count >= 0 AND cached_count <= request_count AND cpu_micros >= 0"
             " AND successful_count + failed_count = CASE WHEN state = 'done' THEN request_count ELSE 0 END",
             name="every_request_counted_once",
         ),
