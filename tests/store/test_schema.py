@@ -99,8 +99,8 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
         )
         connection.execute(
             text(
-                "INSERT INTO shard (batch_id, number, state, attempt, path, digest, request_count, byte_count,"
-                " dimensions, successful_count, failed_count, token_count) VALUES"
+                "INSERT INTO shard (batch_id, number, state, attempt, path, digest, request_count,"
+                " byte_count, dimensions, successful_count, failed_count, token_count) VALUES"
                 " ('a', 0, 'waiting', 0, 'p', 'd', 3, 9, 0, 0, 0, 0)"
             )
         )
