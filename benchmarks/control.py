@@ -16,15 +16,12 @@ a rate is of both together. `--quick` shows that all of it works and measures no
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,14 +29,13 @@ import httpx2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.polling import percentiles, poll, poller
 from benchmarks.served import Served, serving
 
-from embatch import AsyncClient, Client
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
-    from embatch import Batch
+    from embatch import Batch, Client
 
 MODEL: Final = "hashing"
 SMALL_ROWS: Final = 10
@@ -85,12 +81,6 @@ def texts(count: int, size: int, label: str) -> list[str]:
     """Return distinct ASCII texts of this many bytes, or of what their number and label need."""
     filler = "the quick brown fox jumps over the lazy dog " * (size // 44 + 1)
     return [f"{label} {number} {filler}"[: max(size, len(label) + 9)] for number in range(count)]
-
-
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return median and 99th percentile in milliseconds."""
-    found = statistics.quantiles([*seconds, *seconds], n=100, method="inclusive")
-    return {"p50_ms": 1000 * found[49], "p99_ms": 1000 * found[98]}
 
 
 def finish(client: Client, batch: Batch, rows: int) -> Batch:
@@ -229,41 +219,17 @@ def _active(client: Client) -> int:
 # pollers
 
 
-def poll(url: str, name: str, pollers: int, pause: float) -> dict[str, Any]:
-    """Poll a batch until it is final from many connections; in a process of its own."""
-    seconds: list[float] = []
-
-    async def one(client: AsyncClient, number: int) -> None:
-        await asyncio.sleep(pause * number / pollers)  # people do not poll in step
-        while True:
-            begun = time.perf_counter()
-            batch = await client.get_batch_status(name)
-            seconds.append(time.perf_counter() - begun)
-            if batch.done:
-                return
-            await asyncio.sleep(max(0.0, begun + pause - time.perf_counter()))
-
-    async def run() -> float:
-        async with AsyncClient(url) as client:
-            begun = time.perf_counter()
-            await asyncio.gather(*(one(client, number) for number in range(pollers)))
-            return time.perf_counter() - begun
-
-    whole = asyncio.run(run())
-    return {"polls": len(seconds), "polls_per_second": len(seconds) / whole, **percentiles(seconds)}
-
-
 def polled(sizes: Sizes) -> dict[str, Any]:
     """Return rows a second of a batch left alone, polled patiently, and impatiently; round by round."""
     rounds: dict[str, list[dict[str, Any]]] = {"alone": [], "patient": [], "impatient": []}
     pauses = {"alone": None, "patient": PATIENT_SECONDS, "impatient": 0.0}
-    with serving(sizes.flags) as served, served.client() as client, _worker() as beside:
+    with serving(sizes.flags) as served, served.client() as client, poller() as beside:
         one_batch(served, client, texts(100, sizes.text_bytes, "warm"))
         for number in range(sizes.rounds):
             given = texts(sizes.polled_rows, sizes.text_bytes, f"{number}")
             for name in sorted(pauses, reverse=bool(number % 2)):
                 pause = pauses[name]
-                begun = time.perf_counter()
+                before, begun = served.spent(), time.perf_counter()
                 batch = client.async_batch_embed_contents(given, display_name=name)
                 polling = (
                     None
@@ -271,31 +237,28 @@ def polled(sizes: Sizes) -> dict[str, Any]:
                     else beside.submit(poll, str(served.url), batch.name, sizes.pollers, pause)
                 )
                 batch = client.await_batch_completion(batch.name, poll_interval=0.25)
-                row: dict[str, Any] = {"rows_per_second": len(given) / (time.perf_counter() - begun)}
+                row: dict[str, Any] = {
+                    "rows_per_second": len(given) / (time.perf_counter() - begun),
+                    "service_cpu_seconds": (served.spent() - before).service,
+                }
                 rounds[name].append(row | (polling.result() if polling else {}))
                 client.delete_batch(batch.name)
     return {"pollers": sizes.pollers, "rows": sizes.polled_rows, "rounds": rounds}
-
-
-@contextmanager
-def _worker() -> Iterator[ProcessPoolExecutor]:
-    """Run a process beside this one that has imported what `poll` needs."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
-        beside.submit(percentiles, [0.0, 0.0]).result()
-        yield beside
 
 
 def print_polled(found: dict[str, Any]) -> None:
     """Print medians over rounds."""
     alone = [one["rows_per_second"] for one in found["rounds"]["alone"]]
     print(f"pollers: {found['pollers']} on a batch of {found['rows']} rows")
-    print(f"  {'':10}{'rows/s':>9}{'share of alone':>16}{'polls/s':>9}{'p50 ms':>8}{'p99 ms':>8}")
+    print(f"  {'':10}{'rows/s':>9}{'share of alone':>16}{'polls/s':>9}{'p50 ms':>8}{'p99 ms':>8}", end="")
+    print(f"{'poller CPU ms a poll':>24}")
     for name, rounds in found["rounds"].items():
         middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
         shares = [one["rows_per_second"] / other for one, other in zip(rounds, alone, strict=True)]
         line = f"  {name:10}{middle['rows_per_second']:>9.0f}{statistics.median(shares):>16.2f}"
         if "polls" in middle:
             line += f"{middle['polls_per_second']:>9.0f}{middle['p50_ms']:>8.1f}{middle['p99_ms']:>8.1f}"
+            line += f"{middle['poller_cpu_ms']:>24.2f}"
         print(line)
 
 
