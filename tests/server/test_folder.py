@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -64,6 +65,23 @@ def test_the_note_says_where_the_service_listens(tmp_path: Path) -> None:
         assert about == {"pid": os.getpid(), "socket": str(tmp_path / "s"), "url": None}
     listener.stream.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_service_whose_folder_was_replaced_removes_nothing_of_the_next(tmp_path: Path) -> None:
+    """The folder is deleted under it and made again by another service: that one's socket and note stay."""
+    place = tmp_path / "data"
+    place.mkdir()
+    old = bind_unix(own_socket(place))
+    with noted(place, old):
+        shutil.rmtree(place)
+        place.mkdir()
+        new = bind_unix(own_socket(place))
+        (place / "service.json").write_text('{"pid": 1}')
+    assert sorted(path.name for path in place.iterdir()) == ["embatch.sock", "service.json"]
+    new.remove()
+    assert [path.name for path in place.iterdir()] == ["service.json"]
+    for listener in (old, new):
+        listener.stream.close()
 
 
 def test_a_socket_is_the_owners_alone_and_a_dead_one_is_replaced(tmp_path: Path) -> None:

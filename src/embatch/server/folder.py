@@ -77,6 +77,9 @@ class Listener:
     """`http://host:port`; `None` for a Unix socket."""
     path: Path | None
     """Path of the Unix socket; `None` for TCP."""
+    node: int = 0
+    """Inode of the socket's path, not used again while the socket is open: a folder that was deleted and made
+    anew under a running service holds another one."""
 
     @property
     def address(self) -> str:
@@ -85,7 +88,7 @@ class Listener:
 
     def remove(self) -> None:
         """Remove what a Unix socket leaves behind. Repeating is safe."""
-        if self.path is not None:
+        if self.path is not None and _inode(self.path) == self.node:
             self.path.unlink(missing_ok=True)
 
 
@@ -132,7 +135,14 @@ def bind_unix(path: Path) -> Listener:
     except Unavailable:
         stream.close()
         raise
-    return Listener(stream, None, path)
+    return Listener(stream, None, path, _inode(path))
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return 0
 
 
 def _clear(path: Path) -> None:
@@ -176,8 +186,12 @@ def noted(folder: Path, listener: Listener) -> Iterator[None]:
     }
     fresh.write_text(json.dumps(about) + "\n")
     fresh.replace(note)
+    said = note.read_bytes()
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        # The folder may have been deleted, and made again by the next service, whose note this is then.
+        with contextlib.suppress(OSError):
+            if note.read_bytes() == said:
+                note.unlink()
         listener.remove()
