@@ -170,6 +170,8 @@ class Judge:
 
 def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
     """Return the row without what cannot be stored or echoed, and the fault that is."""
+    if row.key is row.metadata is row.task_type is row.title is None:  # of a million rows, nearly all
+        return row, None
     unfit = [name for name in _ECHOED if not encodable(getattr(row, name) or "")]
     fault = _fault(Reason.BAD_UNICODE, f"{unfit[0]} holds a lone surrogate") if unfit else None
     if row.key is not None and "key" not in unfit and (len(row.key.encode()) > KEY_BYTES or "\0" in row.key):
@@ -182,6 +184,8 @@ def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
         fault = fault or _fault(
             Reason.BAD_FIELD, f"metadata is at most {METADATA_BYTES} characters of JSON: it is not echoed"
         )
+    if not unfit:
+        return row, None
     emptied: dict[str, Any] = dict.fromkeys(unfit)
     return replace(row, **emptied), fault
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.engine.packing import distinct, pack
+from embatch.engine.packing import FILLER, distinct, pack
 from embatch.engine.protocol import Shape
 
 TEXTS = st.lists(st.text(max_size=3), max_size=60)
@@ -49,10 +51,23 @@ def test_like_lengths_stand_together(lengths: list[int], budget: int, multiple: 
 
 
 @given(LENGTHS, BUDGETS, MULTIPLES, MAX_TOKENS)
-def test_micro_batches_are_full(lengths: list[int], budget: int, multiple: int, most: int) -> None:
-    """Only the last one could have taken one more row."""
-    for part in pack(lengths, budget, multiple, most)[:-1]:
-        assert (part.shape.rows + 1) * part.shape.tokens > budget
+def test_micro_batches_are_full_and_hold_little_filler(
+    lengths: list[int], budget: int, multiple: int, most: int
+) -> None:
+    """One more row would exceed the budget, or be so much shorter that too much of it would be padding."""
+    plan = pack(lengths, budget, multiple, most)
+
+    def planned(row: int) -> int:
+        return min(max(multiple, -(-lengths[row] // multiple) * multiple), max(most, lengths[row]))
+
+    for part, following in itertools.zip_longest(plan, plan[1:]):
+        size = part.shape.rows * part.shape.tokens
+        filled = sum(map(planned, part.rows))
+        assert filled >= (1 - FILLER) * size
+        if following is not None:
+            larger = (part.shape.rows + 1) * part.shape.tokens
+            more = filled + planned(following.rows[0])
+            assert larger > budget or more < (1 - FILLER) * larger
 
 
 def test_a_plan_that_can_be_read() -> None:

@@ -47,7 +47,10 @@ def request(given: object, index: int, defaults: Request) -> Request:
         InvalidArgument: it is neither text nor a request.
     """
     if isinstance(given, str):
-        return replace(defaults, text=given)
+        # As `replace` would, in a tenth of the time.
+        return Request(
+            given, task_type=defaults.task_type, output_dimensionality=defaults.output_dimensionality
+        )
     if not isinstance(given, Request) or not isinstance(given.text, str):
         raise InvalidArgument(
             f"requests[{index}] is a {type(given).__name__}, not a text or a Request",

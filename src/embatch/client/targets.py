@@ -41,7 +41,8 @@ class Target:
     """Model where the caller names none; `None` asks the service for its first one."""
     inline_bytes: int = Settings().inline_bytes
     """Largest body of a submit; more goes through a file."""
-    inline_requests: int = Settings().inline_requests
+    inline_requests: int = 1_000
+    """Most requests of a submit; more goes through a file: its Arrow costs a quarter of the CPU time of JSON."""
     interactive_requests: int = Settings().interactive_requests
     """Most texts of one `batch_embed_contents` call on the wire."""
 

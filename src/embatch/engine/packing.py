@@ -1,18 +1,23 @@
 """Which texts share a forward pass: a pure plan, so that a repeated attempt gives the same bytes.
 
 Equal texts are computed once, texts of like length stand together, and every micro-batch keeps its padded
-size within a token budget. The plan depends on nothing but its arguments.
+size within a token budget and its padding within a share of it. The plan depends on its arguments alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from embatch.engine.protocol import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+FILLER: Final = 0.05
+"""Largest share of a micro-batch that may be padding, rounding left out: where lengths fall off, the next one
+begins. On two AVX2 cores that took 0.26 of the time for 16 passages of mixed length, 0.76 for 100, 0.97 for
+400 (`benchmarks/corpus.py`); with more of them lengths lie close together, and nothing changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,23 @@ def pack(lengths: Sequence[int], budget: int, multiple: int, max_tokens: int) ->
         multiple: planned tokens are rounded up to a multiple of this, so that few shapes occur.
         max_tokens: what the model takes; rounding up never goes beyond it.
     """
+    planned = [_planned(int(length), multiple, max_tokens) for length in lengths]
     order = sorted(range(len(lengths)), key=lambda i: (-int(lengths[i]), i))
     packed: list[MicroBatch] = []
-    while order:
-        longest = max(1, int(lengths[order[0]]))
-        tokens = max(longest, min(-(-longest // multiple) * multiple, max_tokens))
-        rows = tuple(order[: max(1, budget // tokens)])
-        packed.append(MicroBatch(rows, Shape(len(rows), tokens)))
-        del order[: len(rows)]
+    begin = 0
+    while begin < len(order):
+        tokens, filled, end = planned[order[begin]], 0, begin
+        while end < len(order) and (end == begin or (end + 1 - begin) * tokens <= budget):
+            filled += planned[order[end]]
+            if filled < (1 - FILLER) * (end + 1 - begin) * tokens:
+                break
+            end += 1
+        packed.append(MicroBatch(tuple(order[begin:end]), Shape(end - begin, tokens)))
+        begin = end
     return tuple(packed)
+
+
+def _planned(length: int, multiple: int, max_tokens: int) -> int:
+    """Return the tokens planned for a text: rounded up, never beyond what the model takes."""
+    longest = max(1, length)
+    return max(longest, min(-(-longest // multiple) * multiple, max_tokens))

@@ -106,10 +106,6 @@ def _results(
     count, dimensions = requests.num_rows, outcome.vectors.shape[1]
     place = np.full(count, -1, np.int64)
     place[list(worked)] = list(of)
-    errors: list[list[Any]] = [requests.column(name).to_pylist() for name in _ERROR]
-    # Shards that an earlier version wrote do not say: there everything is cut.
-    said = "auto_truncate" in requests.schema.names
-    may_cut = requests.column("auto_truncate").to_pylist() if said else [True] * count
     vectors = np.zeros((count, dimensions), np.float32)
     tokens = np.zeros(count, np.int32)
     truncated = np.zeros(count, np.bool_)
@@ -119,19 +115,17 @@ def _results(
         vectors[known] = np.asarray(embedding.values, np.float32).reshape(count, -1)[known]
         tokens[known] = requests.column(FROZEN[1]).to_numpy()[known]
         truncated[known] = requests.column(FROZEN[2]).to_numpy(zero_copy_only=False)[known]
-    for at in range(count):
-        error = outcome.errors.get(int(place[at])) if place[at] >= 0 else None
-        if (
-            error is None
-            and errors[0][at] is None
-            and not may_cut[at]
-            and (outcome.truncated[place[at]] if place[at] >= 0 else truncated[at])
-        ):
-            error = TOO_LONG
-        if error is not None:
+    errors: list[Any] = [requests.column(name) for name in _ERROR]
+    looked_at = _doubtful(requests, place, outcome, truncated)
+    if looked_at:
+        errors = [column.to_pylist() for column in errors]
+        for at in looked_at:
+            error = outcome.errors.get(int(place[at]), TOO_LONG) if place[at] >= 0 else TOO_LONG
             reason = error.reason.value if error.reason else None
             errors[0][at], errors[1][at], errors[2][at] = error.code.number, reason, error.message
-    good = np.array([code is None for code in errors[0]], np.bool_)
+        kinds = (pa.int32(), pa.string(), pa.string())
+        errors = [pa.array(column, kind) for column, kind in zip(errors, kinds, strict=True)]
+    good = np.asarray(errors[0].is_null(), np.bool_)
     fresh = good & (place >= 0)
     vectors[fresh] = outcome.vectors[place[fresh]]
     tokens[fresh] = outcome.tokens[place[fresh]]
@@ -146,9 +140,25 @@ def _results(
             ),
             pa.array(tokens),
             pa.array(truncated),
-            pa.array(errors[0], pa.int32()),
-            pa.array(errors[1], pa.string()),
-            pa.array(errors[2], pa.string()),
+            *errors,
         ],
         schema=results_schema(dimensions),
     )
+
+
+def _doubtful(
+    requests: pa.RecordBatch, place: NDArray[np.int64], outcome: Outcome, truncated: NDArray[np.bool_]
+) -> list[int]:
+    """Return the requests that the engine failed, and those that were cut and may not be."""
+    worked = place >= 0
+    failed = np.zeros(len(outcome.tokens) + 1, np.bool_)
+    failed[list(outcome.errors)] = True
+    cut = truncated.copy()
+    cut[worked] = outcome.truncated[place[worked]]
+    # Shards that an earlier version wrote do not say: there everything may be cut.
+    if "auto_truncate" in requests.schema.names:
+        cut &= ~requests.column("auto_truncate").to_numpy(zero_copy_only=False)
+    else:
+        cut[:] = False
+    found: list[int] = np.flatnonzero((worked & failed[place]) | cut).tolist()
+    return found
