@@ -42,7 +42,7 @@ class Target:
     inline_bytes: int = Settings().inline_bytes
     """Largest body of a submit; more goes through a file."""
     inline_requests: int = 1_000
-    """Most requests of a submit; more goes through a file: its Arrow costs a quarter of the CPU time of JSON."""
+    """Most requests of a submit; more goes through a file: its Arrow costs a quarter of what JSON does."""
     interactive_requests: int = Settings().interactive_requests
     """Most texts of one `batch_embed_contents` call on the wire."""
 
