@@ -20,7 +20,8 @@ from serving import Served, serving
 
 from embatch import Client, DataLoss, FailedPrecondition, InvalidArgument, TaskType
 from embatch.numbers import Numbers
-from embatch.runs.run import Conduct, Wish, embed_dataset
+from embatch.runs.judge import Wish
+from embatch.runs.run import Conduct, embed_dataset
 from embatch.runs.sources import open_source
 
 if TYPE_CHECKING:
@@ -69,14 +70,7 @@ def _run(client: Client, source: Path, out: Path, **more: object) -> Summary:
         seen.append(standing)
 
     conduct = Conduct(out.parent / "data", **{"block_rows": BLOCK, **more})  # type: ignore[arg-type]
-    return embed_dataset(
-        client,
-        open_source(source, None, "id"),
-        str(out),
-        wish,
-        conduct,
-        show,
-    )
+    return embed_dataset(client, open_source(source, None, "id"), str(out), wish, conduct, show)
 
 
 def _embed(service: Served, source: Path, out: Path) -> subprocess.Popen[str]:
@@ -252,6 +246,8 @@ def test_a_broken_engine_is_refused(tmp_path: Path) -> None:
         rejected = tmp_path / "out.rejected.parquet"
         certificate = orjson.loads(pq.read_schema(rejected).metadata[b"embatch.certificate"])
         assert certificate["cosine_least"] < 0.9
+        with pytest.raises(DataLoss):
+            _run(client, source, out, retry_failed=True)
         # Whoever takes the risk can say so.
         assert _run(client, source, out, restart=True, threshold=-1.0).failed == 0
 

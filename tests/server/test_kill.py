@@ -126,7 +126,7 @@ def test_killed_twenty_times_every_request_ends_once(tmp_path: Path) -> None:
     expected = undisturbed(tmp_path / "calm")
     names: dict[int, str] = {}
     kills = while_processing = 0
-    with serving(tmp_path / "data", "--engine-option", "delay=0.08") as service:
+    with serving(tmp_path / "data", "--engine-option", "delay=0.02") as service:
         poller = Poller(service)
         watching = threading.Thread(target=poller.run)
         watching.start()

@@ -66,7 +66,8 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     every row is embedded.
     """
     from embatch.numbers import Numbers  # noqa: PLC0415  (start-up time of --help)
-    from embatch.runs.run import Conduct, Wish, embed_dataset  # noqa: PLC0415
+    from embatch.runs.judge import Wish  # noqa: PLC0415
+    from embatch.runs.run import Conduct, embed_dataset  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415
 
     for flag, wrong in (

@@ -57,6 +57,8 @@ class Block:
     notes: tuple[str, ...] = ()
     sample: Sample | None = None
     """What the certificate found; `None` where nothing could be compared."""
+    batch: str = ""
+    """The batch that worked it last, dropped from the service once this is durable; empty: none did."""
     part: str = ""
     sha256: str = ""
 
@@ -69,6 +71,8 @@ class Ledger:
         self.blocks: dict[int, Block] = {}
         self.verdict: str | None = None
         """`done` or `rejected` once the output is in place."""
+        self.last: Block | None = None
+        """The block committed last, whose batch may still be there."""
         self._folder, self._file = folder, file
 
     @classmethod
@@ -138,7 +142,7 @@ class Ledger:
             return
         sample = None if said["sample"] is None else Sample(**said["sample"])
         block = Block(**{**said, "notes": tuple(said["notes"]), "sample": sample})
-        self.blocks[block.number] = block
+        self.blocks[block.number] = self.last = block
         self.verdict = None
 
     def _compare(self, said: object) -> None:
@@ -168,7 +172,7 @@ class Ledger:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         kept = replace(block, part=name, sha256=digest)
         self._append(asdict(kept))
-        self.blocks[block.number] = kept
+        self.blocks[block.number] = self.last = kept
         self.verdict = None
         if earlier is not None:
             (self._folder / earlier.part).unlink(missing_ok=True)

@@ -31,7 +31,6 @@ class Output:
         """Whether blocks are written as they come, and not at the end."""
         self._numbers, self._ids = numbers or Numbers.FLOAT32, ids
         self._sink: Sink | None = None
-        self._unwritten: list[int] = []
         self._notes: dict[str, str] = {}
 
     def check(self, native: int) -> None:
@@ -44,8 +43,7 @@ class Output:
     def write(self, block: Block, part: Part) -> None:
         """Write a block through. Repeating is safe."""
         if not block.native and self._sink is None:
-            self._unwritten.append(block.number)  # all failed, and nobody knows the dimensions yet
-            return
+            return  # all failed, and nobody knows the dimensions yet: `finish` writes it
         self._write(block.native, block.first, part)
 
     def finish(self, ledger: Ledger, summary: Summary, *, rejected: bool = False) -> Written:
@@ -63,11 +61,11 @@ class Output:
         if not self.direct:
             self.abandon()
         for block in blocks:
-            if not self.direct or block.number in self._unwritten:
+            if not self.direct or not block.native:
                 self._write(native, block.first, Part.read(ledger.rows(block)))
         sink = self._opened(native)
         self.dimensions = self.dimensions or (native,)
-        written = sink.finish(rejected=rejected)
+        written = sink.finish(rejected=rejected, rows=summary.rows)
         self._sink = None
         return written
 

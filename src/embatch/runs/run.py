@@ -11,17 +11,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import orjson
 
-from embatch.errors import BatchFailed, DataLoss, FailedPrecondition, InvalidArgument
+from embatch.errors import BatchFailed, DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from embatch.numbers import Numbers
 from embatch.runs import sample as certificate
-from embatch.runs.ledger import Block, Ledger, folder_of
+from embatch.runs.judge import Judge, Sent, Wish
+from embatch.runs.ledger import Ledger, folder_of
 from embatch.runs.output import Output
 from embatch.runs.part import Part, distinct
 from embatch.runs.sinks import check_sink
@@ -33,28 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from embatch.batch import Batch, TaskType
+    from embatch.batch import Batch
     from embatch.client.client import Client
-    from embatch.client.results import BatchResult
     from embatch.runs.sources import Rows, Source
     from embatch.runs.standing import Progress
 
 AHEAD: Final = 2
 """Batches handed over before the oldest is awaited: the service never waits for the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a run shall do with every row, and how the vectors shall be written."""
-
-    model: str | None = None
-    task_type: TaskType | None = None
-    dimensions: tuple[int, ...] = ()
-    """Leading dimensions written, re-normalised, a column each; `()` for the model's native number."""
-    numbers: Numbers | None = None
-    """`None` for float32."""
-    priority: int = 0
-    display_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,20 +120,6 @@ def _about(client: Client, source: Source, wish: Wish, conduct: Conduct) -> dict
     }
 
 
-@dataclass(slots=True)
-class _Sent:
-    """A block that was handed over."""
-
-    number: int
-    rows: Rows
-    part: Part
-    batch: Batch | None
-    """`None` where no row of the block can be read."""
-    places: dict[int, int]
-    """Row of the block to the request that has its text."""
-    texts: list[str]
-
-
 class _Run:
     def __init__(  # noqa: PLR0913, PLR0917  (the parts of a run, put together in one place)
         self,
@@ -160,16 +133,18 @@ class _Run:
     ) -> None:
         self._client, self._source, self._ledger, self._output = client, source, ledger, output
         self._wish, self._conduct, self._progress = wish, conduct, progress
-        self._sent: deque[_Sent] = deque()
+        self._judge = Judge(client, ledger, wish, conduct.threshold)
+        self._sent: deque[Sent] = deque()
         self._name = hashlib.sha256(orjson.dumps([ledger.about, output.place])).hexdigest()[:32]
         self._started = datetime.now(UTC)
         self._resumed = sum(block.rows for block in ledger.blocks.values())
         self._read = self._resumed
-        self._exhausted = ledger.verdict is not None
+        self._exhausted = ledger.verdict == "done"
 
     def go(self) -> Summary:
-        if self._ledger.verdict == "rejected" and not self._conduct.retry_failed:
-            self._refuse()
+        self._drop_last()
+        if not all(map(self._judge.sound, self._ledger.blocks.values())):
+            self._reject()
         for number, rows in self._todo():
             self._submit(number, rows)
             while len(self._sent) > AHEAD:
@@ -178,6 +153,13 @@ class _Run:
         while self._sent:
             self._collect()
         return self._finish()
+
+    def _drop_last(self) -> None:
+        """Drop the batch whose rows were committed just before an earlier call was stopped."""
+        last = self._ledger.last
+        if last is not None and last.batch:
+            with suppress(NotFound):
+                self._client.delete_batch(last.batch)
 
     def close(self) -> None:
         """Leave batches and ledger where they are; drop what is half written."""
@@ -198,7 +180,7 @@ class _Run:
                     f"no failed row of {self._output.place} is remembered that another try could change",
                     field="--retry-failed",
                 )
-            if self._ledger.verdict is None:
+            if self._ledger.verdict != "done":
                 raise FailedPrecondition(
                     "the run is not finished: the same command without --retry-failed goes on with it",
                     field="--retry-failed",
@@ -207,7 +189,7 @@ class _Run:
                 if number in again:
                     yield number, rows
             return
-        if self._ledger.verdict is not None:
+        if self._ledger.verdict == "done":
             return
         # Blocks are committed in their order, so what is there is the beginning.
         for number, rows in enumerate(self._source.blocks(size, len(blocks) * size), len(blocks)):
@@ -221,7 +203,7 @@ class _Run:
         wanted = np.flatnonzero(part.readable & (part.failed | (earlier is None))).tolist()
         texts, places = distinct(rows.texts, wanted)
         batch = self._batch(number, rows, texts) if texts else None
-        self._sent.append(_Sent(number, rows, part, batch, places, texts))
+        self._sent.append(Sent(number, rows, part, batch, places, texts))
 
     def _batch(self, number: int, rows: Rows, texts: list[str]) -> Batch:
         wish = self._wish
@@ -279,9 +261,8 @@ class _Run:
             result = self._client.get_batch_embeddings(batch, partial=True)
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
-        block = self._block(sent, batch, result)
-        self._check_model(block)
-        sound = block.sample is None or block.sample.sound(self._conduct.threshold)
+        block = self._judge.block(sent, batch, result)
+        sound = self._judge.sound(block)
         if sound and self._output.direct:
             self._output.write(block, sent.part)
         self._ledger.commit(block, sent.part.record(vectors=not self._output.direct))
@@ -290,83 +271,6 @@ class _Run:
         if not sound:
             self._sent.clear()
             self._reject()
-
-    def _block(self, sent: _Sent, batch: Batch | None, result: BatchResult | None) -> Block:
-        part, earlier = sent.part, self._ledger.blocks.get(sent.number)
-        failed = part.failed
-        block = Block(
-            number=sent.number,
-            first=sent.rows.first,
-            rows=len(part.errors),
-            failed=int(failed.sum()),
-            retryable=int((failed & part.readable).sum()),
-            duplicates=len(sent.places) - len(sent.texts),
-            cached=0,
-            tokens=0,
-            truncated=int((part.truncated & ~failed).sum()),
-            cpu_seconds=0.0,
-            native=part.vectors.shape[1],
-            model="",
-        )
-        if batch is not None and result is not None:
-            sample, engine = self._sample(sent, result)
-            block = replace(
-                block,
-                cached=batch.usage.cached_request_count,
-                tokens=int(result.tokens.sum()),
-                cpu_seconds=batch.usage.cpu_seconds,
-                model=batch.model,
-                notes=batch.notes,
-                sample=sample,
-                engine=engine,
-            )
-        if earlier is None:
-            return block
-        return replace(
-            block,
-            duplicates=earlier.duplicates,
-            cached=earlier.cached + block.cached,
-            tokens=earlier.tokens + block.tokens,
-            cpu_seconds=earlier.cpu_seconds + block.cpu_seconds,
-            native=block.native or earlier.native,
-            model=block.model or earlier.model,
-            engine=block.engine or earlier.engine,
-            sample=certificate.together([earlier.sample, block.sample]),
-        )
-
-    def _sample(
-        self, sent: _Sent, result: BatchResult
-    ) -> tuple[certificate.Sample | None, dict[str, object]]:
-        """Embed some texts of a batch again by the reference path and compare."""
-        found = result.to_numpy()
-        good = np.flatnonzero(result.widths > 0)
-        chosen = [int(good[at]) for at in certificate.choose(len(good), sent.number)]
-        if not chosen:
-            return None, {}
-        said = self._client.embed_reference(
-            [sent.texts[at] for at in chosen], model=self._wish.model, task_type=self._wish.task_type
-        )
-        if said is None:
-            return None, {}
-        pairs = [(at, one.values) for at, one in zip(chosen, said.embeddings, strict=True) if one is not None]
-        if not pairs:
-            return None, said.engine
-        mine, reference = found[[at for at, _ in pairs]], np.stack([values for _, values in pairs])
-        return certificate.compare(mine, reference, said.tokens, said.cpu_seconds), said.engine
-
-    def _check_model(self, block: Block) -> None:
-        """Refuse to mix vectors of two models, or of one whose files changed meanwhile."""
-        for other in self._ledger.blocks.values():
-            for mine, others in (
-                (block.engine.get("identity"), other.engine.get("identity")),
-                (block.native, other.native),
-            ):
-                if mine and others and mine != others:
-                    raise FailedPrecondition(
-                        "the model is not the one the run began with (weights or numerics): --restart "
-                        "begins anew",
-                        field="--out",
-                    )
 
     def _interval(self) -> float:
         """Return the seconds between polls: lively at first, then rarer as the run grows."""
@@ -421,11 +325,10 @@ class _Run:
         self._ledger.end("rejected")
         self._refuse(written.place)
 
-    def _refuse(self, place: str | None = None) -> None:
+    def _refuse(self, place: str) -> None:
         found = certificate.together(block.sample for block in self._ledger.blocks.values())
-        where = f" and stand in {place}" if place else ""
         raise DataLoss(
-            f"the vectors are not those of the reference path{where}: least cosine "
+            f"the vectors are not those of the reference path and stand in {place}: least cosine "
             f"{found.cosine_least if found else 0.0} of {found.count if found else 0} texts, wanted "
             f"{self._conduct.threshold}. Nothing else was written; --restart begins anew"
         )

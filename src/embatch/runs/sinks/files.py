@@ -141,7 +141,7 @@ class TableSink:
     def _put(self, group: pa.Table) -> None:
         self._writer.write_table(group.cast(self._schema), GROUP_ROWS)
 
-    def finish(self, *, rejected: bool = False) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
         """As `Sink.finish`."""
         for group in self._groups.rest():
             self._put(group)
@@ -181,7 +181,7 @@ class JsonlSink:
     def _value(self, values: NDArray[Any]) -> Any:
         return base64.b64encode(values.tobytes()).decode() if self._layout.numbers is Numbers.BITS else values
 
-    def finish(self, *, rejected: bool = False) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
         """As `Sink.finish`."""
         self._file.close()
         return self._spool.settle(rejected=rejected)
@@ -238,7 +238,7 @@ class NpySink:
         for group in self._groups.add(pa.RecordBatch.from_arrays(columns, schema=self._schema)):
             self._writer.write_table(group, GROUP_ROWS)
 
-    def finish(self, *, rejected: bool = False) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
         """As `Sink.finish`: the ids first, so that an array never stands without them."""
         for group in self._groups.rest():
             self._writer.write_table(group, GROUP_ROWS)

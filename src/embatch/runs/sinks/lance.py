@@ -54,7 +54,7 @@ class LanceSink:
         """As `Sink.write`."""
         self._spool.write(first, ids, vectors, errors)
 
-    def finish(self, *, rejected: bool = False) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
         """As `Sink.finish`: one commit, which Lance makes durable."""
         place = files.rejected_place(self._place) if rejected else self._place
         spooled = self._spool.finish()

@@ -98,8 +98,14 @@ class Sink(Protocol):
         """
         ...
 
-    def finish(self, *, rejected: bool = False) -> Written:
-        """Put the output in place, durable on return; `rejected` under `OUT.rejected` instead."""
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
+        """Put the output in place, durable on return.
+
+        Args:
+            rejected: under `OUT.rejected` instead.
+            rows: of the whole output, so that a table can drop what is left of a longer earlier one; `None`
+                leaves that.
+        """
         ...
 
     def abandon(self) -> None:

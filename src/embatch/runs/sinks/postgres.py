@@ -81,7 +81,6 @@ class PostgresSink:
         _, name = _split(place)
         self._table = sql.Identifier(*name.split(".", 1))
         self._place = name
-        self._rows = 0
         kind = _TYPES[layout.numbers]
         whole = pa.types.is_integer(layout.ids)
         self._columns = {"row": "bigint", "id": "bigint" if whole else "text"}
@@ -136,7 +135,6 @@ class PostgresSink:
             raise Unavailable(
                 f"the database refused: {error.diag.message_primary or type(error).__name__}"
             ) from None
-        self._rows = max(self._rows, first + len(errors))
 
     def _texts(self, values: NDArray[Any]) -> list[str]:
         if self._layout.numbers is Numbers.BITS:
@@ -148,10 +146,10 @@ class PostgresSink:
             orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY).decode() for row in values.astype(np.float32)
         ]
 
-    def finish(self, *, rejected: bool = False) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
         """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
-        if not rejected and self._rows:
-            self._run(self._sql.SQL("DELETE FROM {} WHERE row >= %s").format(self._table), self._rows)
+        if not rejected and rows is not None:
+            self._run(self._sql.SQL("DELETE FROM {} WHERE row >= %s").format(self._table), rows)
         self.abandon()
         return Written(f"table {self._place}", None)
 

@@ -117,9 +117,9 @@ class QdrantSink:
                 lambda: self._client.delete(self._name, self._models.PointIdsList(points=failed), wait=True)
             )
 
-    def finish(self, *, rejected: bool = False) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
         """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
-        del rejected
+        del rejected, rows
         self.abandon()
         return Written(f"collection {self._name}", None)
 

@@ -1,0 +1,147 @@
+"""What a finished batch makes of its block: counts, the sample of the certificate, and the model it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embatch.errors import FailedPrecondition
+from embatch.runs import sample as certificate
+from embatch.runs.ledger import Block
+
+if TYPE_CHECKING:
+    from embatch.batch import Batch, TaskType
+    from embatch.client.client import Client
+    from embatch.client.results import BatchResult
+    from embatch.numbers import Numbers
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.part import Part
+    from embatch.runs.sources import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a run shall do with every row, and how the vectors shall be written."""
+
+    model: str | None = None
+    task_type: TaskType | None = None
+    dimensions: tuple[int, ...] = ()
+    """Leading dimensions written, re-normalised, a column each; `()` for the model's native number."""
+    numbers: Numbers | None = None
+    """`None` for float32."""
+    priority: int = 0
+    display_name: str | None = None
+
+
+@dataclass(slots=True)
+class Sent:
+    """A block that was handed over."""
+
+    number: int
+    rows: Rows
+    part: Part
+    batch: Batch | None
+    """`None` where no row of the block can be read."""
+    places: dict[int, int]
+    """Row of the block to the request that has its text."""
+    texts: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Judges the batches of one run."""
+
+    client: Client
+    ledger: Ledger
+    wish: Wish
+    threshold: float
+
+    def block(self, sent: Sent, batch: Batch | None, result: BatchResult | None) -> Block:
+        """Return the block that a batch made, compared to the reference path; not committed yet.
+
+        `None` for batch and result: no row of the block can be read.
+
+        Raises:
+            FailedPrecondition: the model is not the one the run began with.
+        """
+        part, earlier = sent.part, self.ledger.blocks.get(sent.number)
+        failed = part.failed
+        block = Block(
+            number=sent.number,
+            first=sent.rows.first,
+            rows=len(part.errors),
+            failed=int(failed.sum()),
+            retryable=int((failed & part.readable).sum()),
+            duplicates=len(sent.places) - len(sent.texts),
+            cached=0,
+            tokens=0,
+            truncated=int((part.truncated & ~failed).sum()),
+            cpu_seconds=0.0,
+            native=part.vectors.shape[1],
+            model="",
+        )
+        if batch is not None and result is not None:
+            sample, engine = self._sample(sent, result)
+            block = replace(
+                block,
+                cached=batch.usage.cached_request_count,
+                tokens=int(result.tokens.sum()),
+                cpu_seconds=batch.usage.cpu_seconds,
+                model=batch.model,
+                batch=batch.name,
+                notes=batch.notes,
+                sample=sample,
+                engine=engine,
+            )
+        self._check_model(block)
+        if earlier is None:
+            return block
+        return replace(
+            block,
+            duplicates=earlier.duplicates,
+            cached=earlier.cached + block.cached,
+            tokens=earlier.tokens + block.tokens,
+            cpu_seconds=earlier.cpu_seconds + block.cpu_seconds,
+            native=block.native or earlier.native,
+            model=block.model or earlier.model,
+            engine=block.engine or earlier.engine,
+            sample=certificate.together([earlier.sample, block.sample]),
+        )
+
+    def _sample(self, sent: Sent, result: BatchResult) -> tuple[certificate.Sample | None, dict[str, object]]:
+        """Embed some texts of a batch again by the reference path and compare."""
+        found = result.to_numpy()
+        good = np.flatnonzero(result.widths > 0)
+        chosen = [int(good[at]) for at in certificate.choose(len(good), sent.number)]
+        if not chosen:
+            return None, {}
+        said = self.client.embed_reference(
+            [sent.texts[at] for at in chosen], model=self.wish.model, task_type=self.wish.task_type
+        )
+        if said is None:
+            return None, {}
+        pairs = [(at, one.values) for at, one in zip(chosen, said.embeddings, strict=True) if one is not None]
+        if not pairs:
+            return None, said.engine
+        mine, reference = found[[at for at, _ in pairs]], np.stack([values for _, values in pairs])
+        return certificate.compare(mine, reference, said.tokens, said.cpu_seconds), said.engine
+
+    def sound(self, block: Block) -> bool:
+        """Return whether the certificate finds nothing wrong with a block."""
+        return block.sample is None or block.sample.sound(self.threshold)
+
+    def _check_model(self, block: Block) -> None:
+        """Refuse to mix vectors of two models, or of one whose files changed meanwhile."""
+        for other in self.ledger.blocks.values():
+            for mine, others in (
+                (block.engine.get("identity"), other.engine.get("identity")),
+                (block.native, other.native),
+            ):
+                if mine and others and mine != others:
+                    raise FailedPrecondition(
+                        "the model is not the one the run began with (weights or numerics): --restart "
+                        "begins anew",
+                        field="--out",
+                    )
