@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from corpus import passages
 
-from embatch import Client
-from embatch.numbers import Numbers, narrowed, widened
-from embatch.vectors import normalize, truncate
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.corpus import passages  # noqa: E402  (found by the line above)
+from embatch import Client  # noqa: E402
+from embatch.numbers import Numbers, narrowed, widened  # noqa: E402
+from embatch.vectors import normalize, truncate  # noqa: E402
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
