@@ -19,10 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.corpus import passages  # noqa: E402  (found by the line above)
-from embatch import Client  # noqa: E402
-from embatch.numbers import Numbers, narrowed, widened  # noqa: E402
-from embatch.vectors import normalize, truncate  # noqa: E402
+from benchmarks.corpus import passages
+
+from embatch import Client
+from embatch.numbers import Numbers, narrowed, widened
+from embatch.vectors import normalize, truncate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
