@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -197,6 +197,30 @@ def test_only_what_failed_is_tried_again(client: Client, tmp_path: Path) -> None
     assert not (tmp_path / "whole.parquet.embatch").exists()
     with pytest.raises(FailedPrecondition, match="no failed row"):
         _run(client, whole, tmp_path / "whole.parquet", retry_failed=True)
+
+
+def test_a_retry_keeps_what_a_database_holds(client: Client, tmp_path: Path) -> None:
+    """The whole block is written again, with the vectors that its other rows had."""
+    from qdrant_client import QdrantClient
+
+    texts = _texts(30, "database")
+    texts[7] = ""
+    source = open_source(_write(tmp_path / "in.jsonl", texts), None, "id")
+    place = f"qdrant+file://{tmp_path}/store/texts"
+
+    def points(*, retry_failed: bool) -> dict[int, Any]:
+        conduct = Conduct(tmp_path / "data", block_rows=BLOCK, retry_failed=retry_failed)
+        assert embed_dataset(client, source, place, Wish(), conduct, lambda _: None).failed == 1
+        store = QdrantClient(path=str(tmp_path / "store"))
+        try:
+            found, _ = store.scroll("texts", limit=100, with_vectors=True)
+            return {int(point.id): point.vector for point in found}
+        finally:
+            store.close()
+
+    before = points(retry_failed=False)
+    assert len(before) == 29
+    assert points(retry_failed=True) == before
 
 
 def test_a_warm_cache_changes_nothing(client: Client, tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ class Part:
         for row, request in places.items():
             self.errors[row] = errors.get(request)
 
-    def record(self, *, vectors: bool) -> pa.RecordBatch:
-        """Return the part as it is stored; without its vectors where somebody else keeps them."""
+    def record(self) -> pa.RecordBatch:
+        """Return the part as it is stored: with its vectors, for a retry writes the whole block again."""
         columns: dict[str, Any] = {
             "id": self.ids,
             "error": pa.array(self.errors, pa.string()),
@@ -75,7 +75,7 @@ class Part:
             "truncated": pa.array(self.truncated),
             "readable": pa.array(self.readable),
         }
-        if vectors and self.vectors.shape[1]:
+        if self.vectors.shape[1]:
             flat = pa.array(np.ascontiguousarray(self.vectors).reshape(-1))
             columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
         return pa.RecordBatch.from_pydict(columns)

@@ -265,7 +265,7 @@ class _Run:
         sound = self._judge.sound(block)
         if sound and self._output.direct:
             self._output.write(block, sent.part)
-        self._ledger.commit(block, sent.part.record(vectors=not self._output.direct))
+        self._ledger.commit(block, sent.part.record())
         if batch is not None:
             self._client.delete_batch(batch.name)
         if not sound:
