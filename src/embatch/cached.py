@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from embatch.engine.texts import compose
 from embatch.errors import DataLoss, EngineTrouble, NotFound, Unavailable
+from embatch.pool.embedding import composed
 from embatch.shard import IDENTITY, freeze, frozen
 from embatch.store.cache import Entries, key
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from embatch.store.cache import VectorCache
     from embatch.store.records import BatchRecord, ShardRecord
 
-_COMPOSED: Final = ("text", "task_type", "title")
 _log = logging.getLogger("embatch.cached")
 
 
@@ -98,8 +97,5 @@ def _keys(
     identity: str,
     prompts: Mapping[str, str],
 ) -> list[bytes]:
-    texts, task_types, titles = (requests.column(name).to_pylist() for name in _COMPOSED)
-    return [
-        key(identity, compose(texts[at] or "", task_types[at], titles[at], prompts))
-        for at in np.flatnonzero(which).tolist()
-    ]
+    rows = np.flatnonzero(which).tolist()
+    return [key(identity, text) for text in composed(requests, rows, prompts)]

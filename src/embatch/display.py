@@ -151,12 +151,16 @@ def usage_lines(batch: Batch) -> list[str]:
     if not usage.token_count:
         return []
     cached = f", {usage.cached_request_count:,} requests from the cache" if usage.cached_request_count else ""
-    alone = usage.interactive_cpu_seconds
-    beside = "" if alone is None else f"; one text at a time it would have been {seconds_words(alone)}"
     return [
         f"{usage.token_count:,} tokens{cached}",
-        f"cost: {seconds_words(usage.cpu_seconds)} of CPU time in the engine{beside}",
+        cost_line(usage.cpu_seconds, usage.interactive_cpu_seconds),
     ]
+
+
+def cost_line(cpu_seconds: float, alone: float | None) -> str:
+    """Return what work took in the engine, and what it had cost one text at a time where that is known."""
+    beside = "" if alone is None else f"; one text at a time it would have been {seconds_words(alone)}"
+    return f"cost: {seconds_words(cpu_seconds)} of CPU time in the engine{beside}"
 
 
 def cost_table(found: Estimate) -> None:

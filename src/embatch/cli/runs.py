@@ -22,7 +22,7 @@ from embatch.cli.app import (
     client,
     data_folder,
 )
-from embatch.display import Display, cost_table, report, seconds_words
+from embatch.display import Display, cost_line, cost_table, report, seconds_words
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def _report(summary: Summary, elapsed: float, *, free: bool) -> None:
     if summary.resumed:
         report(f"{summary.resumed:,} rows had been done or handed over by an earlier call")
     if free and summary.cpu_seconds:
-        alone = summary.interactive_cpu_seconds
-        beside = "" if alone is None else f"; one text at a time it would have been {seconds_words(alone)}"
-        report(f"cost: {seconds_words(summary.cpu_seconds)} of CPU time in the engine{beside}")
+        report(cost_line(summary.cpu_seconds, summary.interactive_cpu_seconds))
     if not free and summary.tokens:
         from embatch.runs.prices import DEFAULT  # noqa: PLC0415
 

@@ -17,11 +17,10 @@ from embatch.pool.work import ShardWork
 from embatch.shard import FROZEN, IDENTITY, Done, frozen, results_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from embatch.engine.protocol import Description
     from embatch.pool.lane import Processes
     from embatch.pool.work import Outcome
 
@@ -62,12 +61,11 @@ class Embedding:
             EngineTrouble: as `ShardWork.run`.
         """
         about = self.processes.process(self.stop).await_ready()
-        texts = self.requests.column("text").to_pylist()
         known = frozen(self.requests)
-        open_ = [at for at, text in enumerate(texts) if text is not None and not known[at]]
+        open_ = np.flatnonzero(_sound(self.requests) & ~known).tolist()
         counted = int(pc.sum(self.requests.column(FROZEN[1])).as_py()) if known.any() else 0
-        self.on_progress(Done(len(texts) - len(open_), counted))
-        merged = distinct(self._composed(open_, about))
+        self.on_progress(Done(self.requests.num_rows - len(open_), counted))
+        merged = distinct(composed(self.requests, open_, about.prompts))
         repeats = np.bincount(np.array(merged.of, np.int64), minlength=len(merged.texts))
         told = 0.0
 
@@ -87,16 +85,22 @@ class Embedding:
     def count(self) -> NDArray[np.int32]:
         """Return the tokens of each request, int32 (n,), 0 for a faulty one. Raises as `run`."""
         about = self.processes.process(self.stop).await_ready()
-        sound = np.flatnonzero(np.asarray(self.requests.column("text").is_valid())).tolist()
-        merged = distinct(self._composed(sound, about))
+        sound = np.flatnonzero(_sound(self.requests)).tolist()
+        merged = distinct(composed(self.requests, sound, about.prompts))
         work = ShardWork(merged.texts, about.dimensions, self.processes, self.stop, lambda _: None)
         counts = np.zeros(self.requests.num_rows, np.int32)
         counts[sound] = work.count()[list(merged.of)]
         return counts
 
-    def _composed(self, rows: Sequence[int], about: Description) -> Iterator[str]:
-        texts, task_types, titles = (self.requests.column(name).to_pylist() for name in _COMPOSED)
-        return (compose(texts[at] or "", task_types[at], titles[at], about.prompts) for at in rows)
+
+def composed(requests: pa.RecordBatch, rows: Sequence[int], prompts: Mapping[str, str]) -> Iterator[str]:
+    """Return what the engine embeds of some requests: prompt, title and text as one."""
+    texts, task_types, titles = (requests.column(name).to_pylist() for name in _COMPOSED)
+    return (compose(texts[at] or "", task_types[at], titles[at], prompts) for at in rows)
+
+
+def _sound(requests: pa.RecordBatch) -> NDArray[np.bool_]:
+    return np.asarray(requests.column("text").is_valid(), np.bool_)
 
 
 def _results(
