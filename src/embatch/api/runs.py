@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from embatch.errors import NotFound
+from embatch.api.gemini import same_model
 from embatch.wire import inputs, outputs
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Runs:
 
     def _reference(self, body: bytes, model: str) -> Response:
         served = self._service.model(model)
-        rows = inputs.embed_many(body, self._same(served.name), self._settings.interactive_requests)
+        rows = inputs.embed_many(body, same_model(self._service, served), self._settings.interactive_requests)
         found = self._service.interactive.reference(served.name, rows)
         about = found.compared
         engine = {
@@ -61,12 +61,3 @@ class _Runs:
     async def publish(self, run: str) -> dict[str, str]:
         """Answer the end of a run."""
         return {"newVectorCount": str(await to_thread.run_sync(self._service.publish, run))}
-
-    def _same(self, served: str) -> Callable[[str], bool]:
-        def same(name: str) -> bool:
-            try:
-                return self._service.model(name).name == served
-            except NotFound:
-                return False
-
-        return same
