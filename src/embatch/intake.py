@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow.compute as pc
+
 from embatch.batch import TaskType
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
-from embatch.shard import ShardCutter, frozen
+from embatch.shard import ShardCutter, frozen, rows_of
 from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
 
@@ -130,6 +132,33 @@ class Judge:
             self.task_types.add(row.task_type)
         return row
 
+    def passes(self, given: pa.RecordBatch) -> bool:
+        """Return whether no request, columns as in `shard.GIVEN`, is at fault, as far as columns show.
+
+        `False` says nothing of any one of them: judge them one by one.
+        """
+        known: dict[str, Any] = dict(zip(given.schema.names, given.columns, strict=True))
+        said = {name for name, column in known.items() if column.null_count < given.num_rows}
+        text, task_type = known["text"], known["task_type"]
+        if "text" not in said or text.null_count or said & {"key", "metadata"}:
+            return False
+        sizes = pc.binary_length(text)
+        if "title" in said:
+            sizes = pc.add(sizes, pc.binary_length(known["title"]).fill_null(0))
+            titled = task_type.filter(known["title"].is_valid())
+            if pc.unique(titled).to_pylist() != [TaskType.RETRIEVAL_DOCUMENT]:
+                return False
+        task_types = set(pc.unique(task_type).to_pylist()) - {None}
+        if (
+            pc.max(sizes).as_py() > self.settings.text_bytes
+            or not task_types <= _TASK_TYPES
+            or not all(map(self._possible, pc.unique(known["dimensions"]).to_pylist()))
+            or _any_blank(text)
+        ):
+            return False
+        self.task_types |= task_types
+        return True
+
     def _duplicate(self, key: str | None) -> RequestError | None:
         if key is None:
             return None
@@ -166,6 +195,12 @@ class Judge:
 
     def _possible(self, dimensions: int | None) -> bool:
         return dimensions is None or 1 <= dimensions <= (self.model.dimensions or (1 << 31) - 1)
+
+
+def _any_blank(texts: Any) -> bool:
+    # Nearly every text has a letter or digit of ASCII, which is quickly seen.
+    rest = texts.filter(pc.invert(pc.match_substring_regex(texts, "[0-9A-Za-z]")))
+    return not all(text.strip() for text in rest.to_pylist())
 
 
 def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
@@ -251,11 +286,18 @@ class ShardWriter:
 
     def shards(self, rows: Iterable[RequestRow]) -> Iterator[PayloadShard]:
         """Judge and cut the rows; yield each shard once it is durable. Raises Unavailable."""
-        for row in rows:
-            if (full := self._cutter.add(self.judge.judge(row))) is not None:
-                yield self._write(full)
-        if (rest := self._cutter.rest()) is not None:
-            yield self._write(rest)
+        yield from self._cut(rows)
+        yield from self._last()
+
+    def shards_of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[PayloadShard]:
+        """As `shards`, of columns as in `shard.GIVEN`: many times as fast where nothing is at fault."""
+        for given in batches:
+            if self.judge.passes(given):
+                for full in self._cutter.add_columns(given):
+                    yield self._write(full)
+            else:
+                yield from self._cut(rows_of(given))
+        yield from self._last()
 
     def notes(self) -> tuple[str, ...]:
         """Return what a user should know about how the requests seen so far are worked."""
@@ -271,6 +313,15 @@ class ShardWriter:
             )
         return tuple(said)
 
+    def _cut(self, rows: Iterable[RequestRow]) -> Iterator[PayloadShard]:
+        for row in rows:
+            if (full := self._cutter.add(self.judge.judge(row))) is not None:
+                yield self._write(full)
+
+    def _last(self) -> Iterator[PayloadShard]:
+        if (rest := self._cutter.rest()) is not None:
+            yield self._write(rest)
+
     def _write(self, shard: pa.RecordBatch) -> PayloadShard:
         number, self._number = self._number, self._number + 1
         path = f"batches/{self.batch_id}/payload-{number:05}.arrow"
@@ -284,10 +335,8 @@ class ShardWriter:
 
     def _dimensions(self, shard: pa.RecordBatch) -> int:
         """Return what the good requests ask for. A shard without any agrees with the one before."""
-        wishes = zip(
-            shard.column("dimensions").to_pylist(), shard.column("error_code").to_pylist(), strict=True
-        )
-        asked = {dimensions or 0 for dimensions, fault in wishes if fault is None}
+        good = shard.column("dimensions").filter(shard.column("error_code").is_null())
+        asked = {dimensions or 0 for dimensions in pc.unique(good).to_pylist()}
         self._shortened |= not asked <= {0, self.judge.model.dimensions}
         if asked:
             self._asked = asked.pop() if len(asked) == 1 else MIXED

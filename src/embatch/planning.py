@@ -12,7 +12,7 @@ import io
 import logging
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from embatch.backoff import Backoff
 from embatch.errors import (
@@ -27,7 +27,7 @@ from embatch.intake import Judge, ShardWriter, known
 from embatch.wire import columns, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
     from typing import BinaryIO
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from embatch.engine.models import Catalog, ServedModel
     from embatch.pool import Pool
     from embatch.settings import Settings
-    from embatch.shard import RequestRow
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord, PayloadShard
     from embatch.store.store import Store
 
+_T = TypeVar("_T")
 _READ_BYTES: Final = 1 << 20
 _PLANNED_AT_ONCE: Final = 16
 """Shards between two looks at whether the batch was stopped meanwhile."""
@@ -135,7 +135,7 @@ class Planner:
     def _cut(self, record: BatchRecord, writer: ShardWriter) -> list[PayloadShard]:
         """Write the shards of a file; not all of them if the batch, or this service, is stopped meanwhile."""
         shards: list[PayloadShard] = []
-        for shard in writer.shards(self._rows(record, writer.judge.model)):
+        for shard in self._written(record, writer):
             shards.append(shard)
             if self._closing.is_set() or (len(shards) % _PLANNED_AT_ONCE == 0 and self._stopped(record)):
                 return shards
@@ -149,26 +149,30 @@ class Planner:
         except NotFound:
             return True
 
-    def _rows(self, record: BatchRecord, model: ServedModel) -> Iterator[RequestRow]:
-        """Yield the requests of an input file, in constant memory; a bad line is a faulty row."""
+    def _written(self, record: BatchRecord, writer: ShardWriter) -> Iterator[PayloadShard]:
+        """Yield the shards of an input file once they are durable, in constant memory."""
         file = self.store.file(record.input_file or "")
-        limit = self.settings.file_requests
         with self.blobs.path(file.path).open("rb") as stored:
             checked = _Checked(stored)
             content = io.BufferedReader(checked, _READ_BYTES)
-            rows = (
-                columns.read_rows(content)
-                if file.mime_type == columns.MEDIA_TYPE
-                else lines.read_rows(content, self.settings.line_bytes, lambda name: self._is(name, model))
-            )
-            for count, row in enumerate(rows, 1):
-                if count > limit:
-                    raise InvalidArgument(
-                        f"a file holds at most {limit} requests: split it",
-                        reason="TOO_MANY_REQUESTS_IN_BATCH",
-                    )
-                yield row
+            if file.mime_type == columns.MEDIA_TYPE:
+                yield from writer.shards_of(self._limited(columns.read_batches(content), len))
+            else:  # a bad line is a faulty row
+                model = writer.judge.model
+                rows = lines.read_rows(content, self.settings.line_bytes, lambda name: self._is(name, model))
+                yield from writer.shards(self._limited(rows, lambda _: 1))
             checked.check(file.sha256)
+
+    def _limited(self, given: Iterable[_T], size: Callable[[_T], int]) -> Iterator[_T]:
+        """Yield what a file holds; raise InvalidArgument when it holds too many requests."""
+        limit, count = self.settings.file_requests, 0
+        for one in given:
+            count += size(one)
+            if count > limit:
+                raise InvalidArgument(
+                    f"a file holds at most {limit} requests: split it", reason="TOO_MANY_REQUESTS_IN_BATCH"
+                )
+            yield one
 
     def _is(self, name: str, model: ServedModel) -> bool:
         try:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embatch.errors import InvalidArgument, Reason
+from embatch.shard import RequestRow, rows_of
 from embatch.wire import columns, inputs, lines
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def _stream(table: pa.Table) -> io.BytesIO:
     return io.BytesIO(sink.getvalue())
 
 
+def _rows(table: pa.Table) -> list[RequestRow]:
+    return [row for batch in columns.read_batches(_stream(table)) for row in rows_of(batch)]
+
+
 def test_arrow_rows_come_through() -> None:
     """All columns, and text alone."""
     full = pa.table(
@@ -90,12 +95,12 @@ def test_arrow_rows_come_through() -> None:
             "dimensions": pa.array([3, None], pa.int32()),
         }
     )
-    rows = list(columns.read_rows(_stream(full)))
+    rows = _rows(full)
     assert [(row.text, row.key, row.metadata, row.dimensions) for row in rows] == [
         ("a", "k", '{"x":1}', 3),
         (None, None, None, None),
     ]
-    assert [row.text for row in columns.read_rows(_stream(pa.table({"text": ["z"]})))] == ["z"]
+    assert [row.text for row in _rows(pa.table({"text": ["z"]}))] == ["z"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ def test_arrow_rows_come_through() -> None:
 def test_arrow_of_another_shape_is_refused(table: pa.Table, match: str) -> None:
     """The message names the column."""
     with pytest.raises(InvalidArgument, match=match):
-        list(columns.read_rows(_stream(table)))
+        list(columns.read_batches(_stream(table)))
 
 
 def test_arrow_with_bad_offsets_is_refused() -> None:
@@ -120,14 +125,14 @@ def test_arrow_with_bad_offsets_is_refused() -> None:
     assert content.count(sound) == 1
     broken = content.replace(sound, np.array([0, 5, 1 << 20], np.int32).tobytes())
     with pytest.raises(InvalidArgument, match="not a readable Arrow stream"):
-        list(columns.read_rows(io.BytesIO(broken)))
+        list(columns.read_batches(io.BytesIO(broken)))
 
 
 @given(st.binary(max_size=300))
 def test_noise_is_refused_by_name(noise: bytes) -> None:
     """Whatever is no Arrow stream is an InvalidArgument, never another error."""
     with pytest.raises(InvalidArgument):
-        list(columns.read_rows(io.BytesIO(noise)))
+        list(columns.read_batches(io.BytesIO(noise)))
 
 
 @given(st.binary(max_size=200))

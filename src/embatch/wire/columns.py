@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers, narrowed
-from embatch.shard import RequestRow
+from embatch.shard import GIVEN
 from embatch.vectors import truncate
 
 if TYPE_CHECKING:
@@ -30,31 +30,22 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 NUMBERS: Final = tuple(Numbers)
-_COLUMNS: Final[dict[str, pa.DataType]] = {
-    "text": pa.string(),
-    "key": pa.string(),
-    "metadata": pa.string(),
-    "task_type": pa.string(),
-    "title": pa.string(),
-    "dimensions": pa.int32(),
-}
-"""Columns of an input; all but `text` may be missing."""
 _FIELD: Final = "batch.inputConfig.fileName"
 
 
-def read_rows(file: BinaryIO) -> Iterator[RequestRow]:
-    """Yield the requests of an input stream, one record batch in memory at a time.
+def read_batches(file: BinaryIO) -> Iterator[pa.RecordBatch]:
+    """Yield the requests of an input stream, columns as in `shard.GIVEN`, a record batch at a time.
 
     Raises:
-        InvalidArgument: not an Arrow stream, a column that is missing, unknown or of another type, or offsets
-            that do not hold.
+        InvalidArgument: not an Arrow stream, a column that is missing, unknown or of another type, offsets
+            that do not hold, or metadata that is no JSON object.
     """
     try:
         with pa.ipc.open_stream(pa.PythonFile(cast("io.IOBase", file), mode="r")) as reader:
             _check(reader.schema)
             for batch in reader:
                 batch.validate(full=True)
-                yield from _rows(batch)
+                yield _completed(batch)
     except (pa.ArrowException, OSError) as error:  # a torn stream is an OSError
         raise InvalidArgument(
             f"the file is not a readable Arrow stream: {str(error)[:200]}", field=_FIELD
@@ -65,28 +56,31 @@ def _check(schema: pa.Schema) -> None:
     if "text" not in schema.names:
         raise InvalidArgument("the Arrow stream has no column text", field=_FIELD)
     for column in schema:
-        expected = _COLUMNS.get(column.name)
-        if expected is None:
-            known = ", ".join(_COLUMNS)
+        if column.name not in GIVEN.names:
+            known = ", ".join(GIVEN.names)
             raise InvalidArgument(
                 f"unknown column {column.name[:64]!r}: the columns are {known}", field=_FIELD
             )
-        if column.type != expected:
+        if column.type != (expected := GIVEN.field(column.name).type):
             raise InvalidArgument(f"column {column.name} is {column.type}, not {expected}", field=_FIELD)
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[RequestRow]:
-    found = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-    empty: list[Any] = [None] * batch.num_rows
-    for text, key, metadata, task_type, title, dimensions in zip(
-        *(found.get(name, empty) for name in _COLUMNS), strict=True
-    ):
-        if metadata is not None and not _is_object(metadata):
-            raise InvalidArgument("column metadata holds text that is not a JSON object", field=_FIELD)
-        yield RequestRow(text, key, metadata, task_type, title, dimensions)
+def _completed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch with all columns of an input, in their order."""
+    found: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
+    if "metadata" in found and not all(map(_is_object, found["metadata"].drop_null().to_pylist())):
+        raise InvalidArgument("column metadata holds text that is not a JSON object", field=_FIELD)
+    columns = [found.get(one.name) for one in GIVEN]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.nulls(batch.num_rows, one.type) if column is None else column
+            for one, column in zip(GIVEN, columns, strict=True)
+        ],
+        schema=GIVEN,
+    )
 
 
-def _is_object(text: str) -> bool:
+def _is_object(text: Any) -> bool:
     try:
         return isinstance(orjson.loads(text), dict)
     except orjson.JSONDecodeError:

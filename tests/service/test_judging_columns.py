@@ -1,0 +1,108 @@
+"""Requests judged and cut by columns fare exactly as they do one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from service_rig import DIMENSIONS, MODEL
+
+from embatch.batch import TaskType
+from embatch.intake import Judge, ShardWriter
+from embatch.settings import Settings
+from embatch.shard import GIVEN, RequestRow, ShardCutter
+from embatch.store.blobs import Blobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from embatch.store.records import PayloadShard
+
+SETTINGS = Settings(text_bytes=40)
+SOUND = st.builds(
+    RequestRow,
+    text=st.sampled_from(["a", "héllo wörld", "日本語", "x" * 19, "0"]),
+    task_type=st.just(TaskType.RETRIEVAL_DOCUMENT),
+    title=st.none() | st.sampled_from(["t", "ä title"]),
+    dimensions=st.none() | st.integers(1, DIMENSIONS),
+)
+ANY = st.builds(
+    RequestRow,
+    text=st.none()
+    | st.sampled_from(["", " \u2003", "\x1c\x1f", "。", "-", "a", "x" * 40, "ä" * 21, "x" * 41]),
+    key=st.none() | st.sampled_from(["one", "two", "a\0b", "k" * 513]),
+    metadata=st.none() | st.just('{"a":1}'),
+    task_type=st.none() | st.sampled_from([*TaskType, "DANCE"]),
+    title=st.none() | st.sampled_from(["", "t" * 39]),
+    dimensions=st.none() | st.integers(-1, DIMENSIONS + 1),
+)
+LOTS = st.lists(st.one_of(st.lists(SOUND, max_size=9), st.lists(SOUND | ANY, max_size=5)), max_size=5)
+
+
+def columns(rows: list[RequestRow]) -> pa.RecordBatch:
+    """Return rows as a client sends them."""
+    said = {name: [getattr(row, name) for row in rows] for name in GIVEN.names}
+    return pa.RecordBatch.from_pydict(said, schema=GIVEN)
+
+
+def writer(folder: Path) -> ShardWriter:
+    """Return a writer of small shards."""
+    made = ShardWriter(Blobs(folder), "b", Judge(MODEL, SETTINGS))
+    made._cutter = ShardCutter(limit_bytes=400, limit_requests=5)
+    return made
+
+
+def stored(
+    folder: Path, shards: Iterator[PayloadShard]
+) -> list[tuple[PayloadShard, list[dict[str, object]]]]:
+    """Return shards with what their files say, without what names the bytes of a file."""
+    found = []
+    for shard in shards:
+        rows = Blobs(folder).read(shard.path, shard.digest).to_pylist()
+        found.append((replace(shard, digest="", byte_count=0), rows))
+    return found
+
+
+@settings(max_examples=150)
+@given(lots=LOTS)
+def test_columns_and_rows_make_the_same_shards(
+    tmp_path_factory: pytest.TempPathFactory, lots: list[list[RequestRow]]
+) -> None:
+    """Whatever stands in which record batch: the same cuts, requests, faults, wishes and notes."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    by_rows, by_columns = writer(one), writer(two)
+    rows = stored(one, by_rows.shards(row for lot in lots for row in lot))
+    assert stored(two, by_columns.shards_of(columns(lot) for lot in lots)) == rows
+    assert by_columns.notes() == by_rows.notes()
+
+
+@pytest.mark.parametrize(
+    ("row", "passes"),
+    [
+        (RequestRow("a"), True),
+        (RequestRow("。"), True),
+        (RequestRow("x" * 40, dimensions=DIMENSIONS), True),
+        (RequestRow("a", title="b", task_type=TaskType.RETRIEVAL_DOCUMENT), True),
+        (RequestRow("a", title="b"), False),
+        (RequestRow("a", title="b", task_type=TaskType.CLUSTERING), False),
+        (RequestRow("a", task_type="DANCE"), False),
+        (RequestRow("a", dimensions=0), False),
+        (RequestRow("a", dimensions=DIMENSIONS + 1), False),
+        (RequestRow("x" * 41), False),
+        (RequestRow("x" * 20, title="y" * 21, task_type=TaskType.RETRIEVAL_DOCUMENT), False),
+        (RequestRow(" \u2003"), False),
+        (RequestRow(None), False),
+        (RequestRow("a", key="k"), False),
+        (RequestRow("a", metadata="{}"), False),
+    ],
+)
+def test_a_batch_passes_only_if_each_request_does(row: RequestRow, *, passes: bool) -> None:
+    """One odd request among sound ones, and nothing is taken by columns."""
+    sound = RequestRow("b", task_type=TaskType.RETRIEVAL_DOCUMENT)
+    assert Judge(MODEL, SETTINGS).passes(columns([sound, row, sound])) is passes
+    assert not Judge(MODEL, SETTINGS).passes(columns([]))
