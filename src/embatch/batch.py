@@ -5,9 +5,10 @@ Nothing here knows the wire, a database or a clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,27 @@ class Request:
     """The document's title; only with RETRIEVAL_DOCUMENT."""
     output_dimensionality: int | None = None
     """Leading dimensions wanted, re-normalised; `None` for the model's native number."""
+
+
+class Texts(Sequence[Request]):
+    """Requests that differ in nothing but their text; each is made when it is asked for."""
+
+    def __init__(self, texts: Sequence[str], like: Request) -> None:
+        self.texts, self.like = texts, like
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, at: int) -> Request: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Texts: ...
+
+    def __getitem__(self, at: int | slice) -> Request | Texts:
+        if isinstance(at, slice):
+            return Texts(self.texts[at], self.like)
+        return replace(self.like, text=self.texts[at])
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,10 @@ def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
     for part in parts:
         first = len(columns.keys)
         rows = slice(first, first + len(part.index))
-        # Row by row the first `width` places are filled, in the order in which the numbers stand.
-        columns.matrix[rows][np.arange(widest) < part.widths[:, None]] = part.values
+        if bool((part.widths == widest).all()):
+            columns.matrix[rows] = part.values.reshape(len(part.index), widest)
+        else:  # row by row the first `width` places are filled, in the order in which the numbers stand
+            columns.matrix[rows][np.arange(widest) < part.widths[:, None]] = part.values
         columns.widths[rows], columns.tokens[rows] = part.widths, part.tokens
         columns.truncated[rows] = part.truncated
         columns.keys += part.keys

@@ -122,7 +122,7 @@ class Columns:
     """A result while it is being read: every request gets exactly one embedding or one error."""
 
     def __init__(self, count: int, dimensions: int) -> None:
-        self.matrix: Vectors = np.full((count, dimensions), np.nan, np.float32)
+        self.matrix: Vectors = np.empty((count, dimensions), np.float32)
         self.widths = np.zeros(count, np.int32)
         self.tokens = np.zeros(count, np.int32)
         self.truncated = np.zeros(count, np.bool_)
@@ -131,7 +131,7 @@ class Columns:
         self.errors: dict[int, RequestError] = {}
 
     def result(self, batch: Batch) -> BatchResult:
-        """Return the finished result.
+        """Return the finished result; what a shorter or failed row does not fill becomes NaN.
 
         Raises:
             DataLoss: a request has neither embedding nor error, or both.
@@ -144,6 +144,11 @@ class Columns:
                 f"{batch.name}: request {index} has {'both' if failed[index] else 'neither'} an embedding "
                 f"{'and' if failed[index] else 'nor'} an error"
             )
+        widest = self.matrix.shape[1]
+        short = np.flatnonzero(self.widths < widest)
+        self.matrix[short] = np.where(
+            np.arange(widest) < self.widths[short, None], self.matrix[short], np.float32(np.nan)
+        )
         return BatchResult(
             batch,
             self.keys,

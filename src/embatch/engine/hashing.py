@@ -53,7 +53,7 @@ def load(spec: EngineSpec) -> HashingEngine:
 
 
 class HashingEngine:
-    """Vectors from SHAKE-256 of model and text. See the module for its options."""
+    """Vectors drawn from a BLAKE2b hash of model and text. See the module for its options."""
 
     def __init__(self, spec: EngineSpec) -> None:
         unknown = set(spec.options) - {"dimensions", "max_tokens", "delay", "poison", "mixed"}
@@ -67,7 +67,7 @@ class HashingEngine:
         self._poison = _number(spec, "poison", 0) > 0
         self._mixed = _number(spec, "mixed", 0) > 0
         self._salt = spec.model.encode() + b"|"
-        identity = hashlib.sha256(self._salt + f"hashing-1|{dimensions}|{max_tokens}".encode())
+        identity = hashlib.sha256(self._salt + f"hashing-2|{dimensions}|{max_tokens}".encode())
         self._description = Description(
             engine="hashing",
             model=spec.model,
@@ -106,16 +106,17 @@ class HashingEngine:
         if self._delay:
             time.sleep(self._delay)
         dimensions = self._description.dimensions
-        raw = np.empty((len(rows), dimensions), np.float64)
-        marks: set[str] = set()
+        seeds = np.empty(len(rows), np.uint64)
+        marks: dict[str, list[int]] = {}
         for place, row in enumerate(rows):
             if not isinstance(row, str):
                 raise InvalidArgument("the hashing engine keeps texts, not token ids", field="rows")
-            marks.add(self._act(row, "segv", "abort", "exit", "hang", "nan", "shape") or "")
-            digest = hashlib.shake_256(self._salt + row.encode()).digest(4 * dimensions)
-            raw[place] = np.frombuffer(digest, "<i4")
-            if self._poison and _mark(row) == "nan":
-                raw[place, 0] = np.nan
+            word = self._act(row, "segv", "abort", "exit", "hang", "nan", "shape")
+            if word is not None:
+                marks.setdefault(word, []).append(place)
+            seeds[place] = int.from_bytes(hashlib.blake2b(self._salt + row.encode(), digest_size=8).digest())
+        raw = _drawn(seeds, dimensions)
+        raw[marks.get("nan", [])] = np.nan
         vectors = normalize(np.roll(raw, 1, axis=0) if self._mixed else raw)
         return vectors[:, :-1] if "shape" in marks else vectors
 
@@ -128,8 +129,7 @@ class HashingEngine:
 
     def _act(self, text: str, *words: str) -> str | None:
         """Do what a poisonous text asks for, if it is one of `words`; return the word if we still live."""
-        word = _mark(text) if self._poison else None
-        if word not in words:
+        if not self._poison or (word := _mark(text)) not in words:
             return None
         match word:
             case "segv":
@@ -144,6 +144,16 @@ class HashingEngine:
             case "panic-encode":
                 raise Panic
         return word
+
+
+def _drawn(seeds: NDArray[np.uint64], dimensions: int) -> NDArray[np.float64]:
+    """Return numbers between -2**31 and 2**31 for each seed, float64 (len(seeds), dimensions): SplitMix64."""
+    steps = np.arange(1, dimensions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    drawn = seeds[:, None] + steps
+    drawn = (drawn ^ (drawn >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    drawn = (drawn ^ (drawn >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    drawn ^= drawn >> np.uint64(31)
+    return np.asarray((drawn >> np.uint64(32)).astype(np.float64) - float(1 << 31))
 
 
 def _mark(text: str) -> str | None:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from embatch.engine.protocol import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
 FILLER: Final = 0.05
 """Largest share of a micro-batch that may be padding, rounding left out: where lengths fall off, the next one
@@ -55,23 +59,25 @@ def pack(lengths: Sequence[int], budget: int, multiple: int, max_tokens: int) ->
         multiple: planned tokens are rounded up to a multiple of this, so that few shapes occur.
         max_tokens: what the model takes; rounding up never goes beyond it.
     """
-    planned = [_planned(int(length), multiple, max_tokens) for length in lengths]
-    order = sorted(range(len(lengths)), key=lambda i: (-int(lengths[i]), i))
+    given = np.asarray(lengths, np.int64)
+    order = np.argsort(-given, kind="stable")
+    planned = _planned(given[order], multiple, max_tokens)
     packed: list[MicroBatch] = []
     begin = 0
     while begin < len(order):
-        tokens, filled, end = planned[order[begin]], 0, begin
-        while end < len(order) and (end == begin or (end + 1 - begin) * tokens <= budget):
-            filled += planned[order[end]]
-            if filled < (1 - FILLER) * (end + 1 - begin) * tokens:
-                break
-            end += 1
-        packed.append(MicroBatch(tuple(order[begin:end]), Shape(end - begin, tokens)))
-        begin = end
+        tokens = int(planned[begin])
+        end = begin + max(1, budget // tokens)
+        # How much is filled by the first, the first two, ...: it falls off once and for all, for they shrink.
+        filled = np.cumsum(planned[begin:end])
+        kept = filled >= (1 - FILLER) * tokens * np.arange(1, len(filled) + 1)
+        count = len(filled) if kept.all() else int(np.argmin(kept))
+        packed.append(MicroBatch(tuple(order[begin : begin + count].tolist()), Shape(count, tokens)))
+        begin += count
     return tuple(packed)
 
 
-def _planned(length: int, multiple: int, max_tokens: int) -> int:
-    """Return the tokens planned for a text: rounded up, never beyond what the model takes."""
-    longest = max(1, length)
-    return max(longest, min(-(-longest // multiple) * multiple, max_tokens))
+def _planned(lengths: NDArray[np.int64], multiple: int, max_tokens: int) -> NDArray[np.int64]:
+    """Return the tokens planned for each text: rounded up, never beyond what the model takes."""
+    longest = np.maximum(1, lengths)
+    rounded = np.minimum(-(-longest // multiple) * multiple, max_tokens)
+    return np.asarray(np.maximum(longest, rounded))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
 
 import orjson
 
+from embatch.batch import Texts
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -129,19 +130,32 @@ class StreamWriter:
 
     def write(self, requests: Sequence[Request]) -> None:
         """Append requests as one record batch."""
-        columns: dict[str, list[Any]] = {
-            "key": [one.key for one in requests],
-            "metadata": [None if one.metadata is None else _json(one.metadata).decode() for one in requests],
-            "text": [encodable(one.text) for one in requests],
-            "task_type": [one.task_type and one.task_type.value for one in requests],
-            "title": [one.title for one in requests],
-            "dimensions": [one.output_dimensionality for one in requests],
-        }
+        if isinstance(requests, Texts):
+            texts, one = requests.texts, requests.like
+            columns: dict[str, Any] = {name: [value] * len(texts) for name, value in _columns_of(one).items()}
+        else:
+            texts = [one.text for one in requests]
+            rows = [_columns_of(one) for one in requests]
+            columns = {name: [row[name] for row in rows] for name in self._schema.names if name != "text"}
+        try:
+            columns["text"] = self._arrow.array(texts, self._arrow.string())
+        except UnicodeEncodeError:
+            columns["text"] = [encodable(text) for text in texts]
         self._stream.write_batch(self._arrow.RecordBatch.from_pydict(columns, schema=self._schema))
 
     def finish(self) -> None:
         """Complete the file, which stays open."""
         self._stream.close()
+
+
+def _columns_of(one: Request) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "metadata": None if one.metadata is None else _json(one.metadata).decode(),
+        "task_type": one.task_type and one.task_type.value,
+        "title": one.title,
+        "dimensions": one.output_dimensionality,
+    }
 
 
 def encodable(text: str) -> str | None:

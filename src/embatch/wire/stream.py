@@ -55,13 +55,11 @@ def _part(batch: Any) -> Part:
     widths = embeddings.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
     # `flatten` leaves out what belongs to nulls, which a fixed-size list has room for as well.
     values = embeddings.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    codes = batch.column("error_code").to_pylist()
-    reasons = batch.column("error_reason").to_pylist()
-    messages = batch.column("error_message").to_pylist()
+    codes, reasons, messages = (_values(batch, f"error_{name}") for name in ("code", "reason", "message"))
     return Part(
         batch.column("index").to_numpy(),
-        batch.column("key").to_pylist(),
-        [None if text is None else orjson.loads(text) for text in batch.column("metadata").to_pylist()],
+        _values(batch, "key"),
+        [None if text is None else orjson.loads(text) for text in _values(batch, "metadata")],
         values,
         widths,
         batch.column("tokens").fill_null(0).to_numpy(zero_copy_only=False),
@@ -76,3 +74,9 @@ def _part(batch: Any) -> Part:
             if code is not None
         },
     )
+
+
+def _values(batch: Any, name: str) -> list[Any]:
+    column = batch.column(name)
+    # Most columns of most batches are empty, and a list of nothing is made in no time.
+    return [None] * len(column) if column.null_count == len(column) else list(column.to_pylist())
