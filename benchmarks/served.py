@@ -93,7 +93,7 @@ def serving(
     """
     with tempfile.TemporaryDirectory(prefix="embatch-bench-") as folder:
         data, log = Path(folder, "data"), Path(folder, "log")
-        port = _free_port()
+        port = free_port()
         way = ["--private"] if private else ["--port", str(port)]
         command = [sys.executable, "-m", "embatch", "serve", "--data", str(data), *way, *flags]
         with (
@@ -112,7 +112,8 @@ def serving(
                 process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     return port

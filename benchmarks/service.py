@@ -1,16 +1,22 @@
-"""What the whole service does: start-up, accepted submits, and the demo corpus end to end.
+"""What the whole service does: start-up, accepted submits, and a corpus end to end, beside a peer's server.
 
-    .venv/bin/python benchmarks/service.py [--json FILE]
+    .venv/bin/python benchmarks/service.py [--count 1000] [--rounds 3] [--part corpus|start] [--json FILE]
 
-`first vector` is a whole command, from pressing Enter to its exit, on a file of ten texts and an empty data
-folder. `submits` counts small batches acknowledged (durable) over HTTP from several threads. `corpus` runs
-the demo's corpus as one batch on a warm service, from acceptance to COMPLETED, beside the bare engine in this
-process, in alternating rounds: trust the ratios, not the absolute numbers.
+`corpus` takes the same distinct passages of `corpus.py` from a call to their vectors in an array: as a batch
+of a private service over its socket, as a batch over HTTP, and through an infinity server over HTTP (its
+OpenAI route, 128 texts a request, four requests at a time, vectors in base64), in alternating rounds with the
+bare engine in this process; and from file to file as a whole command. All serve the same float32 weights cut
+at the same 256 tokens; every row's cosine to the bare engine's vectors is in the table. Servers that wait
+compute nothing. Trust the ratios, not the absolute numbers.
+
+`start` is `first vector`, a whole command from pressing Enter to its exit, on a file of ten texts and an
+empty data folder; and `submits`, small batches acknowledged (durable) over HTTP from many threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import statistics
@@ -19,18 +25,42 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import httpx2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from corpus import passages
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.corpus import passages
+from benchmarks.engines import model, python
+from benchmarks.peers import QUIET
+from benchmarks.served import free_port, serving
 
 from embatch import Client
 from embatch.engine.loading import load
 from embatch.engine.models import DEFAULT_MODEL, serve_model
 from embatch.engine.packing import pack
 from embatch.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]
+    Way = Callable[[list[str]], Vectors]
+
+START_SECONDS: Final = 120.0
+A_REQUEST, AT_A_TIME = 128, 4
+"""Texts of a request to the infinity server, and requests under way."""
+
+
+# start
 
 
 def first_vector(rounds: int) -> list[float]:
@@ -39,7 +69,7 @@ def first_vector(rounds: int) -> list[float]:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "in.jsonl"
-            source.write_text("".join(json.dumps({"text": one.text}) + "\n" for one in passages(10)))
+            source.write_text("".join(json.dumps({"text": one}) + "\n" for one in passages(10)))
             begun = time.monotonic()
             subprocess.run(
                 [sys.executable, "-m", "embatch", "embed", str(source), "-o", f"{folder}/out.parquet"],
@@ -65,67 +95,188 @@ def submits(count: int, threads: int) -> float:
             return count / (time.monotonic() - begun)
 
 
-def corpus(count: int, rounds: int) -> dict[str, list[float]]:
-    """Return seconds of the corpus as a batch and through the bare engine, round by round."""
-    texts = list(dict.fromkeys(one.text for one in passages(count)))
-    engine = load(serve_model(DEFAULT_MODEL).spec)
-    engine.warm()
-    seconds: dict[str, list[float]] = {"batch": [], "bare": []}
-    with tempfile.TemporaryDirectory() as folder, Client(data=Path(folder)) as client:
-        for number in range(rounds + 1):
-            batch = client.async_batch_embed_contents(texts, display_name=f"round {number}")
-            batch = client.await_batch_completion(batch.name, poll_interval=0.2)
-            assert batch.batch_stats.successful_request_count == len(texts), batch  # noqa: S101
-            assert batch.create_time is not None and batch.end_time is not None  # noqa: S101, PT018
-            spent = (batch.end_time - batch.create_time).total_seconds()
-            client.delete_batch(batch.name)
-            alone = bare(engine, texts)
-            if number:  # the first round loads the engine and compiles its shapes
-                seconds["batch"].append(spent)
-                seconds["bare"].append(alone)
-    engine.close()
-    return seconds
+# corpus
 
 
-def bare(engine: Any, texts: list[str]) -> float:
-    """Return the seconds of the engine alone: encode, plan, forward on as many threads as it has streams."""
-    about, settings = engine.describe(), Settings()
-    begun = time.monotonic()
-    encoded = engine.encode(texts)
-    plan = pack(encoded.lengths, settings.micro_batch_tokens, about.multiple, about.max_tokens)
+def bare(engine: Any) -> Way:
+    """Return the engine alone: encode, plan, forward on as many threads as it has streams."""
+    about, budget = engine.describe(), Settings().micro_batch_tokens
 
-    def run(part: Any) -> None:
-        engine.forward([encoded.rows[row] for row in part.rows], part.shape)
+    def run(texts: list[str]) -> Vectors:
+        vectors = np.empty((len(texts), about.dimensions), np.float32)
+        encoded = engine.encode(texts)
+        plan = pack(encoded.lengths, budget, about.multiple, about.max_tokens)
 
-    with ThreadPoolExecutor(about.streams) as pool:
-        list(pool.map(run, plan))
-    return time.monotonic() - begun
+        def forward(part: Any) -> None:
+            rows = [encoded.rows[row] for row in part.rows]
+            vectors[list(part.rows)] = engine.forward(rows, part.shape)
+
+        with ThreadPoolExecutor(about.streams) as pool:
+            list(pool.map(forward, plan))
+        return vectors
+
+    return run
+
+
+def batch(client: Client) -> Way:
+    """Return a batch of a service."""
+
+    def run(texts: list[str]) -> Vectors:
+        one = client.async_batch_embed_contents(texts, display_name="corpus")
+        one = client.await_batch_completion(one.name, poll_interval=0.1)
+        vectors = client.get_batch_embeddings(one).to_numpy()
+        client.delete_batch(one.name)
+        return vectors
+
+    return run
+
+
+def command(url: str, folder: Path) -> Way:
+    """Return `embatch embed`, Parquet to Parquet, as a whole command."""
+    source, place = folder / "in.parquet", folder / "out.parquet"
+
+    def run(texts: list[str]) -> Vectors:
+        if not source.exists():
+            pq.write_table(pa.table({"text": texts}), source)
+        flags = ("--to", url, "--data", str(folder / "ledger"), "--no-cache", "--restart")
+        said = subprocess.run(
+            [sys.executable, "-m", "embatch", "embed", str(source), "-o", str(place), *flags],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if said.returncode:
+            raise RuntimeError(said.stderr)
+        column: Any = pq.read_table(place, columns=["embedding"]).column(0).combine_chunks()
+        return np.asarray(column.flatten(), np.float32).reshape(len(texts), -1)
+
+    return run
+
+
+def infinity(url: str, client: httpx2.Client) -> Way:
+    """Return the infinity server's OpenAI route."""
+
+    def one(texts: Sequence[str]) -> Vectors:
+        body = {"model": "corpus", "input": list(texts), "encoding_format": "base64"}
+        answer = client.post(f"{url}/embeddings", json=body)
+        answer.raise_for_status()
+        rows = sorted(answer.json()["data"], key=lambda row: int(row["index"]))
+        return np.stack([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows])
+
+    def run(texts: list[str]) -> Vectors:
+        requests = [texts[at : at + A_REQUEST] for at in range(0, len(texts), A_REQUEST)]
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            return np.concatenate(list(pool.map(one, requests)))
+
+    return run
+
+
+@contextmanager
+def infinity_server(folder: Path) -> Iterator[str]:
+    """Run an infinity server on a model folder, its environment made if need be; yield its address."""
+    port = free_port()
+    flags = ("--served-model-name", "corpus", "--engine", "torch", "--device", "cpu", "--dtype", "float32")
+    command = (python("infinity").with_name("infinity_emb"), "v2", "--model-id", folder, *flags)
+    log = folder.with_name("infinity.log")
+    with (
+        log.open("wb") as said,
+        subprocess.Popen(
+            [*map(str, command), "--no-bettertransformer", "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, **QUIET},
+            stdout=said,
+            stderr=said,
+        ) as process,
+    ):
+        try:
+            url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
+            while not _answers(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the infinity server does not answer: {log.read_text()[-2000:]}")
+                time.sleep(0.2)
+            yield url
+        finally:
+            process.kill()
+
+
+def _answers(url: str) -> bool:
+    with suppress(httpx2.TransportError):
+        return httpx2.get(f"{url}/health").is_success
+    return False
+
+
+def corpus(count: int, rounds: int) -> dict[str, Any]:
+    """Return seconds of the corpus by every way, round by round, and cosines to the bare engine."""
+    texts = list(dict.fromkeys(passages(count)))
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embatch-bench-")))
+        folder = model(place / "model", "mini")
+        engine = load(serve_model(DEFAULT_MODEL).spec)
+        engine.warm()
+        local = stack.enter_context(serving(private=True))
+        http = stack.enter_context(serving())
+        peer = stack.enter_context(infinity_server(folder))
+        client = stack.enter_context(httpx2.Client(timeout=600.0))
+        assert http.url is not None  # noqa: S101  (it listens on a port)
+        ways: dict[str, Way] = {
+            "bare engine": bare(engine),
+            "batch, local": batch(stack.enter_context(local.client())),
+            "batch, HTTP": batch(stack.enter_context(http.client())),
+            "file to file": command(http.url, place),
+            "infinity, HTTP": infinity(peer, client),
+        }
+        # The first round loads engines and compiles shapes; it also shows that all give the same vectors.
+        first = {name: way(texts) for name, way in ways.items()}
+        cosines = {
+            name: float(np.einsum("ij,ij->i", vectors, first["bare engine"]).min())
+            for name, vectors in first.items()
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                begun = time.perf_counter()
+                way(texts)
+                seconds[name].append(time.perf_counter() - begun)
+        engine.close()
+    return {"texts": len(texts), "seconds": seconds, "least_cosine": cosines}
+
+
+def print_corpus(found: dict[str, Any]) -> None:
+    """Print what `corpus` found."""
+    own = found["seconds"]["bare engine"]
+    print(f"{'corpus':16}{'texts/s':>9}{'share of the bare engine':>32}{'least cosine':>14}")
+    for name, seconds in found["seconds"].items():
+        rate = found["texts"] / statistics.median(seconds)
+        shares = [alone / one for alone, one in zip(own, seconds, strict=True)]
+        share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+        print(f"{name:16}{rate:>9.1f}{share:>32}{found['least_cosine'][name]:>14.6f}")
+
+
+def start(rounds: int) -> dict[str, Any]:
+    """Return what starting and submitting take."""
+    return {"first_vector_seconds": first_vector(rounds), "submits_per_second": submits(2000, 32)}
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description="Measure the whole service.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--count", type=int, default=1000, help="passages of the corpus (1000)")
+    parser.add_argument("--part", choices=("corpus", "start"), help="both by default")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    seconds = corpus(chosen.count, chosen.rounds)
-    ratios = [alone / batch for batch, alone in zip(seconds["batch"], seconds["bare"], strict=True)]
-    figures = {
-        "first_vector_seconds": first_vector(chosen.rounds),
-        "submits_per_second": submits(2000, 32),
-        "corpus_texts": chosen.count,
-        "batch_seconds": seconds["batch"],
-        "bare_seconds": seconds["bare"],
-        "share_of_bare_engine": ratios,
-    }
-    print(f"first vector        {statistics.median(figures['first_vector_seconds']):6.2f} s")
-    print(f"submits accepted    {figures['submits_per_second']:6.0f} /s")
-    print(f"corpus as a batch   {chosen.count / statistics.median(seconds['batch']):6.1f} texts/s")
-    print(f"corpus, bare engine {chosen.count / statistics.median(seconds['bare']):6.1f} texts/s")
-    print(f"share of the bare   {statistics.median(ratios):6.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    found: dict[str, Any] = {}
+    if chosen.part != "corpus":
+        found["start"] = start(chosen.rounds)
+        seconds = found["start"]["first_vector_seconds"]
+        print(
+            f"first vector      {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+        )
+        print(f"submits accepted  {found['start']['submits_per_second']:.0f} /s")
+    if chosen.part != "start":
+        found["corpus"] = corpus(chosen.count, chosen.rounds)
+        print_corpus(found["corpus"])
     if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=1))
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
