@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -266,6 +265,8 @@ def _sound(given: pa.RecordBatch) -> pa.RecordBatch:
 
 def _sizes(given: pa.RecordBatch) -> NDArray[np.int64]:
     """Return what each request counts for in the size of its shard, as `ShardCutter.add` counts it."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (clients import this module, and need none of it)
+
     sizes = np.full(given.num_rows, _ROW_BYTES, np.int64)
     for name in ("text", "key", "metadata", "title"):
         column: Any = given.column(name)

@@ -57,7 +57,11 @@ Out = Annotated[str, Parameter(name=["--out", "-o"], help=SINKS)]
 
 
 def client(to: str, data: Path | None) -> Client:
-    """Return the client of a target; close it."""
-    from embatch import Client  # noqa: PLC0415  (start-up time of --help)
+    """Return the client of a target; close it. A private service starts while its caller goes on."""
+    from embatch.client.local import begin  # noqa: PLC0415  (start-up time of --help)
+
+    if to == "local":  # before anything else is imported, which takes as long as the service's own imports
+        begin(data or data_folder())
+    from embatch import Client  # noqa: PLC0415
 
     return Client(to, data=data)

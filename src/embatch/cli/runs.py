@@ -65,11 +65,6 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     Interrupted or killed, the same command goes on: what is finished stands in OUT.embatch, which goes when
     every row is embedded.
     """
-    from embatch.numbers import Numbers  # noqa: PLC0415  (start-up time of --help)
-    from embatch.runs.judge import Wish  # noqa: PLC0415
-    from embatch.runs.run import Conduct, embed_dataset  # noqa: PLC0415
-    from embatch.runs.sources import open_source  # noqa: PLC0415
-
     for flag, wrong in (
         ("--dim", any(one < 1 for one in dim or ())),
         ("--block-rows", block_rows < 1),
@@ -77,12 +72,17 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     ):
         if wrong:
             raise InvalidArgument(f"{flag} is out of range", field=flag)
-    if numbers not in set(Numbers):
-        raise InvalidArgument(f"--numbers is one of {', '.join(Numbers)}", field="--numbers")
-    wish = Wish(model, task_type, tuple(dict.fromkeys(dim or ())), Numbers(numbers), priority, name)
-    conduct = Conduct(data or data_folder(), restart, retry_failed, cache, threshold, block_rows)
     with client(to, data) as service, Display() as display:
-        service.begin()  # it starts while the dataset is opened
+        # Not before the private service has begun to start.
+        from embatch.numbers import Numbers  # noqa: PLC0415
+        from embatch.runs.judge import Wish  # noqa: PLC0415
+        from embatch.runs.run import Conduct, embed_dataset  # noqa: PLC0415
+        from embatch.runs.sources import open_source  # noqa: PLC0415
+
+        if numbers not in set(Numbers):
+            raise InvalidArgument(f"--numbers is one of {', '.join(Numbers)}", field="--numbers")
+        wish = Wish(model, task_type, tuple(dict.fromkeys(dim or ())), Numbers(numbers), priority, name)
+        conduct = Conduct(data or data_folder(), restart, retry_failed, cache, threshold, block_rows)
         opened = open_source(source, text, id)
         summary = embed_dataset(service, opened, out, wish, conduct, display.run)
         elapsed = display.elapsed

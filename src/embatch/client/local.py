@@ -148,6 +148,7 @@ def begin(data: Path) -> None:
 
     What the caller does meanwhile costs no time. What goes wrong shows in `attach`.
     """
+    data = data.expanduser().absolute()
     if data not in _begun and _read(data) is None:
         with contextlib.suppress(EmbatchError):
             _begun[data] = _start(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import time
@@ -12,7 +13,7 @@ import httpx2
 
 from embatch.client.asking import NOT_SENT, Terms
 from embatch.client.calls import Outside
-from embatch.client.local import Attachment, attach, begin, default_data_folder
+from embatch.client.local import Attachment, attach, default_data_folder
 from embatch.client.targets import SOCKET_URL, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument
 
@@ -39,14 +40,6 @@ class Shell:
         self._owner = os.getpid()
         self._closed = False
         self._model = model
-
-    def begin(self) -> None:
-        """Start the private service of the `local` target without waiting for it. Repeating is safe.
-
-        The first call does so too, and waits: this is for whoever has something else to do meanwhile.
-        """
-        if self._terms.target.data is not None and self._transport is None and self._attachment is None:
-            begin(self._terms.target.data)
 
     @property
     def ours(self) -> bool:
@@ -76,6 +69,7 @@ class Shell:
         self._terms.known.clear()
         if self._terms.target.data is not None and self._transport is None:
             self._leave()
+            importlib.import_module("httpcore2")  # what httpx2 would import once the service is there
             self._attachment = attach(self._terms.target.data)
 
     def _leave(self) -> None:

@@ -253,7 +253,7 @@ class _Run:
             batch = self._client.await_batch_completion(
                 batch.name,
                 timeout=math.inf,
-                poll_interval=self._interval(),
+                poll_interval=self._interval(len(sent.texts)),
                 on_progress=lambda polled: self._progress(self._standing(polled)),
             )
             if batch.state is State.FAILED:
@@ -272,9 +272,9 @@ class _Run:
             self._sent.clear()
             self._reject()
 
-    def _interval(self) -> float:
-        """Return the seconds between polls: lively at first, then rarer as the run grows."""
-        return min(5.0, 0.25 * (1 + len(self._ledger.blocks)))
+    def _interval(self, texts: int) -> float:
+        """Return the seconds between polls: lively for a few texts and at first, rarer as the run grows."""
+        return min(0.05 + texts / 1000, 5.0, 0.25 * (1 + len(self._ledger.blocks)))
 
     def _standing(self, batch: Batch) -> Standing:
         blocks, stats, usage = self._ledger.blocks.values(), batch.batch_stats, batch.usage
