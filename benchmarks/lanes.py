@@ -1,13 +1,15 @@
 """What a bulk batch costs the queries beside it, and what the queries cost the batch.
 
-    .venv/bin/python benchmarks/lanes.py [--count 2000] [--rounds 3] [--rate 10] [--json FILE]
+    .venv/bin/python benchmarks/lanes.py [--count 100000] [--rounds 3] [--seconds 30] [--json FILE]
 
 Two services, one with bulk engines at the default niceness and one at niceness 0, on data folders of their
-own. A round runs on each in turn: queries alone for as long as `--idle` says, a batch of `--count` passages
-alone, and the same batch with `--rate` queries a second beside it. A query is one passage through
-`embedContent` over HTTP, asked at its planned moment whether or not the one before has been answered, and its
-latency counts from that moment. The batch's time is from acceptance to COMPLETED. `beyond` is what the batch
-lost on top of the CPU seconds of the query process. Rounds are interleaved: trust the ratios.
+own. A round runs on each in turn: queries alone, then a batch of `--count` requests, and while it runs
+windows of `--seconds` without and with `--rate` queries a second (10); then the batch is cancelled. A query
+is one passage through `embedContent` over HTTP, asked at its planned moment whether or not the one before has
+been answered, and its latency counts from that moment. The batch's rate is tokens a second over a window;
+`lost` is what it falls by beside the queries, `own` the share of the machine's CPU time that the query
+process took, `beyond` the difference. Rounds are interleaved: trust the ratios. A batch beyond the corpus's
+20,000 passages has them again, too far apart to be merged.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from corpus import passages
+from benchmarks.corpus import passages
 
 from embatch import Client
 from embatch.engine.machine import cores
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 NICE: Final = ("19", "0")
+QUERIES: Final = 300
+CORPUS: Final = 20_000
 
 
 @dataclass
@@ -53,11 +57,11 @@ class Lane:
     loaded: list[float] = field(default_factory=list)
     """Seconds of each query while a batch ran."""
     alone: list[float] = field(default_factory=list)
-    """Seconds of each batch without queries."""
+    """Tokens a second of the batch in each window without queries."""
     beside: list[float] = field(default_factory=list)
-    """Seconds of each batch with queries."""
-    query_cpu: list[float] = field(default_factory=list)
-    """CPU seconds of the query process in each batch with queries."""
+    """Tokens a second of the batch in each window with queries."""
+    own: list[float] = field(default_factory=list)
+    """Share of the machine's CPU time that the query process took in each window with queries."""
 
 
 class Service:
@@ -66,21 +70,37 @@ class Service:
     def __init__(self, url: str, process: int) -> None:
         self.url, self._process = url, process
         self._http = httpx2.Client(timeout=120.0)
+        self._client = Client(url)
 
     def query(self, text: str) -> None:
         """Ask for one embedding."""
         body = {"content": {"parts": [{"text": text}]}}
         self._http.post(f"{self.url}/v1/models/all-MiniLM-L6-v2:embedContent", json=body).raise_for_status()
 
-    def batch(self, texts: Sequence[str]) -> float:
-        """Embed the texts as a batch; return the seconds from acceptance to COMPLETED."""
-        with Client(self.url) as client:
-            batch = client.async_batch_embed_contents(texts, display_name="lanes")
-            batch = client.await_batch_completion(batch.name, poll_interval=0.5)
-            assert batch.batch_stats.successful_request_count == len(texts), batch  # noqa: S101
-            assert batch.create_time is not None and batch.end_time is not None  # noqa: S101, PT018
-            client.delete_batch(batch.name)
-            return (batch.end_time - batch.create_time).total_seconds()
+    def begin(self, texts: Sequence[str]) -> str:
+        """Hand over a batch; return its name once its first vectors are there."""
+        name = self._client.async_batch_embed_contents(texts, display_name="lanes").name
+        while not self.tokens(name):
+            time.sleep(0.2)
+        return name
+
+    def tokens(self, name: str) -> int:
+        """Return the tokens of a batch that are embedded, durable or not."""
+        batch = self._client.get_batch_status(name)
+        if batch.done:
+            raise SystemExit(f"the batch is {batch.state} before its windows are over: give a larger --count")
+        return batch.usage.token_count + batch.usage.uncommitted_token_count
+
+    def rate(self, name: str, seconds: float) -> float:
+        """Let a batch run for so long; return its tokens a second."""
+        before, begun = self.tokens(name), time.monotonic()
+        time.sleep(seconds)
+        return (self.tokens(name) - before) / (time.monotonic() - begun)
+
+    def end(self, name: str) -> None:
+        """Cancel a batch and drop it."""
+        self._client.cancel_batch(name)
+        self._client.delete_batch(name)
 
     def query_cpu(self) -> float:
         """Return the CPU seconds of the query process, which started last, so far."""
@@ -135,10 +155,10 @@ def ask(service: Service, texts: Sequence[str], rate: float, over: threading.Eve
     return seconds
 
 
-def measure(count: int, rounds: int, rate: float, idle: float) -> dict[str, Lane]:
+def measure(count: int, rounds: int, rate: float, seconds: float) -> dict[str, Lane]:
     """Return what was measured by niceness."""
-    found = list(dict.fromkeys(one.text for one in passages(count + 300)))
-    texts, queries = found[: count - 300], found[-300:]
+    found = list(dict.fromkeys(passages(min(count + QUERIES, CORPUS))))
+    queries, texts = found[:QUERIES], list(itertools.islice(itertools.cycle(found[QUERIES:]), count))
     lanes = {nice: Lane() for nice in NICE}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -146,24 +166,35 @@ def measure(count: int, rounds: int, rate: float, idle: float) -> dict[str, Lane
         serving(folder, NICE[1]) as b,
     ):
         for service in (a, b):  # load both engines of each and compile their shapes
-            service.batch(texts)
+            name = service.begin(texts)
             for text in queries:
                 service.query(text)
+            service.end(name)
         for number in range(rounds):
             turns = list(zip(NICE, (a, b), strict=True))
             for nice, service in turns[:: 1 if number % 2 else -1]:
-                lane, over = lanes[nice], threading.Event()
-                threading.Timer(idle, over.set).start()
-                lane.idle += ask(service, queries, rate, over)
-                lane.alone.append(service.batch(texts))
-                over, before = threading.Event(), service.query_cpu()
-                with ThreadPoolExecutor(1) as beside:
-                    asked = beside.submit(ask, service, queries, rate, over)
-                    lane.beside.append(service.batch(texts))
-                    over.set()
-                    lane.loaded += asked.result()
-                lane.query_cpu.append(service.query_cpu() - before)
+                round_of(service, lanes[nice], queries, texts, rate, seconds)
     return lanes
+
+
+def round_of(
+    service: Service, lane: Lane, queries: Sequence[str], texts: Sequence[str], rate: float, seconds: float
+) -> None:
+    """Measure one service once."""
+    over = threading.Event()
+    threading.Timer(seconds, over.set).start()
+    lane.idle += ask(service, queries, rate, over)
+    name = service.begin(texts)
+    lane.alone.append(service.rate(name, seconds / 2))
+    over, before, begun = threading.Event(), service.query_cpu(), time.monotonic()
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(ask, service, queries, rate, over)
+        lane.beside.append(service.rate(name, seconds))
+        over.set()
+        lane.loaded += asked.result()
+    lane.own.append((service.query_cpu() - before) / (time.monotonic() - begun) / cores())
+    lane.alone[-1] = (lane.alone[-1] + service.rate(name, seconds / 2)) / 2
+    service.end(name)
 
 
 def share(seconds: Sequence[float], of_hundred: int) -> float:
@@ -173,39 +204,41 @@ def share(seconds: Sequence[float], of_hundred: int) -> float:
 
 def row(lane: Lane) -> dict[str, float]:
     """Return the figures of one service."""
-    alone, beside = statistics.median(lane.alone), statistics.median(lane.beside)
-    own = statistics.median(lane.query_cpu) / cores()
+    lost = [1 - beside / alone for alone, beside in zip(lane.alone, lane.beside, strict=True)]
+    beyond = [all_ - own for all_, own in zip(lost, lane.own, strict=True)]
     return {
+        "queries": len(lane.loaded),
         "idle_p50_ms": share(lane.idle, 50),
         "idle_p99_ms": share(lane.idle, 99),
         "loaded_p50_ms": share(lane.loaded, 50),
         "loaded_p99_ms": share(lane.loaded, 99),
         "p99_ratio": share(lane.loaded, 99) / share(lane.idle, 99),
-        "batch_alone_s": alone,
-        "batch_beside_s": beside,
-        "lost": beside / alone - 1,
-        "beyond": (beside - own) / alone - 1,
+        "alone_tokens_per_second": statistics.median(lane.alone),
+        "beside_tokens_per_second": statistics.median(lane.beside),
+        "lost": statistics.median(lost),
+        "own": statistics.median(lane.own),
+        "beyond": statistics.median(beyond),
     }
 
 
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description="Measure queries and a batch on the same cores.")
-    parser.add_argument("--count", type=int, default=2000, help="passages of the batch")
+    parser.add_argument("--count", type=int, default=100_000, help="requests of the batch (100000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=10.0, help="queries a second")
-    parser.add_argument("--idle", type=float, default=20.0, help="seconds of queries alone, each round")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of a window")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     figures: dict[str, Any] = {}
     print(f"{'bulk nice':>9}{'idle p50':>10}{'p99':>7}{'loaded p50':>12}{'p99':>7}{'ratio':>7}", end="")
-    print(f"{'batch s':>9}{'with queries':>14}{'lost':>7}{'beyond':>8}")
-    for nice, lane in measure(chosen.count, chosen.rounds, chosen.rate, chosen.idle).items():
+    print(f"{'batch tok/s':>13}{'with queries':>14}{'lost':>7}{'own':>7}{'beyond':>8}")
+    for nice, lane in measure(chosen.count, chosen.rounds, chosen.rate, chosen.seconds).items():
         one = figures[nice] = row(lane)
         print(
             f"{nice:>9}{one['idle_p50_ms']:>10.1f}{one['idle_p99_ms']:>7.1f}{one['loaded_p50_ms']:>12.1f}"
-            f"{one['loaded_p99_ms']:>7.1f}{one['p99_ratio']:>7.2f}{one['batch_alone_s']:>9.1f}"
-            f"{one['batch_beside_s']:>14.1f}{one['lost']:>7.1%}{one['beyond']:>8.1%}"
+            f"{one['loaded_p99_ms']:>7.1f}{one['p99_ratio']:>7.2f}{one['alone_tokens_per_second']:>13.0f}"
+            f"{one['beside_tokens_per_second']:>14.0f}{one['lost']:>7.1%}{one['own']:>7.1%}{one['beyond']:>8.1%}"
         )
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
