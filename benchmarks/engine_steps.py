@@ -9,7 +9,8 @@ told is the median, over rounds, of a step's seconds divided by the yardstick's 
 least and the most, in CPU time of the process and in wall time. Others on the machine slow both alike, so
 that the ratios can be trusted and absolute times cannot. Cosines are to the yardstick's vectors. A step may
 compile to the yardstick's own program (`sdpa` does in float32 on AVX2): the nodes printed beside it tell, and
-its ratios then show nothing but the noise.
+its ratios then show nothing but the noise. `overlap` is the share of a
+text's ten nearest that still are.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from unittest.mock import patch
 
 import numpy as np
 import openvino as ov
-import openvino.opset13 as ops
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.corpus import passages  # noqa: E402  (found by the line above)
+from benchmarks import engine_graphs as graphs  # noqa: E402  (found by the line above)
+from benchmarks.corpus import passages  # noqa: E402  (as above)
 from benchmarks.engines import CORPUS, cosines, model  # noqa: E402  (as above)
 
 from embatch.engine import bert, folder, models, openvino, packing, weights  # noqa: E402  (as above)
@@ -47,156 +48,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embatch.engine.protocol import TokenRow
-
-
-class First(bert._Graph):  # noqa: SLF001  (steps change the engine's own graph)
-    """The graph as it was before any step: three projections, scores scaled and masked one by one."""
-
-    def _attention(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:
-        """Return softmax(q k / sqrt(width) + bias) v."""
-        query, key, value = (self.projected(hidden, name, kind) for kind in ("query", "key", "value"))
-        scores = ops.matmul(query, key, transpose_a=False, transpose_b=True)
-        scores = ops.add(ops.multiply(scores, np.float32(self.width**-0.5)), bias)
-        mixed = ops.matmul(ops.softmax(scores, -1), value, transpose_a=False, transpose_b=False)
-        return self.joined(mixed)
-
-    @property
-    def width(self) -> int:
-        """Numbers of one head."""
-        return self._size // self._heads
-
-    def projected(
-        self, hidden: ov.Node, name: str, kind: str, order: Sequence[int] = (0, 2, 1, 3)
-    ) -> ov.Node:
-        """Return one of query, key and value by heads: (rows, heads, tokens, width) by default."""
-        linear = self._linear(hidden, f"{name}{kind}.", self._size, self._size)
-        return self.parted(linear, order)
-
-    def parted(self, linear: ov.Node, order: Sequence[int] = (0, 2, 1, 3)) -> ov.Node:
-        """Return (rows, tokens, size) by heads, its axes in that order."""
-        apart = ops.constant(np.array([0, 0, self._heads, self.width], np.int64))
-        return ops.transpose(
-            ops.reshape(linear, apart, special_zero=True), ops.constant(np.array(order, np.int64))
-        )
-
-    def joined(self, mixed: ov.Node) -> ov.Node:
-        """Return (rows, tokens, size) from (rows, heads, tokens, width)."""
-        swap = ops.constant(np.array([0, 2, 1, 3], np.int64))
-        together = ops.constant(np.array([0, 0, self._size], np.int64))
-        return ops.reshape(ops.transpose(mixed, swap), together, special_zero=True)
-
-    def layer(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:
-        """Return one layer, its feed-forward part apart from the rest so that it can be another."""
-        attended = self._attention(hidden, bias, f"{name}attention.self.")
-        attended = self._linear(attended, f"{name}attention.output.dense.", self._size, self._size)
-        hidden = self._norm(ops.add(attended, hidden), f"{name}attention.output.LayerNorm.")
-        return self._norm(ops.add(self.feed_forward(hidden, name), hidden), f"{name}output.LayerNorm.")
-
-    def feed_forward(self, hidden: ov.Node, name: str) -> ov.Node:
-        """Return the wide product, its activation and the product back."""
-        inner = self._activation(self._linear(hidden, f"{name}intermediate.dense.", self._inner, self._size))
-        return self._linear(inner, f"{name}output.dense.", self._size, self._inner)
-
-
-class Scaled(First):
-    """1/sqrt(width) goes into the query's weights."""
-
-    def scores(self, hidden: ov.Node, name: str) -> ov.Node:
-        """Return query times key, (rows, heads, tokens, tokens)."""
-        key = self.projected(hidden, name, "key")
-        return ops.matmul(self.projected(hidden, name, "query"), key, transpose_a=False, transpose_b=True)
-
-    def _attention(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:
-        probable = ops.softmax(ops.add(self.scores(hidden, name), bias), -1)
-        value = self.projected(hidden, name, "value")
-        return self.joined(ops.matmul(probable, value, transpose_a=False, transpose_b=False))
-
-    def _tensor(self, name: str, *shape: int | None) -> NDArray[np.float32]:
-        found = super()._tensor(name, *shape)
-        if ".query." in name:
-            return np.asarray(found * np.float32(self.width**-0.5), np.float32)
-        return found
-
-
-class Turned(Scaled):
-    """The key is transposed for good, to (rows, heads, width, tokens)."""
-
-    def scores(self, hidden: ov.Node, name: str) -> ov.Node:
-        """Return query times key, (rows, heads, tokens, tokens)."""
-        key = self.projected(hidden, name, "key", (0, 2, 3, 1))
-        return ops.matmul(self.projected(hidden, name, "query"), key, transpose_a=False, transpose_b=False)
-
-
-class Merged(Scaled):
-    """One product gives query, key and value; cut apart along its columns."""
-
-    def merged(self, hidden: ov.Node, name: str) -> ov.Node:
-        """Return query, key and value side by side, (rows, tokens, 3 * size)."""
-        kinds = ("query", "key", "value")
-        weight = np.concatenate(
-            [self._tensor(f"{name}{kind}.weight", self._size, self._size) for kind in kinds]
-        )
-        bias = np.concatenate([self._tensor(f"{name}{kind}.bias", self._size) for kind in kinds])
-        product = ops.matmul(hidden, ops.constant(weight), transpose_a=False, transpose_b=True)
-        return ops.add(product, ops.constant(bias))
-
-    def _attention(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:
-        axis, sizes = ops.constant(np.int64(2)), ops.constant(np.array([self._size] * 3, np.int64))
-        parts = ops.variadic_split(self.merged(hidden, name), axis, sizes)
-        query, value = self.parted(parts.output(0)), self.parted(parts.output(2))
-        key = self.parted(parts.output(1), (0, 2, 3, 1))
-        scores = ops.add(ops.matmul(query, key, transpose_a=False, transpose_b=False), bias)
-        mixed = ops.matmul(ops.softmax(scores, -1), value, transpose_a=False, transpose_b=False)
-        return self.joined(mixed)
-
-
-class MergedTurned(Merged):
-    """One product for all three, put in order by one transposition, cut apart without copying."""
-
-    def _attention(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:
-        apart = ops.constant(np.array([0, 0, 3, self._heads, self.width], np.int64))
-        all_heads = ops.reshape(self.merged(hidden, name), apart, special_zero=True)
-        turned = ops.transpose(all_heads, ops.constant(np.array([2, 0, 3, 1, 4], np.int64)))
-        first = ops.constant(np.int64(0))
-        parts = ops.split(turned, first, 3)
-        query, key, value = (ops.squeeze(parts.output(place), first) for place in range(3))
-        scores = ops.add(ops.matmul(query, key, transpose_a=False, transpose_b=True), bias)
-        mixed = ops.matmul(ops.softmax(scores, -1), value, transpose_a=False, transpose_b=False)
-        return self.joined(mixed)
-
-
-class Fused(First):
-    """The operation `ScaledDotProductAttention`."""
-
-    def _attention(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:
-        query, key, value = (self.projected(hidden, name, kind) for kind in ("query", "key", "value"))
-        return self.joined(ops.scaled_dot_product_attention(query, key, value, bias))
-
-
-class FusedUnmasked(First):
-    """The same without a mask: right only where nothing is padded, so its cosines are not."""
-
-    def _attention(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:  # noqa: ARG002  (the base's signature)
-        query, key, value = (self.projected(hidden, name, kind) for kind in ("query", "key", "value"))
-        return self.joined(ops.scaled_dot_product_attention(query, key, value))
-
-
-class Unmasked(Turned):
-    """The chain without a mask: right only where nothing is padded, so its cosines are not."""
-
-    def _attention(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:  # noqa: ARG002  (the base's signature)
-        value = self.projected(hidden, name, "value")
-        probable = ops.softmax(self.scores(hidden, name), -1)
-        return self.joined(ops.matmul(probable, value, transpose_a=False, transpose_b=False))
-
-
-class GeluTanh(Turned):
-    """The tanh approximation of gelu: another function, to see what the exact one costs."""
-
-    def feed_forward(self, hidden: ov.Node, name: str) -> ov.Node:
-        """Return what `First` does, with the approximation."""
-        inner = ops.gelu(self._linear(hidden, f"{name}intermediate.dense.", self._inner, self._size), "tanh")
-        return self._linear(inner, f"{name}output.dense.", self._size, self._inner)
 
 
 @dataclass(frozen=True)
@@ -215,15 +66,15 @@ class Step:
 
 STEPS: Final = {
     "now": Step(),
-    "first": Step(First),
-    "scaled": Step(Scaled),
-    "turned": Step(Turned),
-    "qkv-columns": Step(Merged),
-    "qkv-turned": Step(MergedTurned),
-    "sdpa": Step(Fused),
-    "sdpa-unmasked": Step(FusedUnmasked),
-    "unmasked": Step(Unmasked),
-    "gelu-tanh": Step(GeluTanh),
+    "first": Step(graphs.First),
+    "scaled": Step(graphs.Scaled),
+    "turned": Step(graphs.Turned),
+    "qkv-columns": Step(graphs.Merged),
+    "qkv-turned": Step(graphs.MergedTurned),
+    "sdpa": Step(graphs.Fused),
+    "sdpa-unmasked": Step(graphs.FusedUnmasked),
+    "unmasked": Step(graphs.Unmasked),
+    "gelu-tanh": Step(graphs.GeluTanh),
     **{f"multiple-{size}": Step(multiple=size) for size in (1, 4, 8, 16, 32, 64)},
     **{f"budget-{size}": Step(budget=size) for size in (512, 1024, 2048, 4096, 8192, 16384)},
     "one-stream": Step(properties={"NUM_STREAMS": "1"}, calls=1),
@@ -231,6 +82,7 @@ STEPS: Final = {
     "latency": Step(properties={"PERFORMANCE_HINT": "LATENCY"}),
     "throughput": Step(properties={"PERFORMANCE_HINT": "THROUGHPUT"}),
     "int64": Step(wide=True),
+    "int8": Step(graphs.Int8),
     "int8-dynamic": Step(properties={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"}),
 }
 
@@ -245,6 +97,9 @@ COUNTED: Final = (
     "Reshape",
     "Eltwise",
 )  # fmt: skip  (one line of words)
+
+CALIBRATED: Final = 64
+"""Texts whose numbers set the ranges of `int8`: part of those that are measured, which flatters it."""
 
 
 class Runner:
@@ -318,13 +173,26 @@ class Spent:
         return f"{told[0]:>24}{told[1]:>24}"
 
 
+def overlap(vectors: NDArray[np.float32], others: NDArray[np.float32], nearest: int = 10) -> float:
+    """Return the share of each text's nearest by one's vectors that is nearest by the other's, on average."""
+    found = []
+    for one in (vectors, others):
+        scores = one @ one.T
+        np.fill_diagonal(scores, -np.inf)
+        found.append(np.argsort(-scores, axis=1)[:, :nearest])
+    pairs = zip(*found, strict=True)
+    return float(np.mean([len(np.intersect1d(mine, theirs)) / nearest for mine, theirs in pairs]))
+
+
 def measure(names: Sequence[str], texts: Sequence[str], rounds: int, shape: str) -> str:
     """Return the table of these steps, the first of which is the yardstick."""
     with tempfile.TemporaryDirectory() as place:
         described = models.opened(EngineSpec("openvino", str(model(Path(place, "model"), shape))))
-        runners = {name: Runner(STEPS[name], described) for name in names}
         tokenizer = openvino._tokenizer(described)  # noqa: SLF001  (the engine's own)
-    rows = [np.array(one.ids, np.int32) for one in tokenizer.encode_batch_fast(list(texts))]
+        rows = [np.array(one.ids, np.int32) for one in tokenizer.encode_batch_fast(list(texts))]
+        if any(STEPS[name].graph is graphs.Int8 for name in names):
+            graphs.Int8.ranges = graphs.ranges(described, rows[:CALIBRATED])
+        runners = {name: Runner(STEPS[name], described) for name in names}
     real = sum(map(len, rows))
     vectors = {name: runner.run(rows, described.max_tokens) for name, runner in runners.items()}
     spent = {name: Spent() for name in names}
@@ -335,13 +203,13 @@ def measure(names: Sequence[str], texts: Sequence[str], rounds: int, shape: str)
             runners[name].run(rows, described.max_tokens)
             spent[name].cpu.append(time.process_time() - used)
             spent[name].wall.append(time.perf_counter() - begun)
-    lines = [f"{'step':16}{'CPU time':>24}{'wall time':>24}  padded  cosine least  compiled to"]
+    lines = [f"{'step':16}{'CPU time':>24}{'wall time':>24}  padded  cosine least  overlap  compiled to"]
     for name in names:
         alike = cosines(vectors[name], vectors[names[0]]).min()
         share = f"{runners[name].padded / real:.3f}"
-        lines.append(
-            f"{name:16}{spent[name].against(spent[names[0]])}{share:>8}  {alike:.7f}  {runners[name].nodes()}"
-        )
+        kept = overlap(vectors[name], vectors[names[0]])
+        told = spent[name].against(spent[names[0]])
+        lines.append(f"{name:16}{told}{share:>8}  {alike:.7f}     {kept:.3f}  {runners[name].nodes()}")
     first = spent[names[0]]
     lines.append(
         f"{len(texts)} texts, {real} tokens; {names[0]}: {statistics.median(first.cpu):.2f} CPU s, "

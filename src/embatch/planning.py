@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from embatch.cached import Cached
-    from embatch.engine.models import Catalog, ServedModel
+    from embatch.engine.models import Catalog
     from embatch.pool import Pool
     from embatch.settings import Settings
     from embatch.store.blobs import Blobs
@@ -159,7 +159,7 @@ class Planner:
                 yield from writer.shards_of(self._limited(columns.read_batches(content), len))
             else:  # a bad line is a faulty row
                 model = writer.judge.model
-                rows = lines.read_rows(content, self.settings.line_bytes, lambda name: self._is(name, model))
+                rows = lines.read_rows(content, self.settings.line_bytes, self.catalog.naming(model))
                 yield from writer.shards(self._limited(rows, lambda _: 1))
             checked.check(file.sha256)
 
@@ -173,12 +173,6 @@ class Planner:
                     f"a file holds at most {limit} requests: split it", reason="TOO_MANY_REQUESTS_IN_BATCH"
                 )
             yield one
-
-    def _is(self, name: str, model: ServedModel) -> bool:
-        try:
-            return self.catalog.resolve(name).name == model.name
-        except NotFound:
-            return False
 
     def _fail(self, record: BatchRecord, message: str) -> None:
         # It may have been stopped meanwhile, which is what its user wanted.

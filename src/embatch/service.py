@@ -278,6 +278,10 @@ class Service:
         """Return a served model by name or alias. Raises NotFound."""
         return self._catalog.resolve(name)
 
+    def naming(self, model: ServedModel) -> Callable[[str], bool]:
+        """Return what tells whether a name means this served model."""
+        return self._catalog.naming(model)
+
     # files
 
     def begin_upload(

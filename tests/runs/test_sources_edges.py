@@ -198,6 +198,26 @@ def test_a_long_line_of_csv_fails_its_row_alone(
     assert rows.faults == {1: "line 3: it is over 1 MiB long"}
 
 
+@pytest.mark.parametrize("end", ["", 'e,"x"\n', '"e",7\n', '"e\n'])
+def test_a_quote_that_nobody_meant_takes_no_rows_with_it(tmp_path: Path, end: str) -> None:
+    """Whatever comes after it, sound records of several lines too, is read as if it were not there."""
+    table = 'text,n\na,1\n"stray,2\nb,3\n' + end + 'c "quoted",4\n"two\nlines",5\n"12" inch,6\nd,7\n'
+    (tmp_path / "in.csv").write_text(table)
+    (rows,) = open_source(tmp_path / "in.csv", None, None).blocks()
+    after = {"": [], 'e,"x"\n': ["e"], '"e",7\n': ["e"], '"e\n': [None]}[end]
+    assert rows.texts == ["a", None, "b", *after, 'c "quoted"', "two\nlines", "12 inch", "d"]
+    assert rows.faults[1].startswith("line 3: not CSV")
+    assert set(rows.faults) == ({1, 3} if after == [None] else {1})
+
+
+def test_a_quoted_value_without_an_end_leaves_the_rest(tmp_path: Path) -> None:
+    """The file's last quote opens a value: its line fails, those after it are rows."""
+    (tmp_path / "in.csv").write_text('text,n\n"a,1\n' + "b,2\n" * 3)
+    (rows,) = open_source(tmp_path / "in.csv", None, None).blocks()
+    assert rows.texts == [None, "b", "b", "b"]
+    assert rows.faults == {0: "line 2: not CSV: unexpected end of data"}
+
+
 @pytest.mark.parametrize("ending", [".jsonl.gz", ".csv.gz", ".txt.gz"])
 def test_a_line_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """A line of 96 MB in a small file takes a few MB: what is over the limit is thrown away as it comes."""

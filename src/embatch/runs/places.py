@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -41,7 +41,8 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
     try:
         match kind:
             case "file":
-                path = Path(text.removeprefix("file://")).expanduser().absolute()
+                # In an address a space is %20; in a path it is a space, and %20 is three characters.
+                path = Path(unquote(text[7:]) if "://" in text[:7] else text).expanduser().absolute()
                 return fs.LocalFileSystem(), str(path)
             case "s3":
                 return _from_uri(_with_endpoint(text))

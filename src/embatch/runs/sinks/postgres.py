@@ -21,6 +21,7 @@ from embatch.runs.sinks.layout import Written
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import psycopg
     from numpy.typing import NDArray
 
     from embatch.runs.sinks.layout import Layout, Sink
@@ -70,6 +71,10 @@ def _connected(place: str) -> Any:
         ) from None
 
 
+def _refused(error: psycopg.Error) -> Unavailable:
+    return Unavailable(f"the database refused: {error.diag.message_primary or type(error).__name__}")
+
+
 class PostgresSink:
     """See the module."""
 
@@ -102,9 +107,7 @@ class PostgresSink:
         try:
             self._connection.execute(statement, values or None)
         except psycopg.Error as error:
-            raise Unavailable(
-                f"the database refused: {error.diag.message_primary or type(error).__name__}"
-            ) from None
+            raise _refused(error) from None
 
     def write(
         self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
@@ -132,9 +135,7 @@ class PostgresSink:
                     ).format(self._table, updates)
                 )
         except psycopg.Error as error:
-            raise Unavailable(
-                f"the database refused: {error.diag.message_primary or type(error).__name__}"
-            ) from None
+            raise _refused(error) from None
 
     def _texts(self, values: NDArray[Any]) -> list[str]:
         if self._layout.numbers is Numbers.BITS:

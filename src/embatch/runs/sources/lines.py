@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -138,9 +139,7 @@ class Csv:
             key = None if columns.id is None else header.index(columns.id)
             for number, record, broken in records:
                 fault = broken
-                if fault is None and len(record) != len(header):
-                    fault = f"{len(record)} values, and the header has {len(header)}"
-                elif fault is None and not _whole(record[at]):
+                if fault is None and not _whole(record[at]):
                     fault = "not UTF-8"
                 id_ = record[key] if key is not None and key < len(record) and _whole(record[key]) else None
                 yield (
@@ -150,14 +149,19 @@ class Csv:
                 )
 
     def _records(self, file: File, stored: Any) -> Iterator[tuple[int, list[str], str | None]]:
-        """Yield the number of its first line, the values and the fault of each record."""
+        """Yield the number of its first line, the values and the fault of each record; first the header.
+
+        A record of several lines that is at fault gives its first line alone, and the others are read again:
+        a quote that nobody meant would take every row up to the next one with it.
+        """
         # What is not UTF-8 becomes lone surrogates, which no text holds: its row alone fails.
         text = io.TextIOWrapper(stored, "utf-8-sig", errors="surrogateescape", newline="")
         csv.field_size_limit(LINE_BYTES)
-        lines = _CsvLines(text)
-        reader = csv.reader(lines, delimiter="\t" if file.ending == ".tsv" else ",")
-        line = 1
+        lines, form = _CsvLines(text), {"delimiter": "\t" if file.ending == ".tsv" else ","}
+        reader = csv.reader(lines, **form, strict=True)
+        header = 0
         while True:
+            lines.begin()
             fault, record = None, list[str]()
             try:
                 record = next(reader)
@@ -165,33 +169,68 @@ class Csv:
                 return
             except csv.Error as error:
                 fault = f"not CSV: {error}"
+                if len(lines.held) == 1 and "limit" not in fault:
+                    # `"12" monitor` is no good CSV, and everybody reads it all the same.
+                    fault, record = None, next(csv.reader(lines.held, **form))
             if lines.cut:
-                fault, record, lines.cut = f"it is over {LINE_BYTES >> 20} MiB long", [], False
+                fault, record = f"it is over {LINE_BYTES >> 20} MiB long", []
+            elif record and header and len(record) != header:
+                fault = f"{len(record)} values, and the header has {header}"
             if record or fault:
-                yield line, record, fault
-            line = reader.line_num + 1
+                yield lines.first, record, fault
+                header = header or len(record)
+            if fault and not lines.cut:
+                lines.again()
 
 
 class _CsvLines:
-    """The lines of a file for a CSV reader, those over `LINE_BYTES` characters without what is in them."""
+    """The lines of a file for a CSV reader, those over `LINE_BYTES` characters without what is in them.
+
+    Attributes:
+        held: the lines of the record that is being read.
+        first: the number of the first of them.
+        cut: whether one of them was left out.
+    """
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
+        self._waiting: deque[str] = deque()
+        """Lines that are read again."""
+        self.held: list[str] = []
+        self.first = 1
         self.cut = False
-        """Whether a line was left out since this was last set to `False`."""
+
+    def begin(self) -> None:
+        """A new record begins with the next line."""
+        self.first += len(self.held)
+        self.held, self.cut = [], False
+
+    def again(self) -> None:
+        """Let the record have been its first line, and give the others out again."""
+        self._waiting.extendleft(reversed(self.held[1:]))
+        del self.held[1:]
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._text.readline(LINE_BYTES):
-            if len(line) < LINE_BYTES or line.endswith(("\n", "\r")):
-                yield line
-                continue
-            self.cut = True
-            quotes, line = line.count('"'), "-"
-            while line and not line.endswith(("\n", "\r")):
-                line = self._text.readline(1 << 20)
-                quotes += line.count('"')
-            # An odd quote opens or closes a value, and so whether the next line is a row of its own.
-            yield '"' * (quotes % 2) + "\n"
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else self._next()
+        if not line:
+            raise StopIteration
+        self.held.append(line)
+        return line
+
+    def _next(self) -> str:
+        line = self._text.readline(LINE_BYTES)
+        if len(line) < LINE_BYTES or line.endswith(("\n", "\r")):
+            return line
+        self.cut = True
+        quotes, line = line.count('"'), "-"
+        while line and not line.endswith(("\n", "\r")):
+            line = self._text.readline(1 << 20)
+            quotes += line.count('"')
+        # An odd quote opens or closes a value, and so whether the next line is a row of its own.
+        return '"' * (quotes % 2) + "\n"
 
 
 def _whole(text: str) -> bool:
