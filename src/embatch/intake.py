@@ -20,7 +20,7 @@ from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -279,6 +279,8 @@ class ShardWriter:
     judge: Judge
     cached: Cached | None = None
     """What to ask for known vectors; `None` where the batch is nobody's run."""
+    earlier: Sequence[PayloadShard] = ()
+    """The first shards, stored by an earlier try: they are given out again and not written."""
     _asked: int = 0
     _shortened: bool = False
     _cutter: ShardCutter = field(default_factory=ShardCutter)
@@ -325,13 +327,16 @@ class ShardWriter:
     def _write(self, shard: pa.RecordBatch) -> PayloadShard:
         number, self._number = self._number, self._number + 1
         path = f"batches/{self.batch_id}/payload-{number:05}.arrow"
+        dimensions = self._dimensions(shard)
+        if number < len(self.earlier):
+            if self.earlier[number].request_count != shard.num_rows:
+                raise InvalidArgument("another version began with this file: submit it again")
+            return self.earlier[number]
         texts = shard.nbytes
         if self.cached is not None:
             shard = self.cached.freeze(self.judge.model, shard)
         digest = self.blobs.write(path, shard)
-        return PayloadShard(
-            number, path, digest, shard.num_rows, texts, self._dimensions(shard), int(frozen(shard).sum())
-        )
+        return PayloadShard(number, path, digest, shard.num_rows, texts, dimensions, int(frozen(shard).sum()))
 
     def _dimensions(self, shard: pa.RecordBatch) -> int:
         """Return what the good requests ask for. A shard without any agrees with the one before."""

@@ -1,7 +1,7 @@
 """Input files cut into shards, in a thread, after their batches were acknowledged.
 
-A file is read as a stream, in constant memory, always from its beginning: what an earlier try left is dropped
-first, so a file gives the same shards however often planning was cut short.
+A file is read as a stream, in constant memory, always from its beginning. It gives the same shards however
+often planning was cut short: those that are stored already stay as they are, for they may have been worked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _READ_BYTES: Final = 1 << 20
 _PLANNED_AT_ONCE: Final = 16
-"""Shards between two looks at whether the batch was stopped meanwhile."""
+"""Shards after which those that are written may be worked, and a batch that was stopped is noticed."""
 _AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
 _log = logging.getLogger("embatch.planning")
 
@@ -59,7 +59,7 @@ class Planner:
     now: Callable[[], datetime]
     cached: Cached
     planned: Callable[[], None] = lambda: None
-    """Called after each file, for whoever waits for its shards."""
+    """Called when there are new shards, and after each file."""
     _closing: threading.Event = field(default_factory=threading.Event)
     _news: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread = field(init=False)
@@ -113,12 +113,13 @@ class Planner:
     def _plan(self, record: BatchRecord) -> None:
         # A model that is not served now, or cannot be loaded, may be there later: nothing is decided.
         model = known(self.catalog.resolve(record.model), self.pool)
-        self.store.unplan(record.id)
-        self.blobs.remove_batch(record.id)
         cached = None if record.run is None else self.cached
-        writer = ShardWriter(self.blobs, record.id, Judge(model, self.settings), cached)
+        earlier = tuple(shard.payload for shard in self.store.shards(record.id))
+        if not earlier:
+            self.blobs.remove_batch(record.id)
+        writer = ShardWriter(self.blobs, record.id, Judge(model, self.settings), cached, earlier)
         try:
-            shards = self._cut(record, writer)
+            left = self._cut(record, writer)
         except (InvalidArgument, DataLoss) as error:
             self._fail(record, error.message)
         except (PermissionDenied, FileNotFoundError):
@@ -126,28 +127,45 @@ class Planner:
         except OSError:
             self._fail(record, "the input file cannot be read: upload it again")
         else:
+            if left is not None:
+                self.store.note(record.id, writer.notes())
+                self._add(record, left, complete=True)
+
+    def _cut(self, record: BatchRecord, writer: ShardWriter) -> list[PayloadShard] | None:
+        """Write the shards of a file and let them be worked, group by group; return the last group.
+
+        `None`: the batch, or this service, was stopped.
+        """
+        group: list[PayloadShard] = []
+        seen = 0
+        for seen, shard in enumerate(self._written(record, writer), 1):
             if self._closing.is_set():
-                return
-            self.store.note(record.id, writer.notes())
-            if not self.store.plan(record.id, shards, complete=True, now=self.now()):
-                self.blobs.remove_batch(record.id)
-
-    def _cut(self, record: BatchRecord, writer: ShardWriter) -> list[PayloadShard]:
-        """Write the shards of a file; not all of them if the batch, or this service, is stopped meanwhile."""
-        shards: list[PayloadShard] = []
-        for shard in self._written(record, writer):
-            shards.append(shard)
-            if self._closing.is_set() or (len(shards) % _PLANNED_AT_ONCE == 0 and self._stopped(record)):
-                return shards
-        if not shards:
+                return None
+            if seen <= len(writer.earlier):
+                continue
+            group.append(shard)
+            if len(group) == _PLANNED_AT_ONCE:
+                if not self._add(record, group, complete=False):
+                    return None
+                self.planned()
+                group = []
+        if not seen:
             raise InvalidArgument("the input file holds no request", reason="EMPTY_BATCH")
-        return shards
+        return group
 
-    def _stopped(self, record: BatchRecord) -> bool:
-        try:
-            return self.store.get(record.id).state.final
-        except NotFound:
+    def _add(self, record: BatchRecord, shards: list[PayloadShard], *, complete: bool) -> bool:
+        """Let shards be worked. `False`: the batch was stopped; nothing is left of these."""
+        if self.store.plan(record.id, shards, complete=complete, now=self.now()):
             return True
+        for shard in shards:
+            self.blobs.remove(shard.path)
+        self._tidy(record)
+        return False
+
+    def _tidy(self, record: BatchRecord) -> None:
+        """Remove the folder of a batch that ended, unless there are shards, whose results can be read."""
+        if not self.store.shards(record.id):
+            self.blobs.remove_batch(record.id)
 
     def _written(self, record: BatchRecord, writer: ShardWriter) -> Iterator[PayloadShard]:
         """Yield the shards of an input file once they are durable, in constant memory."""
@@ -178,7 +196,7 @@ class Planner:
         # It may have been stopped meanwhile, which is what its user wanted.
         with contextlib.suppress(IllegalTransition, NotFound):
             self.store.fail(record.id, message, self.now())
-        self.blobs.remove_batch(record.id)
+        self._tidy(record)
 
 
 class _Checked(io.RawIOBase):

@@ -184,6 +184,66 @@ def test_planning_cut_short_is_begun_anew_with_the_same_shards(rig: Rig) -> None
         assert rig.read(name) == rig.read(undisturbed)
 
 
+# The thread that dies of it is the point.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_shards_are_worked_while_the_file_is_read_and_never_twice(rig: Rig) -> None:
+    """What was embedded before planning was cut short counts; counts appear at the end, all at once."""
+    content = long_file(20)
+    undisturbed = rig.service.submit_file(Draft(), rig.upload(content)).name
+    rig.done(undisturbed)
+    rig.pool.worked.clear()
+
+    named = threading.Event()
+
+    def die(path: str) -> None:
+        assert named.wait(30)
+        if "payload-00017" in path:
+            rig.until(lambda: len(done(rig, name)) == 16)
+            batch = rig.service.get(name)
+            assert (batch.state, batch.batch_stats.request_count) == (State.PROCESSING, 0)
+            raise SystemExit
+
+    rig.blobs.before_write = die
+    name = rig.service.submit_file(Draft(), rig.upload(content)).name
+    named.set()
+    rig.until(lambda: not rig.service._planner._thread.is_alive())
+    assert set(rig.pool.worked.values()) == {1}
+    assert len(rig.pool.worked) == 16 * 8
+    rig.restart()
+    assert rig.done(name).batch_stats.successful_request_count == 20 * 8
+    assert len(rig.pool.worked) == 4 * 8
+    assert payloads(rig, name) == payloads(rig, undisturbed)
+    assert rig.read(name) == rig.read(undisturbed)
+
+
+def test_what_was_finished_before_a_cancel_stays_though_the_file_was_not_read_to_its_end(rig: Rig) -> None:
+    """The rest of the file is not known: neither counted nor kept."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(path: str) -> None:
+        if "payload-00018" in path:
+            reached.set()
+            assert go_on.wait(30)
+
+    rig.blobs.before_write = hold
+    file = rig.upload(long_file(40))
+    name = rig.service.submit_file(Draft(), file).name
+    assert reached.wait(30)
+    rig.until(lambda: len(done(rig, name)) == 16)
+    cancelled = rig.service.cancel(name)
+    go_on.set()
+    rig.until(lambda: len(payloads(rig, name)) == 16)
+    assert rig.service.get(name) == cancelled
+    assert cancelled.batch_stats.successful_request_count == 16 * 8
+    assert [row["index"] for row in rig.read(name)] == list(range(16 * 8))
+
+
+def done(rig: Rig, name: str) -> list[int]:
+    """Return the numbers of the shards that are worked."""
+    shards = rig.store.shards(name.removeprefix("batches/"))
+    return [shard.number for shard in shards if shard.state == "done"]
+
+
 def payloads(rig: Rig, name: str) -> dict[str, str]:
     """Return the digests of a batch's payload files."""
     return {path: digest for path, digest in tree(rig.folder / name).items() if "payload" in path}

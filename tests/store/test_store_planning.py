@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-from storing import NOW, accept, accept_file, at, claim, commit, payload, work_off
+from storing import NOW, accept, accept_file, at, claim, commit, payload
 
-from embatch.errors import FailedPrecondition
 from embatch.states import State
 from embatch.store.records import Committed
 
@@ -48,26 +46,3 @@ def test_a_batch_that_ended_takes_no_more_shards(store: Store) -> None:
     assert not store.plan("b", [payload(1)], complete=False, now=NOW)
     assert not store.plan("nothing", [payload(0)], complete=False, now=NOW)
     assert (store.shards("a"), len(store.shards("b"))) == ([], 1)
-
-
-def test_planning_can_begin_anew(store: Store) -> None:
-    """What a crash left of a plan is dropped; a planned batch is left alone."""
-    accept_file(store, "a")
-    store.plan("a", [payload(0), payload(1)], complete=False, now=NOW)
-    commit(store, claim(store))
-    store.unplan("a")
-    assert (store.shards("a"), store.get("a").request_count, store.claim(NOW)) == ([], 0, None)
-    assert store.plan("a", [payload(0)], complete=True, now=NOW)
-    store.unplan("a")
-    assert [c.number for c in work_off(store)] == [0]
-
-
-def test_planning_cannot_begin_anew_under_a_claim(store: Store) -> None:
-    """The attempts of new shards begin at 1, so an old claim must not be out: nothing is dropped then."""
-    accept_file(store, "a")
-    store.plan("a", [payload(0)], complete=False, now=NOW)
-    held = claim(store)
-    with pytest.raises(FailedPrecondition):
-        store.unplan("a")
-    assert store.release(held)
-    assert claim(store).attempt == 2

@@ -71,7 +71,7 @@ class Embedding:
 
         def finished(rows: Sequence[int]) -> None:
             nonlocal told
-            at = list(rows)
+            at = np.asarray(rows)
             tokens = int((work.outcome.tokens[at] * repeats[at]).sum())
             spent, told = work.outcome.cpu_seconds - told, work.outcome.cpu_seconds
             self.on_progress(Done(int(repeats[at].sum()), tokens, spent))
@@ -95,6 +95,9 @@ class Embedding:
 
 def composed(requests: pa.RecordBatch, rows: Sequence[int], prompts: Mapping[str, str]) -> Iterator[str]:
     """Return what the engine embeds of some requests: prompt, title and text as one."""
+    if not prompts and requests.column("title").null_count == requests.num_rows:
+        plain = requests.column("text").to_pylist()
+        return (plain[at] or "" for at in rows)
     texts, task_types, titles = (requests.column(name).to_pylist() for name in _COMPOSED)
     return (compose(texts[at] or "", task_types[at], titles[at], prompts) for at in rows)
 

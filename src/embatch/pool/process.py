@@ -7,6 +7,7 @@ open job gets `Gone` as its last event, and whoever waits for the engine to load
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import logging
 import os
@@ -37,6 +38,8 @@ TICK: Final = 0.1
 CLOSING: Final = "the service is closing"
 _LAST_WORDS: Final = 300
 _REAP_SECONDS: Final = 2.0
+_PIPE_BYTES: Final = 1 << 20
+"""A job's texts go through in one piece: through 64 KiB they cost both sides a turn each time."""
 _log = logging.getLogger("embatch.pool")
 
 
@@ -92,6 +95,8 @@ class EngineProcess:
             env={**os.environ, **_threads(spec.threads), **environment},
         )
         self.pid = self._child.pid
+        for pipe in (self._child.stdin, self._child.stdout):
+            _widen(cast("BinaryIO", pipe))
         self._threads = [
             threading.Thread(target=self._read, name=f"engine-{self.pid}", daemon=True),
             threading.Thread(target=self._overhear, name=f"engine-{self.pid}-stderr", daemon=True),
@@ -301,6 +306,12 @@ class Job:
     def cancel(self) -> None:
         """Ask that no further micro-batch of it is begun."""
         self.process.cancel(self.number)
+
+
+def _widen(pipe: BinaryIO) -> None:
+    # Linux's, and refused to a user who has very many.
+    with contextlib.suppress(OSError, AttributeError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _threads(count: int) -> dict[str, str]:

@@ -280,12 +280,12 @@ class ShardWork:
                 raise EngineTrouble("the engine gives different texts the same vector")
             course.failed.append((group, _FAULTS[reason], event.header["message"]))
             return
-        vectors: Any = np.frombuffer(event.body, "<f4").reshape(len(group.rows), -1)
-        self.outcome.vectors[list(group.rows)] = vectors
+        at: Any = np.array(group.rows)
+        self.outcome.vectors[at] = np.frombuffer(event.body, "<f4").reshape(len(at), -1)
         self.outcome.cpu_seconds += event.header["cpu"]
         self.processes.proven = True
         course.finished += 1
-        self.on_rows(group.rows)
+        self.on_rows(at)
 
     def _trouble(self, header: Mapping[str, Any], course: _Course, process: EngineProcess) -> None:
         """Pass the engine's trouble on, unless a doubted shard may be its cause: a harmless text tells."""

@@ -64,11 +64,6 @@ PLAN: Final = (
     .where(_THIS, IS_ACTIVE, BATCH.c.planned.is_(False))
     .values(planned=bindparam("complete"), waiting=BATCH.c.waiting + bindparam("added"), update_time=_NOW)
 )
-IS_WORKED: Final = select(SHARD.c.number).where(
-    SHARD.c.batch_id == bindparam("owner"), SHARD.c.state == _word("claimed"), SHARD.c.state != _word("done")
-)
-UNPLAN: Final = update(BATCH).where(_THIS, BATCH.c.planned.is_(False)).values(waiting=0)
-DROP_SHARDS: Final = delete(SHARD).where(SHARD.c.batch_id == bindparam("owner"))
 NOTE: Final = update(BATCH).where(_THIS).values(notes=bindparam("words"))
 
 # claim, release, commit

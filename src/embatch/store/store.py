@@ -176,26 +176,6 @@ class Store(Batches, Files):
 
         return self._writer.run(write)
 
-    def unplan(self, batch_id: str) -> None:
-        """Drop the shards of a batch whose planning was cut short, so that it can be planned anew.
-
-        Repeating is safe; nothing happens to a batch that is planned or gone.
-
-        Raises:
-            FailedPrecondition: a shard of it is being worked. Its attempts would begin again at 1, and the
-                fence could not tell the old claim from a new one.
-        """
-        this = {"owner": batch_id}
-
-        def write(connection: Connection) -> None:
-            if connection.execute(statements.UNPLAN, this).rowcount == 0:
-                return
-            if connection.execute(statements.IS_WORKED, this).first() is not None:
-                raise FailedPrecondition("a shard of the batch is being worked: release it first")
-            connection.execute(statements.DROP_SHARDS, this)
-
-        self._writer.run(write)
-
     def note(self, batch_id: str, notes: tuple[str, ...]) -> None:
         """Replace a batch's notes. Repeating is safe."""
         words = orjson.dumps(notes).decode()
