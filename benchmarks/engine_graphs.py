@@ -210,7 +210,8 @@ def ranges(described: folder.ModelFolder, rows: Sequence[TokenRow]) -> dict[str,
         for reduce in (ops.reduce_min, ops.reduce_max)
     ]
     compiled = ov.Core().compile_model(ov.Model(results, parameters, "ranges"), "CPU")
-    found = [compiled([row[None], np.ones((1, len(row)), np.int32)]) for row in rows]
+    tokens = [np.asarray(row, np.int32)[None] for row in rows]
+    found = [compiled([row, np.ones_like(row)]) for row in tokens]
     bounds = np.array([[float(one[port]) for port in compiled.outputs] for one in found])
     least, most = bounds.min(axis=0)[::2], bounds.max(axis=0)[1::2]
     return dict(zip(Watched.inputs, zip(least.tolist(), most.tolist(), strict=True), strict=True))

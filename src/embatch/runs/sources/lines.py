@@ -157,8 +157,8 @@ class Csv:
         # What is not UTF-8 becomes lone surrogates, which no text holds: its row alone fails.
         text = io.TextIOWrapper(stored, "utf-8-sig", errors="surrogateescape", newline="")
         csv.field_size_limit(LINE_BYTES)
-        lines, form = _CsvLines(text), {"delimiter": "\t" if file.ending == ".tsv" else ","}
-        reader = csv.reader(lines, **form, strict=True)
+        lines, between = _CsvLines(text), "\t" if file.ending == ".tsv" else ","
+        reader = csv.reader(lines, delimiter=between, strict=True)
         header = 0
         while True:
             lines.begin()
@@ -171,7 +171,7 @@ class Csv:
                 fault = f"not CSV: {error}"
                 if len(lines.held) == 1 and "limit" not in fault:
                     # `"12" monitor` is no good CSV, and everybody reads it all the same.
-                    fault, record = None, next(csv.reader(lines.held, **form))
+                    fault, record = None, next(csv.reader(lines.held, delimiter=between))
             if lines.cut:
                 fault, record = f"it is over {LINE_BYTES >> 20} MiB long", []
             elif record and header and len(record) != header:
