@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -104,8 +104,10 @@ class Service:
 
     def query_cpu(self) -> float:
         """Return the CPU seconds of the query process, which started last, so far."""
-        listed = Path(f"/proc/{self._process}/task").glob("*/children")
-        newest = max(int(child) for one in listed for child in one.read_text().split())
+        newest = 0
+        for one in Path(f"/proc/{self._process}/task").glob("*/children"):
+            with suppress(FileNotFoundError):  # a thread that ended meanwhile
+                newest = max(newest, *map(int, one.read_text().split()), 0)
         numbers = Path(f"/proc/{newest}/stat").read_text().rpartition(")")[2].split()
         return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
