@@ -7,7 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is loaded: each of our threads multiplies for itself
+# Each of our threads multiplies for itself. In time only where nothing has loaded numpy before.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 import openvino as ov

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for `rates`, and before OpenVINO loads numpy
 
 import openvino as ov
 
