@@ -75,9 +75,9 @@ def test_a_service_is_measured_with_its_engines() -> None:
     """CPU seconds of both grow with a batch, its pages are counted, and all of it can be polled."""
     with serving(SIZES.flags) as served, served.client() as client:
         before = served.spent()
-        row = one_batch(served, client, texts(1200, 64, "test"))
+        row = one_batch(served, client, texts(12_000, 64, "test"))
         spent = served.spent() - before
-        assert row["rows"] == 1200
+        assert row["rows"] == 12_000
         assert spent.service > 0
         assert spent.engines > 0
         assert served.database_bytes() > 10_000
