@@ -39,6 +39,19 @@ def long_file(shards: int) -> bytes:
     )
 
 
+def held_at(rig: Rig, shard: int) -> tuple[threading.Event, threading.Event]:
+    """Hold the planner before it writes a shard; return what tells of it, and what lets it go on."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(path: str) -> None:
+        if f"payload-{shard:05}" in path:
+            reached.set()
+            assert go_on.wait(30)
+
+    rig.blobs.before_write = hold
+    return reached, go_on
+
+
 def arrow_file(**columns: Any) -> bytes:
     """Return an Arrow stream with these columns."""
     buffer, batch = io.BytesIO(), pa.RecordBatch.from_pydict(columns)
@@ -128,14 +141,7 @@ def test_a_file_that_cannot_be_read_as_a_whole_fails_its_batch(
 
 def test_counts_appear_when_planning_has_ended_and_the_file_is_pinned_until_then(rig: Rig) -> None:
     """Nothing is counted or claimed of a half-planned batch, and its file cannot go."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    def hold(path: str) -> None:
-        if "payload-00002" in path:
-            reached.set()
-            assert go_on.wait(30)
-
-    rig.blobs.before_write = hold
+    reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
     assert reached.wait(30)
@@ -218,14 +224,7 @@ def test_shards_are_worked_while_the_file_is_read_and_never_twice(rig: Rig) -> N
 
 def test_what_was_finished_before_a_cancel_stays_though_the_file_was_not_read_to_its_end(rig: Rig) -> None:
     """The rest of the file is not known: neither counted nor kept."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    def hold(path: str) -> None:
-        if "payload-00018" in path:
-            reached.set()
-            assert go_on.wait(30)
-
-    rig.blobs.before_write = hold
+    reached, go_on = held_at(rig, 18)
     file = rig.upload(long_file(40))
     name = rig.service.submit_file(Draft(), file).name
     assert reached.wait(30)
@@ -269,14 +268,7 @@ def test_the_service_stopped_while_planning_leaves_it_to_the_next(rig: Rig) -> N
 
 def test_cancelled_while_planned_it_stays_cancelled_without_files(rig: Rig) -> None:
     """Planning notices, at the latest at its end; nothing of the batch is ever worked."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    def hold(path: str) -> None:
-        if "payload-00002" in path:
-            reached.set()
-            assert go_on.wait(30)
-
-    rig.blobs.before_write = hold
+    reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
     assert reached.wait(30)
@@ -292,14 +284,7 @@ def test_cancelled_while_planned_it_stays_cancelled_without_files(rig: Rig) -> N
 
 def test_deleted_while_planned_it_leaves_nothing(rig: Rig) -> None:
     """Neither row nor folder, and the next file is planned."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    def hold(path: str) -> None:
-        if "payload-00002" in path:
-            reached.set()
-            assert go_on.wait(30)
-
-    rig.blobs.before_write = hold
+    reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
     assert reached.wait(30)
