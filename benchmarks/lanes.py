@@ -18,15 +18,12 @@ import argparse
 import itertools
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,12 +33,12 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import passages
+from benchmarks.served import Served, serving
 
-from embatch import Client
 from embatch.engine.machine import cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 NICE: Final = ("19", "0")
 QUERIES: Final = 300
@@ -67,10 +64,11 @@ class Lane:
 class Service:
     """A running service and a client of it."""
 
-    def __init__(self, url: str, process: int) -> None:
-        self.url, self._process = url, process
+    def __init__(self, served: Served) -> None:
+        assert served.url is not None  # noqa: S101  (it listens on a port)
+        self.url, self._process = served.url, served.pid
         self._http = httpx2.Client(timeout=120.0)
-        self._client = Client(url)
+        self._client = served.client()
 
     def query(self, text: str) -> None:
         """Ask for one embedding."""
@@ -112,33 +110,6 @@ class Service:
         return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@contextmanager
-def serving(folder: str, nice: str) -> Iterator[Service]:
-    """Run a service whose bulk engines have this niceness."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "embatch", "serve", "--data", f"{folder}/{nice}", "--port", str(port)]
-    with subprocess.Popen(
-        command, env={**os.environ, "EMBATCH_BULK_NICE": nice}, stderr=subprocess.DEVNULL
-    ) as process:
-        service = Service(f"http://127.0.0.1:{port}", process.pid)
-        try:
-            while not listens(port):
-                time.sleep(0.1)
-            yield service
-        finally:
-            process.terminate()
-
-
-def listens(port: int) -> bool:
-    """Return whether somebody answers on a port of this machine."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
-
-
 def ask(service: Service, texts: Sequence[str], rate: float, over: threading.Event) -> list[float]:
     """Ask `rate` queries a second until told to stop; return the seconds of each from its planned moment."""
     begun = time.monotonic()
@@ -162,11 +133,8 @@ def measure(count: int, rounds: int, rate: float, seconds: float) -> dict[str, L
     found = list(dict.fromkeys(passages(min(count + QUERIES, CORPUS))))
     queries, texts = found[:QUERIES], list(itertools.islice(itertools.cycle(found[QUERIES:]), count))
     lanes = {nice: Lane() for nice in NICE}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serving(folder, NICE[0]) as a,
-        serving(folder, NICE[1]) as b,
-    ):
+    with ExitStack() as stack:
+        a, b = (Service(stack.enter_context(serving(environ={"EMBATCH_BULK_NICE": nice}))) for nice in NICE)
         for service in (a, b):  # load both engines of each and compile their shapes
             name = service.begin(texts)
             for text in queries:

@@ -38,14 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import passages
 from benchmarks.engines import model, python
-from benchmarks.peers import QUIET
+from benchmarks.peers import LOADERS, QUIET
 from benchmarks.served import free_port, serving
 
 from embatch import Client
-from embatch.engine.loading import load
-from embatch.engine.models import DEFAULT_MODEL, serve_model
-from embatch.engine.packing import pack
-from embatch.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,26 +92,6 @@ def submits(count: int, threads: int) -> float:
 
 
 # corpus
-
-
-def bare(engine: Any) -> Way:
-    """Return the engine alone: encode, plan, forward on as many threads as it has streams."""
-    about, budget = engine.describe(), Settings().micro_batch_tokens
-
-    def run(texts: list[str]) -> Vectors:
-        vectors = np.empty((len(texts), about.dimensions), np.float32)
-        encoded = engine.encode(texts)
-        plan = pack(encoded.lengths, budget, about.multiple, about.max_tokens)
-
-        def forward(part: Any) -> None:
-            rows = [encoded.rows[row] for row in part.rows]
-            vectors[list(part.rows)] = engine.forward(rows, part.shape)
-
-        with ThreadPoolExecutor(about.streams) as pool:
-            list(pool.map(forward, plan))
-        return vectors
-
-    return run
 
 
 def batch(client: Client) -> Way:
@@ -210,15 +186,14 @@ def corpus(count: int, rounds: int) -> dict[str, Any]:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embatch-bench-")))
         folder = model(place / "model", "mini")
-        engine = load(serve_model(DEFAULT_MODEL).spec)
-        engine.warm()
+        bare, _ = LOADERS["embatch"]("embatch", str(folder))
         local = stack.enter_context(serving(private=True))
         http = stack.enter_context(serving())
         peer = stack.enter_context(infinity_server(folder))
         client = stack.enter_context(httpx2.Client(timeout=600.0))
         assert http.url is not None  # noqa: S101  (it listens on a port)
         ways: dict[str, Way] = {
-            "bare engine": bare(engine),
+            "bare engine": bare,
             "batch, local": batch(stack.enter_context(local.client())),
             "batch, HTTP": batch(stack.enter_context(http.client())),
             "file to file": command(http.url, place),
@@ -236,7 +211,6 @@ def corpus(count: int, rounds: int) -> dict[str, Any]:
                 begun = time.perf_counter()
                 way(texts)
                 seconds[name].append(time.perf_counter() - begun)
-        engine.close()
     return {"texts": len(texts), "seconds": seconds, "least_cosine": cosines}
 
 

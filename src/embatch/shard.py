@@ -165,6 +165,14 @@ class RequestRow:
     """Whether a text longer than the model takes is cut, and flagged; else it fails."""
 
 
+def completed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a batch with all columns of a schema, in their order; those it has not are null."""
+    found: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
+    return pa.RecordBatch.from_arrays(
+        [found.get(one.name, pa.nulls(batch.num_rows, one.type)) for one in schema], schema=schema
+    )
+
+
 def rows_of(given: pa.RecordBatch) -> Iterator[RequestRow]:
     """Yield the requests of columns as in `GIVEN`, one by one."""
     for said in zip(*(given.column(name).to_pylist() for name in GIVEN.names), strict=True):
@@ -253,14 +261,8 @@ def _columns(rows: Sequence[RequestRow]) -> pa.RecordBatch:
 
 
 def _sound(given: pa.RecordBatch) -> pa.RecordBatch:
-    count = given.num_rows
-    columns = {
-        **dict(zip(given.schema.names, given.columns, strict=True)),
-        "auto_truncate": pa.array(np.ones(count, np.bool_)),
-    }
-    return pa.RecordBatch.from_arrays(
-        [columns.get(one.name, pa.nulls(count, one.type)) for one in _UNNUMBERED], schema=_UNNUMBERED
-    )
+    uncut = pa.array(np.ones(given.num_rows, np.bool_))
+    return completed(given.append_column("auto_truncate", uncut), _UNNUMBERED)
 
 
 def _sizes(given: pa.RecordBatch) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers, narrowed
-from embatch.shard import GIVEN
+from embatch.shard import GIVEN, completed
 from embatch.vectors import truncate
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ def read_batches(file: BinaryIO) -> Iterator[pa.RecordBatch]:
             _check(reader.schema)
             for batch in reader:
                 batch.validate(full=True)
-                yield _completed(batch)
+                given = completed(batch, GIVEN)
+                if not all(map(_is_object, given.column("metadata").drop_null().to_pylist())):
+                    raise InvalidArgument(
+                        "column metadata holds text that is not a JSON object", field=_FIELD
+                    )
+                yield given
     except (pa.ArrowException, OSError) as error:  # a torn stream is an OSError
         raise InvalidArgument(
             f"the file is not a readable Arrow stream: {str(error)[:200]}", field=_FIELD
@@ -63,21 +68,6 @@ def _check(schema: pa.Schema) -> None:
             )
         if column.type != (expected := GIVEN.field(column.name).type):
             raise InvalidArgument(f"column {column.name} is {column.type}, not {expected}", field=_FIELD)
-
-
-def _completed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch with all columns of an input, in their order."""
-    found: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
-    if "metadata" in found and not all(map(_is_object, found["metadata"].drop_null().to_pylist())):
-        raise InvalidArgument("column metadata holds text that is not a JSON object", field=_FIELD)
-    columns = [found.get(one.name) for one in GIVEN]
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.nulls(batch.num_rows, one.type) if column is None else column
-            for one, column in zip(GIVEN, columns, strict=True)
-        ],
-        schema=GIVEN,
-    )
 
 
 def _is_object(text: Any) -> bool:
