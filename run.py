@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 LOCKS = ROOT / "requirements"
+KERNEL = ROOT / "src" / "embatch" / "engine" / "amx" / "libembatch_amx.so"
 UV = "uv==0.13.9"
 TORCH = "torch==2.13.0"
 LEFT_OUT = ("torch==", "torchvision==", "triton==", "cuda-", "nvidia-", "openvino-telemetry==")
@@ -27,6 +28,7 @@ USAGE = """usage: python3 run.py COMMAND [ARGS...]
   test        set up and run the tests (ARGS go to pytest)
   check       ruff, mypy --strict and import-linter
   test-long   the longer batteries: a million requests, power cuts, more kills
+  test-kernel the compiled kernel against float64 at random, under sanitizers (ARGS: SECONDS SEED)
   test-torch  the torch engine's tests, in an environment of their own (.venv-torch)
   lock        renew requirements/*.lock
   setup       only make .venv
@@ -53,8 +55,10 @@ def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, t
     place, stamp = ROOT / folder, ROOT / folder / f".stamp-{locks[0]}"
     python = place / "bin" / "python"
     digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (TORCH.encode() if torch else b""))
-    for name in locks:
-        digest.update((LOCKS / name).read_bytes())
+    sources = sorted((*(ROOT / "kernel").glob("*.[ch]*"), ROOT / "hatch_build.py")) if editable else []
+    digest.update(os.environ.get("EMBATCH_KERNEL", "auto").encode())  # see hatch_build.py
+    for file in (*(LOCKS / name for name in locks), *sources):
+        digest.update(file.read_bytes())
     if python.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
         return python
     print(f"run.py: setting up {folder}", file=sys.stderr, flush=True)
@@ -79,6 +83,12 @@ def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, t
         run(*install, *extra, "--require-hashes", "-r", LOCKS / name)
     if editable:
         run(*install, "--no-deps", "--no-build-isolation", "-e", ".")
+        if not KERNEL.exists():
+            print(
+                "run.py: our own kernel was not compiled, OpenVINO serves on every processor. Why: "
+                "EMBATCH_KERNEL=require python3 run.py setup",
+                file=sys.stderr,
+            )
     stamp.write_text(digest.hexdigest())
     return python
 
@@ -174,6 +184,8 @@ def main() -> None:
         run(python, "-m", "ruff", "format", "--check")
         run(python, "-m", "mypy")
         run(python.parent / "lint-imports")
+    elif command == "test-kernel":
+        become(Path(sys.executable), ROOT / "kernel" / "compile.py", *arguments)
     elif command == "test-torch":
         python = environment(".venv-torch", ("torch.lock", "weights.lock"), torch=True)
         # By its path: the other tests import what only .venv has.

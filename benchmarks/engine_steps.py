@@ -41,6 +41,7 @@ from benchmarks.engines import CORPUS, cosines, model  # noqa: E402  (as above)
 from embatch.engine import bert, folder, models, openvino, packing, weights  # noqa: E402  (as above)
 from embatch.engine.machine import cores  # noqa: E402  (as above)
 from embatch.engine.protocol import EngineSpec  # noqa: E402  (as above)
+from embatch.engine.tokens import FolderTokenizer  # noqa: E402  (as above)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,8 +189,7 @@ def measure(names: Sequence[str], texts: Sequence[str], rounds: int, shape: str)
     """Return the table of these steps, the first of which is the yardstick."""
     with tempfile.TemporaryDirectory() as place:
         described = models.opened(EngineSpec("openvino", str(model(Path(place, "model"), shape))))
-        tokenizer = openvino._tokenizer(described)  # noqa: SLF001  (the engine's own)
-        rows = [np.array(one.ids, np.int32) for one in tokenizer.encode_batch_fast(list(texts))]
+        rows = FolderTokenizer(described).encode(texts).rows
         if any(STEPS[name].graph is graphs.Int8 for name in names):
             graphs.Int8.ranges = graphs.ranges(described, rows[:CALIBRATED])
         runners = {name: Runner(STEPS[name], described) for name in names}

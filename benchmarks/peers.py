@@ -74,7 +74,7 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def _ours(name: str, folder: str) -> Loaded:
     from embatch.engine.loading import load  # noqa: PLC0415  (peers do not have it)
-    from embatch.engine.packing import MicroBatch, pack  # noqa: PLC0415  (nor this)
+    from embatch.engine.packing import MicroBatch, plan  # noqa: PLC0415  (nor this)
     from embatch.engine.protocol import EngineSpec  # noqa: PLC0415  (nor this)
     from embatch.settings import Settings  # noqa: PLC0415  (nor this)
 
@@ -86,13 +86,13 @@ def _ours(name: str, folder: str) -> Loaded:
     def embed(texts: list[str]) -> Any:
         vectors = np.empty((len(texts), described.dimensions), np.float32)
         encoded = engine.encode(texts)
-        plan = pack(encoded.lengths.tolist(), budget, described.multiple, described.max_tokens)
+        planned = plan(encoded.lengths.tolist(), budget, described)
 
         def forward(part: MicroBatch) -> None:
             vectors[list(part.rows)] = engine.forward([encoded.rows[row] for row in part.rows], part.shape)
 
         with ThreadPoolExecutor(described.streams) as pool:
-            list(pool.map(forward, plan))
+            list(pool.map(forward, planned))
         return vectors
 
     return embed, {"precision": described.precision, **_versions(library)}

@@ -41,7 +41,7 @@ from benchmarks.rates import matrix_rate, memory_rates, survey
 
 from embatch.engine.loading import load
 from embatch.engine.machine import cores
-from embatch.engine.packing import pack
+from embatch.engine.packing import plan
 from embatch.engine.protocol import EngineSpec
 from embatch.settings import Settings
 
@@ -124,7 +124,7 @@ def run(engine: Engine, texts: Sequence[str]) -> tuple[Phases, list[int], tuple[
     encoded = engine.encode(texts)
     phases.encode, begun = time.perf_counter() - begun, time.perf_counter()
     lengths = encoded.lengths.tolist()
-    plan = pack(lengths, Settings().micro_batch_tokens, about.multiple, about.max_tokens)
+    planned = plan(lengths, Settings().micro_batch_tokens, about)
     phases.plan, begun = time.perf_counter() - begun, time.perf_counter()
 
     def forward(part: MicroBatch) -> float:
@@ -133,9 +133,9 @@ def run(engine: Engine, texts: Sequence[str]) -> tuple[Phases, list[int], tuple[
         return time.perf_counter() - called
 
     with ThreadPoolExecutor(about.streams) as pool:
-        phases.calls = sum(pool.map(forward, plan))
+        phases.calls = sum(pool.map(forward, planned))
     phases.forward = time.perf_counter() - begun
-    return phases, lengths, plan
+    return phases, lengths, planned
 
 
 class Counters:
@@ -281,15 +281,15 @@ def measure(folder: Path | str, texts: Sequence[str], rounds: int) -> dict[str, 
     about = engine.describe()
     fitting = [one for one in rates if one["precision"] == about.precision and one["threads"] == cores()]
     best = max(fitting, key=lambda one: float(one["rate"]))
-    _, lengths, plan = run(engine, texts)
-    planned = [part.shape.tokens for part in plan for _ in part.rows]
+    _, lengths, parts = run(engine, texts)
+    planned = [part.shape.tokens for part in parts for _ in part.rows]
     found = share(engine, texts, best, rounds)
     engine.close()
     return {
         "rates": rates,
         "memory": memory,
         "texts": len(texts),
-        "micro_batches": len(plan),
+        "micro_batches": len(parts),
         "precision": about.precision,
         "streams": about.streams,
         "best": best,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from embatch.engine.packing import MicroBatch, distinct, pack
+from embatch.engine.packing import MicroBatch, distinct, plan
 from embatch.engine.protocol import Shape
 from embatch.vectors import cosine, norm
 
@@ -67,7 +67,7 @@ def embed(engine: Engine, texts: Sequence[str]) -> NDArray[np.float32]:
         vectors[list(part.rows)] = engine.forward([encoded.rows[row] for row in part.rows], part.shape)
 
     with ThreadPoolExecutor(about.streams) as streams:
-        list(streams.map(forward, pack(encoded.lengths.tolist(), BUDGET, about.multiple, about.max_tokens)))
+        list(streams.map(forward, plan(encoded.lengths.tolist(), BUDGET, about)))
     return vectors[list(apart.of)]
 
 

@@ -1,4 +1,4 @@
-"""The command line: `embatch serve | embed | submit | list | watch | results | cancel | delete | models`.
+"""The command line: `embatch embed | submit | watch | results | list | serve | doctor`, and a few more.
 
 Commands talk to the private service of the data folder, which starts and ends by itself, or to the service
 that `--to` names. Exit codes: 0 done · 1 failed · 2 usage · 3 finished with failed rows · 4 not authorised ·
@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 # Importing a module of commands is what adds them to the application.
-from embatch.cli import batches, runs, serving  # noqa: F401
+from embatch.cli import batches, doctor, runs, serving  # noqa: F401
 from embatch.cli.app import DONE, FAILED, INTERRUPTED, REFUSED, TIMED_OUT, USAGE, app
 from embatch.display import report
 from embatch.errors import (

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+EngineName = Annotated[str, Parameter(help="auto, amx, openvino, torch, remote or hashing.")]
+EngineOptions = Annotated[
+    list[str] | None, Parameter(help="NAME=VALUE for the engine; repeatable.", negative="")
+]
+Precision = Annotated[str, Parameter(help="auto, f32 or bf16.")]
+
+
 @app.command
 def serve(  # noqa: PLR0913  (one parameter a flag)
     *,
@@ -29,12 +36,10 @@ def serve(  # noqa: PLR0913  (one parameter a flag)
         list[str] | None,
         Parameter(help="NAME=MODEL, so that code written for NAME runs unchanged.", negative=""),
     ] = None,
-    engine: Annotated[str, Parameter(help="auto, openvino, torch, remote or hashing.")] = "auto",
+    engine: EngineName = "auto",
     engine_url: Annotated[str | None, Parameter(help="Address of the remote engine's endpoint.")] = None,
-    engine_option: Annotated[
-        list[str] | None, Parameter(help="NAME=VALUE for the engine; repeatable.", negative="")
-    ] = None,
-    precision: Annotated[str, Parameter(help="auto, f32 or bf16.")] = "auto",
+    engine_option: EngineOptions = None,
+    precision: Precision = "auto",
     threads: Annotated[int, Parameter(help="Threads of bulk embedding; 0 for one per core.")] = 0,
     insecure_no_auth: Annotated[
         bool, Parameter(help="Allow an address others can reach.", negative="")
@@ -57,10 +62,10 @@ def serve(  # noqa: PLR0913  (one parameter a flag)
             port=port,
             socket=socket,
             models=tuple(model or ()),
-            aliases=_pairs(alias, "--alias"),
+            aliases=pairs(alias, "--alias"),
             engine=engine,
             engine_url=engine_url,
-            engine_options=_pairs(engine_option, "--engine-option"),
+            engine_options=pairs(engine_option, "--engine-option"),
             precision=precision,
             threads=threads,
             private=private,
@@ -69,11 +74,16 @@ def serve(  # noqa: PLR0913  (one parameter a flag)
     )
 
 
-def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
-    pairs = {}
+def pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """Return the content of each NAME=VALUE by its name.
+
+    Raises:
+        InvalidArgument: one has another form.
+    """
+    found = {}
     for value in values or ():
         name, equals, content = value.partition("=")
         if not equals or not name or not content:
             raise InvalidArgument(f"{flag} takes NAME=VALUE, not {value!r}", field=flag)
-        pairs[name] = content
-    return pairs
+        found[name] = content
+    return found

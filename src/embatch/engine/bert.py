@@ -1,7 +1,6 @@
 """The encoder of BERT, RoBERTa and XLM-RoBERTa as an OpenVINO graph, straight from its tensors.
 
-What sentence-transformers runs for MiniLM, bge, e5 and gte: embeddings of word, position and token type 0,
-then layers of self-attention and feed-forward, each followed by its LayerNorm (Devlin et al. 2019).
+What sentence-transformers runs for MiniLM, bge, e5 and gte; `checkpoint` says which architecture that is.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
 
-from embatch.errors import InvalidArgument
+from embatch.engine import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
-
-FAMILIES: Final = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
 
 _ACTIVATIONS: Final[Mapping[str, Callable[[ov.Node], ov.Node]]] = {
     "gelu": lambda x: ops.gelu(x, "erf"),
@@ -32,23 +29,14 @@ _ACTIVATIONS: Final[Mapping[str, Callable[[ov.Node], ov.Node]]] = {
     "swish": ops.swish,
     "tanh": ops.tanh,
 }
-_PREFIXES: Final = ("", "bert.", "roberta.", "model.", "0.auto_model.")
 _MASKED: Final = 1e9  # far below every score, yet finite: a row of filler gives numbers and not NaN
 
 
 def unsupported(config: Mapping[str, Any]) -> str | None:
     """Return why this encoder cannot be built from such a configuration; `None` if it can."""
-    if config.get("model_type") not in FAMILIES:
-        return f"the architecture {str(config.get('model_type'))[:40]!r}"
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        return "relative positions"
-    if config.get("hidden_act", "gelu") not in _ACTIVATIONS:
-        return "its activation function"
-    if config.get("is_decoder") or config.get("embedding_size", config.get("hidden_size")) != config.get(
-        "hidden_size"
-    ):
-        return "its variant of the architecture"
-    return None
+    if problem := checkpoint.unsupported(config):
+        return problem
+    return None if checkpoint.activation(config) in _ACTIVATIONS else "its activation function"
 
 
 def encoder(
@@ -70,7 +58,7 @@ def encoder(
     seen = ops.convert(mask, np.float32)
     bias = ops.multiply(ops.subtract(seen, np.float32(1)), np.float32(_MASKED))
     bias = ops.unsqueeze(bias, ops.constant(np.array([1, 2], np.int64)))
-    for layer in range(int(config["num_hidden_layers"])):
+    for layer in range(graph.layers):
         hidden = graph.layer(hidden, bias, f"encoder.layer.{layer}.")
     return [ids, mask], hidden.output(0)
 
@@ -79,31 +67,20 @@ class _Graph:
     """One walk over the tensors of one model."""
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        self._tensors = tensors
-        word = "embeddings.word_embeddings.weight"
-        self._prefix = next((prefix for prefix in _PREFIXES if prefix + word in tensors), "")
-        try:
-            self._words = int(config["vocab_size"])
-            self._size = int(config["hidden_size"])
-            self._heads = int(config["num_attention_heads"])
-            self._inner = int(config["intermediate_size"])
-            self._activation = _ACTIVATIONS[config.get("hidden_act", "gelu")]
-        except KeyError as error:
-            raise InvalidArgument(f"config.json lacks or does not know {error}", field="model") from None
-        self._epsilon = float(config.get("layer_norm_eps", 1e-12))
+        self._tensors = checkpoint.Checkpoint(tensors)
+        self._sizes = sizes = checkpoint.Sizes.of(config)
+        self._size, self._heads, self._inner = sizes.hidden, sizes.heads, sizes.inner
+        self.layers = sizes.layers
+        self._activation = _ACTIVATIONS[checkpoint.activation(config)]
 
     def embeddings(self, ids: ov.Node, position_offset: int) -> ov.Node:
-        words = self._tensor("embeddings.word_embeddings.weight", self._words, self._size)
-        positions = self._tensor("embeddings.position_embeddings.weight", None, self._size)
-        types = self._tensor("embeddings.token_type_embeddings.weight", None, self._size)
-        # All our texts are of token type 0, so its vector belongs to every position.
-        table = ops.constant(positions[position_offset:] + types[0])
+        table = ops.constant(self._tensors.positions(self._sizes, position_offset))
         length = ops.gather(
             ops.shape_of(ids, "i64"), ops.constant(np.array([1], np.int64)), ops.constant(np.int64(0))
         )
         first, one = ops.constant(np.array([0], np.int64)), ops.constant(np.array([1], np.int64))
         place = ops.slice(table, first, length, one, first)
-        found = ops.gather(_shared(words), ids, ops.constant(np.int64(0)))
+        found = ops.gather(_shared(self._tensors.words(self._sizes)), ids, ops.constant(np.int64(0)))
         return self._norm(ops.add(found, place), "embeddings.LayerNorm.")
 
     def layer(self, hidden: ov.Node, bias: ov.Node, name: str) -> ov.Node:
@@ -136,24 +113,12 @@ class _Graph:
 
     def _norm(self, x: ov.Node, name: str) -> ov.Node:
         last = ops.constant(np.array([-1], np.int64))
-        level = ops.mvn(x, last, normalize_variance=True, eps=self._epsilon, eps_mode="INSIDE_SQRT")
+        level = ops.mvn(x, last, normalize_variance=True, eps=self._sizes.epsilon, eps_mode="INSIDE_SQRT")
         scaled = ops.multiply(level, ops.constant(self._tensor(f"{name}weight", self._size)))
         return ops.add(scaled, ops.constant(self._tensor(f"{name}bias", self._size)))
 
     def _tensor(self, name: str, *shape: int | None) -> NDArray[np.float32]:
-        tensor = self._tensors.get(self._prefix + name)
-        if tensor is None:  # LayerNorm in checkpoints of the first years
-            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-                "LayerNorm.bias", "LayerNorm.beta"
-            )
-            tensor = self._tensors.get(self._prefix + old)
-        if tensor is None:
-            raise InvalidArgument(f"the weights lack {name}", field="model")
-        if len(tensor.shape) != len(shape) or any(
-            want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
-        ):
-            raise InvalidArgument(f"{name} has another shape than config.json says", field="model")
-        return tensor
+        return self._tensors.tensor(name, *shape)
 
 
 def _shared(tensor: NDArray[np.float32]) -> ov.Node:

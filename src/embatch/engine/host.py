@@ -6,7 +6,7 @@ with groups, given by the supervisor after a fault, exactly those rows run in ex
 survivors keep their bytes. No groups at all ask for encoding alone. An `alone` job runs each text by itself
 while nothing else runs: what it costs is what one text at a time costs.
 
-    in   start   spec, budget, heartbeat, nice, parent   out   ready      description
+    in   start   spec, budget, heartbeat, nice, parent   out   ready      description, passed_over
          job     job, lengths, groups?, alone (body: texts)    failed     message, and the process ends
          cancel  job                                           alive      every `heartbeat` seconds
                                                                encoding   job
@@ -43,8 +43,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import numpy as np
 
 from embatch.engine import frames
-from embatch.engine.loading import load
-from embatch.engine.packing import pack
+from embatch.engine.loading import choose
+from embatch.engine.packing import plan
 from embatch.engine.protocol import EngineSpec, RowsRefused, Shape
 from embatch.errors import EmbatchError, EngineTrouble
 
@@ -137,11 +137,8 @@ class Host:
         """Encode, plan, and queue the micro-batches; return how many."""
         encoded = self._engine.encode(job.texts)
         if job.groups is None:
-            about = self._about
-            plan = pack(
-                encoded.lengths.tolist(), 1 if job.alone else self._budget, about.multiple, about.max_tokens
-            )
-            parts = [(list(part.rows), part.shape) for part in plan]
+            planned = plan(encoded.lengths.tolist(), 1 if job.alone else self._budget, self._about)
+            parts = [(list(part.rows), part.shape) for part in planned]
         else:
             parts, at = [], 0
             for count, shape in job.groups:
@@ -297,7 +294,8 @@ def main() -> None:
     if start.header["nice"]:
         os.nice(start.header["nice"])
     try:
-        engine = load(EngineSpec(**start.header["spec"]))
+        loaded = choose(EngineSpec(**start.header["spec"]))
+        engine = loaded.engine
         engine.warm()
     except EmbatchError as error:
         frames.write(out, {"type": "failed", "message": error.message})
@@ -306,7 +304,7 @@ def main() -> None:
         frames.write(out, {"type": "failed", "message": f"{type(error).__name__}: {error}"[:500]})
         return
     host = Host(out, engine, start.header["budget"])
-    host.say("ready", {"description": asdict(engine.describe())})
+    host.say("ready", {"description": asdict(engine.describe()), "passed_over": dict(loaded.passed_over)})
     threading.Thread(target=_beat, args=(host, start.header["heartbeat"]), daemon=True).start()
     host.serve(source)
     # Threads may hang inside the engine: nothing here needs them to end well.

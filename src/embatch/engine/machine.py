@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,15 @@ def has_amx(cpuinfo: Path = _CPUINFO) -> bool:
     """Whether the processor multiplies bfloat16 in tiles (AMX): only then is bf16 faster than float32."""
     flags = next((line for line in _read(cpuinfo).splitlines() if line.startswith("flags")), "")
     return {"amx_tile", "amx_bf16"} <= set(flags.split())
+
+
+def processor(cpuinfo: Path = _CPUINFO) -> str:
+    """Return what the processor calls itself, such as `AMD EPYC 7763 64-Core Processor`."""
+    for line in _read(cpuinfo).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _read(file: Path) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
-ENGINES: Final = ("auto", "openvino", "torch", "remote", "hashing")
+ENGINES: Final = ("auto", "amx", "openvino", "torch", "remote", "hashing")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.:-]*(/[\w.:-]+){0,3}", re.ASCII)
 
 

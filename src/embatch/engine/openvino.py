@@ -6,18 +6,17 @@ through the same kernels, and the same rows give the same bytes on one stream as
 
 from __future__ import annotations
 
-import queue
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
-from tokenizers import Tokenizer
 
 from embatch.engine import bert, folder, models, pooling, weights
 from embatch.engine.machine import cores, has_amx
 from embatch.engine.protocol import Description, Encoded, EngineSpec, Shape
-from embatch.engine.texts import cut
+from embatch.engine.streams import Streams
+from embatch.engine.tokens import FolderTokenizer
 from embatch.errors import EngineTrouble, InvalidArgument
 
 if TYPE_CHECKING:
@@ -74,16 +73,12 @@ class OpenVinoEngine:
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         precision = choose_precision(spec.precision, able="BF16" in capabilities, fast=has_amx())
         streams = spec.threads or cores()
-        self._tokenizer = _tokenizer(described)
-        self._lower_case = described.lower_case
+        self._tokenizer = FolderTokenizer(described)
         files, model = _model(core, described)
         compiled = core.compile_model(model, "CPU", _properties(precision, streams))
         self._inputs = [(port.any_name, port.element_type.to_dtype()) for port in compiled.inputs]
         self._pad = int(described.config.get("pad_token_id") or 0)
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(streams):
-            self._idle.put(compiled.create_infer_request())
-        self._closed = False
+        self._streams = Streams(compiled.create_infer_request() for _ in range(streams))
         hashes = described.hashes(files)
         self._description = Description(
             engine="openvino",
@@ -105,15 +100,7 @@ class OpenVinoEngine:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return the token ids of each text, int32, special tokens included, cut to `max_tokens`."""
-        shortened = [cut(text, self._description.max_tokens) for text in texts]
-        kept = [text.lower() if self._lower_case else text for text, _ in shortened]
-        encodings = self._tokenizer.encode_batch_fast(kept)
-        rows: list[TokenRow] = [np.array(encoding.ids, np.int32) for encoding in encodings]
-        over = [
-            cut_off or bool(encoding.overflowing)
-            for encoding, (_, cut_off) in zip(encodings, shortened, strict=True)
-        ]
-        return Encoded(rows, np.array([len(row) for row in rows], np.int32), np.array(over, np.bool_))
+        return self._tokenizer.encode(texts)
 
     def forward(self, rows: Sequence[TokenRow], shape: Shape) -> NDArray[np.float32]:
         """Return the vectors of the rows: float32 (len(rows), dimensions).
@@ -130,17 +117,12 @@ class OpenVinoEngine:
                 raise InvalidArgument("this engine wants token ids, not texts", field="rows")
             ids[place, : len(row)] = row
             mask[place, : len(row)] = 1
-        request = self._idle.get()
-        if request is None:
-            self._idle.put(None)
-            raise EngineTrouble("the engine is closed")
-        try:
-            result = request.infer([self._input(name, kind, ids, mask) for name, kind in self._inputs])
+        with self._streams.one() as request:
+            try:
+                result = request.infer([self._input(name, kind, ids, mask) for name, kind in self._inputs])
+            except RuntimeError as error:
+                raise EngineTrouble("OpenVINO could not run the model") from error
             return np.array(result[0][: len(rows)], np.float32)
-        except RuntimeError as error:
-            raise EngineTrouble("OpenVINO could not run the model") from error
-        finally:
-            self._idle.put(request)
 
     def warm(self) -> None:
         """Run one short text, which compiles what every shape shares: some tens of milliseconds."""
@@ -148,11 +130,7 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Give the memory back once running calls have ended. Repeating is safe."""
-        if not self._closed:
-            self._closed = True
-            for _ in range(self._description.streams):
-                self._idle.get()
-            self._idle.put(None)  # passed on from one waiting call to the next
+        self._streams.close()
 
     def _input(
         self, name: str, kind: np.dtype[Any], ids: NDArray[np.int32], mask: NDArray[np.int32]
@@ -190,21 +168,6 @@ def _properties(precision: str, streams: int) -> dict[str, str]:
         # Pinned, the processes of both lanes would sit on the same cores while others idle.
         "ENABLE_CPU_PINNING": "NO",
     }
-
-
-def _tokenizer(described: folder.ModelFolder) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(described.path / "tokenizer.json"))
-    except Exception as error:  # the library raises plain Exception
-        raise InvalidArgument("tokenizer.json cannot be read", field="model") from error
-    known = described.config.get("vocab_size")
-    if isinstance(known, int) and tokenizer.get_vocab_size() > known:
-        # A token without a vector would count as zeros, silently.
-        raise InvalidArgument("tokenizer.json knows more tokens than the model", field="model")
-    # The file carries the padding and truncation of its training, which are not those of its use.
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(described.max_tokens, direction="left" if described.cut_left else "right")
-    return tokenizer
 
 
 def _model(core: ov.Core, described: folder.ModelFolder) -> tuple[list[Path], ov.Model]:

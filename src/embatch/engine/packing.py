@@ -1,12 +1,16 @@
 """Which texts share a forward pass: a pure plan, so that a repeated attempt gives the same bytes.
 
-Equal texts are computed once, texts of like length stand together, and every micro-batch keeps its padded
-size within a token budget and its padding within a share of it. The plan depends on its arguments alone.
+Equal texts are computed once. For an engine that pads, texts of like length stand together, and every
+micro-batch keeps its padded size within a token budget and its padding within a share of it. For one that
+lays texts end to end in blocks, lengths are mixed so that blocks are full. The plan depends on its arguments
+alone.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
+
+    from embatch.engine.protocol import Description
 
 FILLER: Final = 0.05
 """Largest share of a micro-batch that may be padding, rounding left out: where lengths fall off, the next one
@@ -35,11 +41,18 @@ class Distinct:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """The texts of one forward pass, as indices into the lengths that were packed, longest first."""
+    """The texts of one forward pass in the order they are forwarded, as indices into what was packed."""
 
     rows: tuple[int, ...]
     shape: Shape
     """Exactly `len(rows)` rows; tokens enough for the longest."""
+
+
+def plan(lengths: Sequence[int], budget: int, about: Description) -> tuple[MicroBatch, ...]:
+    """Return the micro-batches in which an engine takes texts of these lengths; see `pack` and `lay`."""
+    if about.block:
+        return lay(lengths, budget, about.block)
+    return pack(lengths, budget, about.multiple, about.max_tokens)
 
 
 def distinct(texts: Iterable[str]) -> Distinct:
@@ -74,6 +87,44 @@ def pack(lengths: Sequence[int], budget: int, multiple: int, max_tokens: int) ->
         packed.append(MicroBatch(tuple(order[begin : begin + count].tolist()), Shape(count, tokens)))
         begin += count
     return tuple(packed)
+
+
+def lay(lengths: Sequence[int], budget: int, block: int) -> tuple[MicroBatch, ...]:
+    """Return micro-batches that hold every text exactly once, block after block, each as full as can be.
+
+    A block begins with the longest text that is left and goes on with the longest that still fits. When it
+    ends no text that is left would fit into it: whoever fills blocks in the order of the rows, beginning the
+    next when a row does not fit, gets exactly these.
+
+    Args:
+        lengths: tokens of each text.
+        budget: most tokens of a micro-batch, and of a block where that is less. A text that exceeds it
+            alone gets a micro-batch of its own.
+        block: most tokens of a block.
+    """
+    room = min(block, budget)
+    blocks = max(1, budget // block)
+    waiting: dict[int, list[int]] = {}
+    for row in range(len(lengths) - 1, -1, -1):  # backwards: equal lengths are then taken in order
+        waiting.setdefault(lengths[row], []).append(row)
+    sizes = sorted(waiting)
+    full: list[list[int]] = []
+    while sizes:
+        filled: list[int] = []
+        left = room
+        place = len(sizes) - 1
+        while place >= 0:
+            size = sizes[place]
+            filled.append(waiting[size].pop())
+            if not waiting[size]:
+                del sizes[place]
+            left -= size
+            place = bisect_right(sizes, left) - 1
+        full.append(filled)
+    parts = (list(chain(*full[first : first + blocks])) for first in range(0, len(full), blocks))
+    return tuple(
+        MicroBatch(tuple(rows), Shape(len(rows), max(1, *(lengths[row] for row in rows)))) for rows in parts
+    )
 
 
 def _planned(lengths: NDArray[np.int64], multiple: int, max_tokens: int) -> NDArray[np.int64]:

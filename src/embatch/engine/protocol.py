@@ -2,7 +2,8 @@
 
 An engine is synchronous. `encode` and `forward` may run at the same time in different threads, and
 `forward` itself in as many threads as `Description.streams` says. The same rows forwarded in the same
-planned shape give the same bytes, always: order of rows, their company and their number included.
+planned shape give the same bytes, always: order of rows, their company and their number included. Where
+`Description.invariant` is set they give them in every shape.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class EngineSpec:
     """Which engine to load for which model: all that an engine process is told at its start."""
 
     engine: str
-    """`openvino`, `torch`, `remote`, `hashing`, or `auto`: what the model and this machine allow."""
+    """`amx`, `openvino`, `torch`, `remote`, `hashing`, or `auto`: the fastest that can be."""
     model: str
     """A folder, a Hub name (`org/name`), or the name the remote endpoint knows."""
     precision: str = "auto"
@@ -65,6 +66,10 @@ class Description:
     """SHA-256 of the files that `identity` covers, by name; empty where there are none."""
     multiple: int = 1
     """Planned lengths are rounded up to a multiple of this, so that few shapes are ever compiled."""
+    block: int = 0
+    """Tokens of the blocks in which rows are laid end to end without padding; 0 where rows are padded."""
+    invariant: bool = False
+    """Whether a text's vector has the same bytes in every plan: alone, in any company, in any shape."""
 
 
 @dataclass(frozen=True, slots=True)

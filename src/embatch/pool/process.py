@@ -233,6 +233,7 @@ class EngineProcess:
         self._watchdog.heard(ready=kind == "ready" or self._description is not None)
         if kind == "ready":
             self._description = Description(**header["description"])
+            _log.info("engine ready", extra={"fields": self._ready(header["passed_over"])})
             self._settled.set()
             return
         if kind == "failed":
@@ -249,6 +250,16 @@ class EngineProcess:
             job = self._jobs.get(header["job"])
         if job is not None:
             job.events.put(frame)
+
+    def _ready(self, passed_over: Mapping[str, str]) -> dict[str, Any]:
+        about = cast("Description", self._description)
+        return {
+            "pid": self.pid,
+            "engine": about.engine,
+            "precision": about.precision,
+            "streams": about.streams,
+            **{f"not_{name}": problem for name, problem in passed_over.items()},
+        }
 
     def _overhear(self) -> None:
         """Read what the engine's libraries print. Once texts are there it may hold them: it is not logged."""
