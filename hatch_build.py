@@ -6,15 +6,13 @@ does the same with OpenVINO. `EMBATCH_KERNEL=off` leaves it out, `require` fails
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import runpy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 KERNEL = "EMBATCH_KERNEL"
 PLACE = "src/embatch/engine/amx"
@@ -28,7 +26,7 @@ class KernelBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         wanted = os.environ.get(KERNEL, "auto")
         if wanted not in {"auto", "off", "require"}:
             raise ValueError(f"{KERNEL} must be auto, off or require")
-        compile_ = _compile(Path(self.root))
+        compile_ = SimpleNamespace(**runpy.run_path(str(Path(self.root, "kernel", "compile.py"))))
         library = Path(self.root, PLACE, compile_.LIBRARY)
         try:
             compile_.native(library, wanted=wanted != "off")
@@ -44,12 +42,3 @@ class KernelBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if version != "editable":
             build_data["pure_python"] = False
             build_data["tag"] = tag
-
-
-def _compile(root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kernel_compile", root / "kernel" / "compile.py")
-    assert spec is not None  # noqa: S101 - of a file there always is one
-    assert spec.loader is not None  # noqa: S101 - as above
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.engine.packing import FILLER, distinct, pack
+from embatch.engine.packing import FILLER, distinct, lay, pack
 from embatch.engine.protocol import Shape
 
 TEXTS = st.lists(st.text(max_size=3), max_size=60)
@@ -79,3 +80,51 @@ def test_a_plan_that_can_be_read() -> None:
         ((0, 4), Shape(2, 16)),
     ]
     assert pack([], budget=64, multiple=16, max_tokens=250) == ()
+
+
+BLOCKS = st.sampled_from([1, 7, 64, 512])
+
+
+@given(LENGTHS, BUDGETS, BLOCKS)
+def test_every_row_is_laid_once(lengths: list[int], budget: int, block: int) -> None:
+    """Each index appears exactly once; no micro-batch is larger than the budget, long rows are alone."""
+    laid = lay(lengths, budget, block)
+    assert sorted(row for part in laid for row in part.rows) == list(range(len(lengths)))
+    assert laid == lay(list(lengths), budget, block)
+    for part in laid:
+        sizes = [lengths[row] for row in part.rows]
+        assert part.shape == Shape(len(sizes), max(1, *sizes))
+        if max(sizes) <= min(block, budget):
+            assert sum(sizes) <= max(1, budget // block) * min(block, budget)
+
+
+@given(LENGTHS, BLOCKS)
+def test_whoever_fills_block_after_block_gets_the_planned_ones(lengths: list[int], block: int) -> None:
+    """In the order of the rows, no row of a later block fits into an earlier one."""
+    blocks = [[lengths[row] for row in part.rows] for part in lay(lengths, block, block)]
+    together = lay(lengths, 8 * block, block)
+    assert [row for part in together for row in part.rows] == [
+        row for part in lay(lengths, block, block) for row in part.rows
+    ]
+    found: list[list[int]] = []
+    for size in (size for sizes in blocks for size in sizes):
+        if not found or sum(found[-1]) + size > block:
+            found.append([])
+        found[-1].append(size)
+    assert found == blocks
+
+
+def test_blocks_that_can_be_read() -> None:
+    """A block begins with the longest and goes on with the longest that fits; equal ones keep their order."""
+    laid = lay([100, 500, 12, 300, 12, 200], budget=1024, block=512)
+    assert [part.rows for part in laid] == [(1, 2, 3, 5, 4), (0,)]
+    assert [part.shape for part in laid] == [Shape(5, 500), Shape(1, 100)]
+    assert lay([], budget=1024, block=512) == ()
+    assert [part.rows for part in lay([30, 40], budget=1, block=512)] == [(1,), (0,)]
+
+
+def test_blocks_of_real_lengths_are_full() -> None:
+    """Lengths as passages have them leave less than a hundredth of the blocks empty."""
+    lengths = np.random.default_rng(4).gamma(3, 40, 2000).astype(int).clip(3, 256).tolist()
+    blocks = lay(lengths, 512, 512)
+    assert sum(lengths) / (512 * len(blocks)) > 0.99

@@ -9,7 +9,7 @@ Environment: `EMBATCH_AMX=off` leaves the kernel alone; `EMBATCH_AMX_LIBRARY` na
 
 from __future__ import annotations
 
-from embatch.engine.amx.engine import AmxEngine, Unfit, load, unsupported
-from embatch.engine.amx.library import unavailable
+from embatch.engine.amx.engine import AmxEngine, load, unsupported
+from embatch.engine.amx.library import Unfit, unavailable
 
 __all__ = ["AmxEngine", "Unfit", "load", "unavailable", "unsupported"]

@@ -44,10 +44,6 @@ _LAYER: Final = (
 """The pairs of weight and bias of a layer in the kernel's order, with which of `shapes` the weight has."""
 
 
-class Unfit(InvalidArgument):
-    """The kernel does not give this model's vectors as they should be; another engine may."""
-
-
 def load(spec: EngineSpec) -> AmxEngine:
     """Load the folder `spec.model`, pack it, verify it; some tenths of a second for a model of 90 MB.
 
@@ -55,7 +51,7 @@ def load(spec: EngineSpec) -> AmxEngine:
         NotFound: there is no such folder, or a file is missing in it.
         InvalidArgument: this machine has no AMX, the kernel cannot run the model, a weight is not a number,
             or an option or precision makes no sense here.
-        Unfit: the kernel's vectors differ from those of float32.
+        Unfit: the kernel's vectors differ from those of float32, or a weight is beyond bfloat16.
         DataLoss: a file of a pinned model is not what it has to be.
     """
     return AmxEngine(spec)
@@ -169,12 +165,12 @@ class AmxEngine:
             expected = np.stack([reference.vector(form, tensors, row) for row in rows])
             least = float(np.min(cosine(found, expected)))
         if not least >= AGREEMENT:  # NaN fails here too
-            raise Unfit(
+            raise library.Unfit(
                 f"the kernel's vectors differ from those in float32: least cosine {least:.4f}", field="model"
             )
         alone = b"".join(self._model.forward([row]).tobytes() for row in rows)
         if alone != found.tobytes():
-            raise Unfit("the kernel gives a text other bytes in company than alone", field="engine")
+            raise library.Unfit("the kernel gives a text other bytes in company than alone", field="engine")
 
 
 def _read(described: folder.ModelFolder) -> tuple[library.Form, list[NDArray[np.float32]]]:

@@ -65,8 +65,8 @@ class _Shape(ctypes.Structure):
     )
 
 
-class BadWeights(InvalidArgument):
-    """A weight has no finite value in bfloat16."""
+class Unfit(InvalidArgument):
+    """The kernel does not give this model's vectors as they should be; another engine may."""
 
 
 class Library:
@@ -110,7 +110,7 @@ class Library:
 
         Raises:
             InvalidArgument: the kernel does not compute this form.
-            BadWeights: a weight has no finite value in bfloat16.
+            Unfit: a weight has no finite value in bfloat16.
             EngineTrouble: there is no memory for it.
         """
         shape = _Shape(*astuple(form))
@@ -119,7 +119,7 @@ class Library:
         model = ctypes.c_void_p()
         status = self._c.embatch_amx_load(ctypes.byref(shape), places, ctypes.byref(model))
         if status == _BAD_WEIGHTS:
-            raise BadWeights("a weight of the model is infinite or not a number in bfloat16", field="model")
+            raise Unfit("a weight of the model is infinite or not a number in bfloat16", field="model")
         if status == _NO_MEMORY:
             raise EngineTrouble("there is no memory for the model")
         if status:
