@@ -46,6 +46,11 @@ class Shell:
         """Whether the target is an embatch service, private or not; else it is Google's."""
         return self._terms.target.ours
 
+    @property
+    def local(self) -> bool:
+        """Whether the target is the private service of this machine, whose clock is then ours too."""
+        return self._terms.target.data is not None
+
     def __repr__(self) -> str:
         target = self._terms.target
         return f"{type(self).__name__}({str(target.data or target.socket or target.url)!r})"
