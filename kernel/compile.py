@@ -1,7 +1,7 @@
-"""Compile the kernel: for an installation, for tests on any processor, as a program that tries it.
+"""Compile the kernel: for an installation, for tests without AMX, as a program that tries it.
 
-Standard library only: installing embatch from source runs this. As a command it compiles that program and
-runs it: `python3 kernel/compile.py [SECONDS [SEED]]`.
+Standard library only: installing embatch from source runs this. As a command it compiles that program, in
+every build that this processor can run, and runs it: `python3 kernel/compile.py [SECONDS [SEED]]`.
 """
 
 from __future__ import annotations
@@ -32,19 +32,28 @@ GENERAL = (
     "-fPIC",
 )
 STRICT = ("-Wall", "-Wextra", "-Werror")
-AMX = (
+VECTORS = (
     *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"),
-    *("-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids"),
     # Of gcc's own headers, which leave registers undefined on purpose.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
+WITH_VECTORS = ("-DEMBATCH_PORTABLE", "-DEMBATCH_VECTORS")
+AMX = (*VECTORS, "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids")
 SPECIAL = ("encoder", "model")
 """What is compiled with the flags above; `detect` must run on every processor."""
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-mfma")
-
-
-NO_AMX = 2
-"""Exit code of that program on a processor without AMX."""
+BUILDS = {
+    "plain": (
+        (*SANITIZED, "-pthread"),
+        (*SANITIZED, "-DEMBATCH_PORTABLE"),
+        (*SANITIZED, "-DEMBATCH_PORTABLE"),
+    ),
+    "vectors": ((*SANITIZED, "-pthread"), (*SANITIZED, *WITH_VECTORS, *VECTORS), (*SANITIZED, *WITH_VECTORS)),
+    "native": (("-static", "-pthread"), AMX, ()),
+}
+"""Flags of a program that tries the kernel: to link it, of `SPECIAL`, of the rest."""
+CANNOT_RUN = 2
+"""Exit code of that program on a processor that lacks what its build needs."""
 
 
 class NotCompiled(Exception):
@@ -78,32 +87,35 @@ def native(target: Path, flags: Sequence[str] = (), *, wanted: bool = True) -> N
     _library(target, [(f"{name}.cpp", (*AMX, *flags)) for name in SPECIAL] + [("detect.cpp", tuple(flags))])
 
 
-def portable(target: Path) -> None:
-    """Compile the library that computes the same on any processor, tens of times slower: for tests.
+def portable(target: Path, *, vectors: bool = False) -> None:
+    """Compile a library that computes the same without AMX, tens of times slower: for tests.
+
+    Args:
+        target: the library.
+        vectors: with the native build's vectors, for a processor with AVX-512 and bfloat16; else for any.
 
     Raises:
         NotCompiled: as `native`.
     """
-    flags = ("-DEMBATCH_PORTABLE", "-march=native", *STRICT)
-    _library(target, [(f"{name}.cpp", flags) for name in (*SPECIAL, "detect")])
+    plain = (*STRICT, *(WITH_VECTORS if vectors else ("-DEMBATCH_PORTABLE",)))
+    special = (*plain, *(VECTORS if vectors else ("-march=native",)))
+    _library(target, [(f"{name}.cpp", special) for name in SPECIAL] + [("detect.cpp", plain)])
 
 
-def fuzzer(target: Path, *, amx: bool) -> None:
+def fuzzer(target: Path, build: str) -> None:
     """Compile the program that compares the kernel with float64 at random.
 
     Args:
         target: the program.
-        amx: for a processor with AMX; else the portable kernel under the address and the undefined
-            behaviour sanitizer.
+        build: one of `BUILDS`. What runs without AMX does so under the address and the undefined behaviour
+            sanitizer.
 
     Raises:
         NotCompiled: as `native`.
     """
-    link = ("-static", "-pthread") if amx else (*SANITIZED, "-pthread")
-    plain = STRICT if amx else (*STRICT, *SANITIZED, "-DEMBATCH_PORTABLE")
-    special = (*plain, *AMX) if amx else plain
+    link, special, plain = BUILDS[build]
     parts = [(f"{name}.cpp", special) for name in SPECIAL] + [("detect.cpp", plain), ("fuzz.cpp", plain)]
-    _link(target, parts, link)
+    _link(target, [(source, (*STRICT, *flags)) for source, flags in parts], link)
 
 
 def wheel_tag(library: Path) -> str:
@@ -152,17 +164,17 @@ def _end(running: subprocess.Popen[str]) -> str | None:
 
 
 def main() -> int:
-    """Try the portable kernel under sanitizers, then the native one where there is AMX."""
-    for name, amx in (("sanitized", False), ("native", True)):
-        program = HERE.parent / "build" / f"fuzz-{name}"
+    """Try every build that this processor can run, one after the other, each with the same cases."""
+    for build in BUILDS:
+        program = HERE.parent / "build" / f"fuzz-{build}"
         try:
-            fuzzer(program, amx=amx)
+            fuzzer(program, build)
         except NotCompiled as problem:
             print(problem, file=sys.stderr)
             return 1
-        print(f"{name}: ", end="", flush=True)
+        print(f"{build}: ", end="", flush=True)
         code = subprocess.run([program, *sys.argv[1:]], check=False).returncode
-        if code and not (amx and code == NO_AMX):
+        if code and not (build != "plain" and code == CANNOT_RUN):
             return code
     return 0
 

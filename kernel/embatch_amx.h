@@ -79,6 +79,11 @@ EMBATCH_API int64_t embatch_amx_exact_rows(void *model);
 
 EMBATCH_API void embatch_amx_free(void *model);
 
+#if defined(EMBATCH_PORTABLE)
+// How many allocations succeed before one fails; below zero, all. Of builds for tests.
+EMBATCH_API void embatch_amx_allocations(int left);
+#endif
+
 #ifdef __cplusplus
 }
 #endif

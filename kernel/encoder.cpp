@@ -119,8 +119,7 @@ int embatch_amx_forward(void *opaque, const int32_t *ids, const int64_t *offsets
 int64_t embatch_amx_exact_rows(void *model) { return static_cast<Model *>(model)->exact_rows; }
 
 #if defined(EMBATCH_PORTABLE)
-// How many allocations succeed before one fails; below zero, all. For tests of other languages.
-extern "C" EMBATCH_API void embatch_amx_allocations(int left) { embatch::allocations_left = left; }
+void embatch_amx_allocations(int left) { embatch::allocations_left = left; }
 #endif
 
 void embatch_amx_free(void *model) { embatch::free_model(static_cast<Model *>(model)); }

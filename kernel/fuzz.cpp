@@ -24,9 +24,6 @@
 #include <immintrin.h>  // MXCSR only
 
 #include "embatch_amx.h"
-#if defined(EMBATCH_PORTABLE)
-#include "layout.h"  // allocations_left
-#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -419,14 +416,14 @@ void run_case(uint64_t number, Seen *seen) {
            drawn.kind, s.hidden, s.inner, s.layers, s.heads, s.positions, texts.size());
   check_bad_models(random, drawn);
 #if defined(EMBATCH_PORTABLE)
-  embatch::allocations_left = 0;
+  embatch_amx_allocations(0);
   load("no memory", s, drawn.tensors.data(), EMBATCH_NO_MEMORY);
-  embatch::allocations_left = 1;
+  embatch_amx_allocations(1);
 #endif
   void *model = load("load", s, drawn.tensors.data(), EMBATCH_OK);
 #if defined(EMBATCH_PORTABLE)
   forward(drawn, model, {Text()}, EMBATCH_NO_MEMORY);
-  embatch::allocations_left = -1;
+  embatch_amx_allocations(-1);
 #endif
   check_bad_texts(random, drawn, model, texts);
   const Floats vectors = forward(drawn, model, texts);

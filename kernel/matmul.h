@@ -8,6 +8,10 @@
 //     A: [4] x [6 7]  ->                 2 3  C, lower 16 rows
 //        [5]                             4 5  A    6 7  W
 //
+// Where K is so large that 32 columns of W would fill that cache, they are taken in equal pieces: what the first
+// piece adds up for all rows waits in a scratch in float32 until the next one goes on with it. The sums are the
+// same, bit for bit.
+//
 // Vector instructions work beside the tile unit if they are given something to do: what has to be done to a block
 // of C (an activation, a sum, rounding to bfloat16) waits in a scratch of 4 KB and is done, a few rows a step,
 // inside the loop of the next block. That makes GELU free.
@@ -18,7 +22,14 @@
 
 namespace embatch {
 
-constexpr int kScratch = 2 * kPanel * kPanel;  // floats: two blocks of C, one being filled, one being emptied
+#if !defined(EMBATCH_RESIDENT)  // benchmarks compile others
+#define EMBATCH_RESIDENT 16
+#endif
+// Panels of K whose 32 columns of W, 2 KB for each, stay in a first-level cache of 48 KB with room for the rest.
+constexpr int kResident = EMBATCH_RESIDENT;
+
+// Floats: two blocks of C, one being filled, one being emptied; then the sums that wait for more of K.
+constexpr int kScratch = 2 * kPanel * kPanel + kBlock * kPanel;
 
 // What is done to a block of C in the loop of the next one. `Row` turns 32 floats into their place in D.
 template <class T, class Row>
@@ -91,35 +102,44 @@ const bf16 *product(Panels<const bf16> A, int rows, const bf16 *weights, int inp
   alignas(64) static const float zeros[kPanel] = {};
   Deferred<T, Row> previous;
   previous.begin(scratch, D.data, 0);
-  const int blocks = (rows + kPanel - 1) / kPanel;
-  const int lines = (kPanel + blocks - 1) / blocks;  // the next 32 columns of W, over all steps of these
+  float *const waiting = scratch + 2 * kPanel * kPanel;
+  const int blocks = (rows + kPanel - 1) / kPanel, pieces = (inputs + kResident - 1) / kResident;
+  const int lines = (kPanel + blocks - 1) / blocks;  // the next piece of W, over all steps of this one
   int flip = 0;
-  for (int n = 0; n < outputs; n++, weights += static_cast<size_t>(inputs) * 2 * kTileNumbers) {
-    const char *ahead = reinterpret_cast<const char *>(weights + static_cast<size_t>(inputs) * 2 * kTileNumbers);
-    const float *first = bias ? bias + n * kPanel : zeros;
-    for (int m = 0; m < rows; m += kPanel) {
-      float *block = scratch + flip * kPanel * kPanel;
-      flip ^= 1;
-      const bool two = rows - m > kTileRows;
-      TILE_LOAD(0, first, 0);
-      TILE_LOAD(1, first + 16, 0);
-      if (two) {
-        TILE_LOAD(2, first, 0);
-        TILE_LOAD(3, first + 16, 0);
-        steps<2>(A.at(0, m), A.stride, weights, inputs, ahead, lines, previous);
-      } else {
-        steps<1>(A.at(0, m), A.stride, weights, inputs, ahead, lines, previous);
+  for (int n = 0; n < outputs; n++)
+    for (int piece = 0; piece < pieces; piece++) {
+      const int k = inputs * piece / pieces, count = inputs * (piece + 1) / pieces - k;
+      const bf16 *const next = weights + static_cast<size_t>(count) * 2 * kTileNumbers;
+      const char *ahead = reinterpret_cast<const char *>(next);
+      const bool last = piece + 1 == pieces;
+      for (int m = 0; m < rows; m += kPanel) {
+        float *const sums = waiting + m * kPanel, *const block = last ? scratch + flip * kPanel * kPanel : sums;
+        const float *const first = k ? sums : bias ? bias + n * kPanel : zeros;
+        const int stride = k ? 128 : 0, lower = k ? 512 : 0;  // bytes; floats to the lower 16 rows
+        const bool two = rows - m > kTileRows;
+        TILE_LOAD(0, first, stride);
+        TILE_LOAD(1, first + 16, stride);
+        if (two) {
+          TILE_LOAD(2, first + lower, stride);
+          TILE_LOAD(3, first + lower + 16, stride);
+          steps<2>(A.at(k, m), A.stride, weights, count, ahead, lines, previous);
+        } else {
+          steps<1>(A.at(k, m), A.stride, weights, count, ahead, lines, previous);
+        }
+        previous.rest();
+        TILE_STORE(0, block, 128);
+        TILE_STORE(1, block + 16, 128);
+        if (two) {
+          TILE_STORE(2, block + 512, 128);
+          TILE_STORE(3, block + 528, 128);
+        }
+        if (last) {
+          previous.begin(block, D.at(n, m), two ? 32 : 16);
+          flip ^= 1;
+        }
       }
-      previous.rest();
-      TILE_STORE(0, block, 128);
-      TILE_STORE(1, block + 16, 128);
-      if (two) {
-        TILE_STORE(2, block + 512, 128);
-        TILE_STORE(3, block + 528, 128);
-      }
-      previous.begin(block, D.at(n, m), two ? 32 : 16);
+      weights = next;
     }
-  }
   previous.rest();
   phase_ends();
   return weights;

@@ -1,8 +1,10 @@
 // Vectors of sixteen floats and of thirty-two bfloat16: the few operations the kernel is made of.
 //
-// Two builds share everything above this file and `tiles.h`. The native one is AVX-512; the portable one
-// (EMBATCH_PORTABLE, for tests) does the same arithmetic in plain C++, bit for bit, on any processor.
-// Both run with denormals as zero: the tile products know nothing else, and the vectors shall agree with them.
+// Three builds share everything above this file and `tiles.h`. The native one is AVX-512 and AMX; the portable one
+// (EMBATCH_PORTABLE, for tests) does the same arithmetic in plain C++, bit for bit, on any processor; between them
+// EMBATCH_PORTABLE with EMBATCH_VECTORS takes the native vectors and the plain tiles: on a processor without AMX
+// it shows that both kinds of vectors do the same.
+// All run with denormals as zero: the tile products know nothing else, and the vectors shall agree with them.
 #pragma once
 
 #include <math.h>
@@ -10,12 +12,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <immintrin.h>  // of the portable build: MXCSR only
+#include <immintrin.h>  // of plain vectors: MXCSR only
 
 #define EMBATCH_INLINE inline __attribute__((always_inline))
 #define EMBATCH_FLATTEN __attribute__((always_inline))  // of a lambda
 #define EMBATCH_PRAGMA(words) _Pragma(#words)
-#if defined(EMBATCH_PORTABLE)
+#if defined(EMBATCH_PORTABLE) && !defined(EMBATCH_VECTORS)
+#define EMBATCH_PLAIN_VECTORS
 #define EMBATCH_UNROLL(times)
 #else
 #define EMBATCH_UNROLL(times) EMBATCH_PRAGMA(GCC unroll times)
@@ -57,7 +60,7 @@ EMBATCH_INLINE bf16 narrow(float x) {
   return static_cast<bf16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-#if !defined(EMBATCH_PORTABLE)
+#if !defined(EMBATCH_PLAIN_VECTORS)
 
 using f32x16 = __m512;
 using bf16x32 = __m512i;
@@ -74,7 +77,7 @@ EMBATCH_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps
 EMBATCH_INLINE f32x16 larger(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); }
 // x cut to [-limit, limit]: one instruction, its sign from x.
 EMBATCH_INLINE f32x16 within(f32x16 x, float limit) { return _mm512_range_ps(x, all(limit), 2); }
-// x - floor(x)
+// x - floor(x), rounded down, so that it stays below 1
 EMBATCH_INLINE f32x16 fraction(f32x16 x) { return _mm512_reduce_ps(x, 9); }
 // x * 2^floor(power)
 EMBATCH_INLINE f32x16 scale(f32x16 x, f32x16 power) { return _mm512_scalef_ps(x, power); }
@@ -196,7 +199,14 @@ EMBATCH_INLINE f32x16 within(const f32x16 &x, float limit) {
   return each([&](int i) { return copysignf(fabsf(x.at[i]) < limit ? fabsf(x.at[i]) : limit, x.at[i]); });
 }
 EMBATCH_INLINE f32x16 fraction(const f32x16 &x) {
-  return each([&](int i) { return isinf(x.at[i]) ? 0.0f : x.at[i] - floorf(x.at[i]); });
+  return each([&](int i) {
+    if (isinf(x.at[i])) return 0.0f;
+    const float whole = floorf(x.at[i]), near = x.at[i] - whole;
+    if (near == 0) return -0.0f;  // what is exact has the sign of its rounding
+    // Exact in double precision, but for what is so close to 1 that it has to be below.
+    const bool above = near >= 1 || near > static_cast<double>(x.at[i]) - static_cast<double>(whole);
+    return above ? nextafterf(near, 0) : near;
+  });
 }
 EMBATCH_INLINE f32x16 scale(const f32x16 &x, const f32x16 &power) {
   return each([&](int i) {

@@ -1,6 +1,6 @@
-"""Fixtures of the kernel's tests: its portable build, which computes the same on any processor, only slower.
+"""Fixtures of the kernel's tests: builds that compute the same without AMX, only slower.
 
-It is compiled once and kept in `build`, under a name that changes with its source.
+They are compiled once and kept in `build`, under names that change with their source.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embatch.engine.amx.library import ELSEWHERE, SWITCH
+from embatch.engine.amx.library import ELSEWHERE, SWITCH, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,25 +21,41 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def portable() -> Path:
-    """The library; tests that want it are skipped where nothing can be compiled."""
+def compiled(*, vectors: bool) -> Path:
+    """Return one of the two builds for tests; what wants it is skipped where nothing can be compiled."""
     digest = hashlib.sha256()
     for source in sorted({*(ROOT / "kernel").glob("*.*")} - {ROOT / "kernel" / "fuzz.cpp"}):
         digest.update(source.read_bytes())
-    library = ROOT / "build" / f"portable-{digest.hexdigest()[:16]}.so"
+    name = "vectors" if vectors else "portable"
+    library = ROOT / "build" / f"{name}-{digest.hexdigest()[:16]}.so"
     compile_ = runpy.run_path(str(ROOT / "kernel" / "compile.py"))
     library.parent.mkdir(exist_ok=True)
-    with (library.parent / "portable.lock").open("w") as lock:
+    with (library.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             if not library.exists():
                 compile_["compiler"]()
-                compile_["portable"](library)
+                compile_["portable"](library, vectors=vectors)
         except compile_["NotCompiled"] as problem:
             if "failed" in str(problem):
                 raise
             pytest.skip(str(problem))
+    return library
+
+
+@pytest.fixture(scope="session")
+def portable() -> Path:
+    """The library that computes the same on any processor."""
+    return compiled(vectors=False)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The library with the native vectors and the portable tiles; tests are skipped where it cannot run."""
+    library = compiled(vectors=True)
+    problem = opened(library).refusal()
+    if problem:
+        pytest.skip("this processor has no AVX-512 with bfloat16")
     return library
 
 

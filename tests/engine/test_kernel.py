@@ -91,6 +91,22 @@ def test_shapes(portable: Path, name: str, cls: bool) -> None:  # noqa: FBT001
     assert found.tobytes() == alone.tobytes()
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_native_vectors_compute_the_same(portable: Path, vectors: Path, name: str) -> None:
+    """What AVX-512 makes of a model is what the portable build makes of it, to the last bit.
+
+    The other tests therefore speak for both; of the native build only the tiles remain.
+    """
+    usual = weights(but(layers=1, cls=False, normalize=False, **SHAPES[name]))
+    extreme = weights(but(layers=1, **SHAPES[name]), spread=4.0)  # rows of attention in their exact form
+    rows = rows_of([1, 33] if SHAPES[name]["hidden"] >= 768 else TAILS)
+    for given_ in (usual, extreme):
+        with packed(portable, given_) as plain, packed(vectors, given_) as native:
+            assert native.forward(rows).tobytes() == plain.forward(rows).tobytes()
+            assert native.exact_rows == plain.exact_rows
+            assert plain.exact_rows > 0 or given_ is usual
+
+
 def test_tails(small: Model) -> None:
     """Rows of every number modulo the tile's are as in float32, and none reads what lies beyond its end."""
     rows = rows_of(TAILS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 from hypothesis import given
@@ -114,12 +115,27 @@ def test_whoever_fills_block_after_block_gets_the_planned_ones(lengths: list[int
     assert found == blocks
 
 
+@given(LENGTHS, BLOCKS, st.integers(1, 9))
+def test_blocks_are_shared_out_over_streams(lengths: list[int], block: int, streams: int) -> None:
+    """Whatever runs at once: the same blocks in the same order, and no stream does two more than another."""
+    alone = lay(lengths, block, block)
+    shared = lay(lengths, 8 * block, block, streams)
+    assert [row for part in shared for row in part.rows] == [row for part in alone for row in part.rows]
+    if alone:
+        turns = math.ceil(len(alone) / 8 / streams)
+        starts = {part.rows[0] for part in shared}
+        sizes = np.diff([*(n for n, part in enumerate(alone) if part.rows[0] in starts), len(alone)])
+        assert len(shared) <= turns * streams
+        assert sizes.max() == math.ceil(len(alone) / (turns * streams)) <= 8
+
+
 def test_blocks_that_can_be_read() -> None:
     """A block begins with the longest and goes on with the longest that fits; equal ones keep their order."""
     laid = lay([100, 500, 12, 300, 12, 200], budget=1024, block=512)
     assert [part.rows for part in laid] == [(1, 2, 3, 5, 4), (0,)]
     assert [part.shape for part in laid] == [Shape(5, 500), Shape(1, 100)]
     assert lay([], budget=1024, block=512) == ()
+    assert [part.rows for part in lay([512] * 5, 4096, 512, streams=2)] == [(0, 1, 2), (3, 4)]
     assert [part.rows for part in lay([30, 40], budget=1, block=512)] == [(1,), (0,)]
 
 

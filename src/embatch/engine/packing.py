@@ -8,6 +8,7 @@ alone.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import chain
@@ -51,7 +52,7 @@ class MicroBatch:
 def plan(lengths: Sequence[int], budget: int, about: Description) -> tuple[MicroBatch, ...]:
     """Return the micro-batches in which an engine takes texts of these lengths; see `pack` and `lay`."""
     if about.block:
-        return lay(lengths, budget, about.block)
+        return lay(lengths, budget, about.block, about.streams)
     return pack(lengths, budget, about.multiple, about.max_tokens)
 
 
@@ -89,7 +90,7 @@ def pack(lengths: Sequence[int], budget: int, multiple: int, max_tokens: int) ->
     return tuple(packed)
 
 
-def lay(lengths: Sequence[int], budget: int, block: int) -> tuple[MicroBatch, ...]:
+def lay(lengths: Sequence[int], budget: int, block: int, streams: int = 1) -> tuple[MicroBatch, ...]:
     """Return micro-batches that hold every text exactly once, block after block, each as full as can be.
 
     A block begins with the longest text that is left and goes on with the longest that still fits. When it
@@ -101,9 +102,9 @@ def lay(lengths: Sequence[int], budget: int, block: int) -> tuple[MicroBatch, ..
         budget: most tokens of a micro-batch, and of a block where that is less. A text that exceeds it
             alone gets a micro-batch of its own.
         block: most tokens of a block.
+        streams: how many micro-batches run at once: as many blocks as can be shared out evenly go to each.
     """
     room = min(block, budget)
-    blocks = max(1, budget // block)
     waiting: dict[int, list[int]] = {}
     for row in range(len(lengths) - 1, -1, -1):  # backwards: equal lengths are then taken in order
         waiting.setdefault(lengths[row], []).append(row)
@@ -121,7 +122,9 @@ def lay(lengths: Sequence[int], budget: int, block: int) -> tuple[MicroBatch, ..
             left -= size
             place = bisect_right(sizes, left) - 1
         full.append(filled)
-    parts = (list(chain(*full[first : first + blocks])) for first in range(0, len(full), blocks))
+    turns = math.ceil(len(full) / max(1, budget // block) / streams)  # of every stream
+    blocks = math.ceil(len(full) / max(1, turns * streams))
+    parts = (list(chain(*full[first : first + blocks])) for first in range(0, len(full), max(1, blocks)))
     return tuple(
         MicroBatch(tuple(rows), Shape(len(rows), max(1, *(lengths[row] for row in rows)))) for rows in parts
     )
