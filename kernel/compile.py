@@ -42,13 +42,10 @@ AMX = (*VECTORS, "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids")
 SPECIAL = ("encoder", "model")
 """What is compiled with the flags above; `detect` must run on every processor."""
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-mfma")
+_PLAIN, _WITH_VECTORS = (*SANITIZED, "-DEMBATCH_PORTABLE"), (*SANITIZED, *WITH_VECTORS)
 BUILDS = {
-    "plain": (
-        (*SANITIZED, "-pthread"),
-        (*SANITIZED, "-DEMBATCH_PORTABLE"),
-        (*SANITIZED, "-DEMBATCH_PORTABLE"),
-    ),
-    "vectors": ((*SANITIZED, "-pthread"), (*SANITIZED, *WITH_VECTORS, *VECTORS), (*SANITIZED, *WITH_VECTORS)),
+    "plain": ((*SANITIZED, "-pthread"), _PLAIN, _PLAIN),
+    "vectors": ((*SANITIZED, "-pthread"), (*_WITH_VECTORS, *VECTORS), _WITH_VECTORS),
     "native": (("-static", "-pthread"), AMX, ()),
 }
 """Flags of a program that tries the kernel: to link it, of `SPECIAL`, of the rest."""
@@ -100,6 +97,24 @@ def portable(target: Path, *, vectors: bool = False) -> None:
     plain = (*STRICT, *(WITH_VECTORS if vectors else ("-DEMBATCH_PORTABLE",)))
     special = (*plain, *(VECTORS if vectors else ("-march=native",)))
     _library(target, [(f"{name}.cpp", special) for name in SPECIAL] + [("detect.cpp", plain)])
+
+
+def variant(target: Path, flags: Sequence[str] = (), *, amx: bool, profiled: bool = False) -> None:
+    """Compile a library with further flags, such as `-DEMBATCH_RESIDENT=64`: for benchmarks.
+
+    Args:
+        target: the library.
+        flags: they go to every source.
+        amx: the native build; else the one with the native vectors, whose times mean nothing.
+        profiled: one that counts its stages' cycles and can tell the rate of the tiles (`profile.cpp`).
+
+    Raises:
+        NotCompiled: as `native`.
+    """
+    plain = (*flags, *(("-DEMBATCH_PROFILE",) if profiled else ()), *(() if amx else WITH_VECTORS))
+    special = (*plain, *(AMX if amx else VECTORS))
+    sources = (*SPECIAL, "profile") if profiled else SPECIAL
+    _library(target, [(f"{name}.cpp", special) for name in sources] + [("detect.cpp", plain)])
 
 
 def fuzzer(target: Path, build: str) -> None:

@@ -43,9 +43,12 @@ struct Model {
   int head_panels() const { return shape.hidden / shape.heads / kPanel; }
 };
 
+#if !defined(EMBATCH_CHUNK)  // benchmarks compile others
+#define EMBATCH_CHUNK 384
+#endif
 // 384 columns (768 are 10 % slower, 192 no faster), or the most up to 512 that divide the whole.
 constexpr int chunk_of(int inner) {
-  if (inner % 384 == 0) return 384;
+  if (inner % EMBATCH_CHUNK == 0) return EMBATCH_CHUNK;
   int chunk = 512;
   while (inner % chunk) chunk -= kPanel;
   return chunk;

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 pytest_plugins = ("kernel_fixtures",)
 
 TEXTS = 700
-FILLER = " " * 1200
-"""No tokens, and three shards instead of one."""
+FILLER = " " * 8000
+"""No tokens, and a dozen shards instead of one: the first is finished long before the last."""
 
 
 def texts() -> list[str]:

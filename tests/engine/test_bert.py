@@ -36,7 +36,7 @@ VARIANTS = {
 
 def embed(path: Path, texts: tuple[str, ...], shape: Shape, threads: int = 1) -> NDArray[np.float32]:
     """Return the engine's vectors of all texts in one shape."""
-    engine = openvino.load(EngineSpec("openvino", str(path), threads=threads))
+    engine = openvino.load(EngineSpec("openvino", str(path), "f32", threads=threads))
     try:
         return engine.forward(engine.encode(texts).rows, shape)
     finally:

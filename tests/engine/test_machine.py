@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embatch.engine.machine import cores, has_amx
+from embatch.engine.machine import cores, has_amx, has_bf16
 from embatch.engine.openvino import choose_precision
 from embatch.errors import InvalidArgument
 
@@ -40,17 +40,18 @@ def test_a_container_limit_counts(four: None, tmp_path: Path, quota: str, count:
     assert cores(tmp_path, tmp_path / "cpu.max") == count
 
 
-def test_amx_is_read_from_the_flags(tmp_path: Path) -> None:
-    """Tiles and bfloat16 are both needed, as whole words."""
+def test_what_is_fast_is_read_from_the_flags(tmp_path: Path) -> None:
+    """AMX is tiles and bfloat16, as whole words; bfloat16 is fast there and in vectors."""
     file = tmp_path / "cpuinfo"
-    for flags, found in (
-        ("fpu amx_bf16 avx2 amx_tile", True),
-        ("fpu amx_bf16x amx_tile", False),
-        ("fpu", False),
+    for flags, tiles, bf16 in (
+        ("fpu amx_bf16 avx2 amx_tile", True, True),
+        ("fpu amx_bf16x amx_tile", False, False),
+        ("fpu avx512_bf16 avx512f", False, True),
+        ("fpu avx512f", False, False),
     ):
         file.write_text(f"processor : 0\nflags\t\t: {flags}\n")
-        assert has_amx(file) is found
-    assert not has_amx(tmp_path / "none")
+        assert (has_amx(file), has_bf16(file)) == (tiles, bf16)
+    assert not has_bf16(tmp_path / "none")
 
 
 def test_precision() -> None:

@@ -62,7 +62,7 @@ def expected(text: str, poolings: tuple[str, ...]) -> NDArray[np.float64]:
 
 def vectors(path: Path, **options: str) -> NDArray[np.float32]:
     """Return what the engine makes of the sample texts."""
-    engine = openvino.load(EngineSpec("openvino", str(path), threads=1, options=options))
+    engine = openvino.load(EngineSpec("openvino", str(path), "f32", threads=1, options=options))
     return engine.forward(engine.encode(TEXTS).rows, Shape(len(TEXTS) + 1, 32))
 
 
@@ -100,7 +100,7 @@ def test_a_pooled_output_is_not_pooled_again(tmp_path: Path) -> None:
     tensors: dict[str, Tensor] = {"words": WORDS, "axis": np.array([1], np.int64)}
     outputs: dict[str, Dims] = {"last_hidden_state": HIDDEN, "sentence_embedding": ("batch", 64)}
     write_onnx(path / "model.onnx", nodes, tensors, ("input_ids", "attention_mask"), outputs)
-    engine = openvino.load(EngineSpec("openvino", str(path), threads=1))
+    engine = openvino.load(EngineSpec("openvino", str(path), "f32", threads=1))
     assert not engine.describe().normalized
     row = engine.encode(["abc def"]).rows[0]
     assert not isinstance(row, str)

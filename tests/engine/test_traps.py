@@ -33,7 +33,7 @@ def minilm() -> openvino.OpenVinoEngine:
 
 def vector(path: Path, text: str, **options: str) -> NDArray[np.float32]:
     """Return the vector of one text, unpadded."""
-    engine = openvino.load(EngineSpec("openvino", str(path), threads=1, options=options))
+    engine = openvino.load(EngineSpec("openvino", str(path), "f32", threads=1, options=options))
     encoded = engine.encode([text])
     vectors = engine.forward(encoded.rows, Shape(1, int(encoded.lengths[0])))
     return np.asarray(vectors[0], np.float32)
@@ -108,7 +108,7 @@ def test_the_left_is_cut_where_the_folder_asks(tmp_path: Path) -> None:
     """`truncation_side: left` keeps the end of a text."""
     path = Tiny(max_tokens=6).write(tmp_path)
     write(path, "tokenizer_config.json", {"truncation_side": "left"})
-    engine = openvino.load(EngineSpec("openvino", str(path), threads=1))
+    engine = openvino.load(EngineSpec("openvino", str(path), "f32", threads=1))
     tokenizer = make_tokenizer()
     assert np.asarray(engine.encode(["a b c d e f g"]).rows[0]).tolist() == tokenizer.encode("d e f g").ids
 

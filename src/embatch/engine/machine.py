@@ -25,9 +25,16 @@ def cores(cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
 
 
 def has_amx(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether the processor multiplies bfloat16 in tiles (AMX): only then is bf16 faster than float32."""
-    flags = next((line for line in _read(cpuinfo).splitlines() if line.startswith("flags")), "")
-    return {"amx_tile", "amx_bf16"} <= set(flags.split())
+    """Whether the processor multiplies bfloat16 in tiles (AMX)."""
+    return {"amx_tile", "amx_bf16"} <= _flags(cpuinfo)
+
+
+def has_bf16(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether the processor multiplies bfloat16 by itself, in tiles or vectors: faster than float32 only then.
+
+    Twice as fast on Zen 4, which has it in vectors (docs/figures.md); without either it is emulated.
+    """
+    return has_amx(cpuinfo) or "avx512_bf16" in _flags(cpuinfo)
 
 
 def processor(cpuinfo: Path = _CPUINFO) -> str:
@@ -37,6 +44,10 @@ def processor(cpuinfo: Path = _CPUINFO) -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
+
+
+def _flags(cpuinfo: Path) -> set[str]:
+    return set(next((line for line in _read(cpuinfo).splitlines() if line.startswith("flags")), "").split())
 
 
 def _read(file: Path) -> str:

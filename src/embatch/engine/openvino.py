@@ -13,7 +13,7 @@ import openvino as ov
 import openvino.opset13 as ops
 
 from embatch.engine import bert, folder, models, pooling, weights
-from embatch.engine.machine import cores, has_amx
+from embatch.engine.machine import cores, has_bf16
 from embatch.engine.protocol import Description, Encoded, EngineSpec, Shape
 from embatch.engine.streams import Streams
 from embatch.engine.tokens import FolderTokenizer
@@ -71,7 +71,7 @@ class OpenVinoEngine:
             )
         core = ov.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        precision = choose_precision(spec.precision, able="BF16" in capabilities, fast=has_amx())
+        precision = choose_precision(spec.precision, able="BF16" in capabilities, fast=has_bf16())
         streams = spec.threads or cores()
         self._tokenizer = FolderTokenizer(described)
         files, model = _model(core, described)
@@ -148,7 +148,7 @@ class OpenVinoEngine:
 
 
 def choose_precision(wanted: str, *, able: bool, fast: bool) -> str:
-    """Return `bf16` or `f32` for a processor that is able to do bf16, and fast at it with AMX.
+    """Return `bf16` or `f32` for a processor that is able to do bf16, and perhaps fast at it.
 
     Raises:
         InvalidArgument: no such precision, or not on this processor.
