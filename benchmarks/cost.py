@@ -12,6 +12,9 @@ mixed with one in twenty a copy. A round takes every way in turn, each round beg
 are to the batch of the same round: trust these, not the absolute numbers. The first pass over a class loads,
 compiles, compares vectors, and is not counted. Small counts are hard on the batch, which waits for polls and
 for a last micro-batch on one core.
+
+Where our own kernel serves, texts one at a time also go to a second service on OpenVINO (`elsewhere`): what
+others would ask one by one.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.corpus import passages, token_counts
 from benchmarks.engines import CORPUS, MAX_TOKENS, cosines, machine
 from benchmarks.served import Served, serving
+
+from embatch.engine import amx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,9 +109,11 @@ def known(client: Client, texts: Sequence[str]) -> Any:
     return vectors
 
 
+ELSEWHERE: Final = "one at a time, openvino"
 WAYS: Final[dict[str, Way]] = {
     BATCH: batch,
     "one at a time": single,
+    ELSEWHERE: single,
     f"{THREADS} threads": single_threads,
     f"groups of {GROUP}": grouped,
     f"groups, {THREADS} threads": grouped_threads,
@@ -144,21 +152,30 @@ def chosen_texts(names: Sequence[str], count: int) -> dict[str, list[str]]:
     return found
 
 
-def measure(served: Served, texts: Sequence[str], rounds: int) -> tuple[dict[str, Row], dict[str, float]]:
+def measure(
+    served: Served, elsewhere: Served | None, texts: Sequence[str], rounds: int
+) -> tuple[dict[str, Row], dict[str, float]]:
     """Return what every way costs, and its least cosine to the batch."""
-    rows = {name: Row() for name in WAYS}
-    with served.client() as client:
-        vectors = {name: way(client, texts) for name, way in WAYS.items()}
+    services = {name: elsewhere if name == ELSEWHERE else served for name in WAYS}
+    with ExitStack() as stack:
+        ways = {
+            name: (one, stack.enter_context(one.client()))
+            for name, one in services.items()
+            if one is not None
+        }
+        rows = {name: Row() for name in ways}
+        vectors = {name: WAYS[name](client, texts) for name, (_, client) in ways.items()}
         alike = {name: float(cosines(one, vectors[BATCH]).min()) for name, one in vectors.items()}
         if min(alike.values()) < LEAST_COSINE:
             raise RuntimeError(f"the ways do not give the same vectors: {alike}")
         for number in range(rounds):
-            names = list(WAYS)
+            names = list(ways)
             for name in (*names[number % len(names) :], *names[: number % len(names)]):
-                before, begun = served.spent(), time.perf_counter()
+                service, client = ways[name]
+                before, begun = service.spent(), time.perf_counter()
                 WAYS[name](client, texts)
                 rows[name].wall_seconds.append(time.perf_counter() - begun)
-                rows[name].cpu_seconds.append((served.spent() - before).total)
+                rows[name].cpu_seconds.append((service.spent() - before).total)
     return rows, alike
 
 
@@ -199,10 +216,12 @@ def main() -> None:
         parser.error("--count and --rounds must be at least 1")
     found: dict[str, Any] = {"machine": machine(), "count": chosen.count, "classes": {}}
     lots = chosen_texts(chosen.classes or CLASSES, chosen.count)
-    with serving() as served:
+    with ExitStack() as stack:
+        served = stack.enter_context(serving())
+        elsewhere = None if amx.unavailable() else stack.enter_context(serving(("--engine", "openvino")))
         for name, texts in lots.items():
             tokens = sum(min(one, MAX_TOKENS) for one in token_counts(texts))
-            rows, alike = measure(served, texts, chosen.rounds)
+            rows, alike = measure(served, elsewhere, texts, chosen.rounds)
             print(
                 f"{name}: {len(texts)} texts, {len(set(texts))} distinct, {tokens} tokens, "
                 f"{chosen.rounds} rounds"

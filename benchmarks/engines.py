@@ -4,12 +4,13 @@
 
 Every engine gets the same passages of `corpus.py` from the same model folder, cut at the same 256 tokens, in
 its own process, loaded and warmed before the clock starts; tokenizing counts, loading does not. Copies of
-texts are dropped before any engine sees them. Ours is bare: encode, plan, forward on its streams. The others
-run with their defaults: sentence-transformers as it is and with its OpenVINO backend, fastembed on an ONNX
-export of the same weights (in its batches of 256, and of 32, which pad less), infinity's torch engine in
-process. Rounds are interleaved and each starts with another engine: trust the ratios within a round, not the
-absolute numbers. Cosines are to sentence-transformers in float32. bfloat16 rows run where the processor has
-AMX, or with `--bf16`. `--shape base` takes 12 layers of 768 (bge-base's configuration) with random weights.
+texts are dropped before any engine sees them. Ours is bare: encode, plan, forward on its streams; `embatch`
+is the engine and the precision that `auto` takes, which may be those of a row below it. The others run with
+their defaults: sentence-transformers as it is and with its OpenVINO backend, fastembed on an ONNX export of
+the same weights (in its batches of 256, and of 32, which pad less), infinity's torch engine in process.
+Rounds are interleaved and each starts with another engine: trust the ratios within a round, not the absolute
+numbers. Cosines are to sentence-transformers in float32. bfloat16 rows run where the processor multiplies it,
+or with `--bf16`. `--shape base` takes 12 layers of 768 (bge-base's configuration) with random weights.
 
 The first run makes the environments that the rows need: `.venv-peers`, `.venv-fastembed`, `.venv-infinity`.
 `--engine NAME`, repeated, chooses rows; ours and the reference always run. `--engine torch` is our torch
@@ -45,10 +46,11 @@ if TYPE_CHECKING:
 WORKER: Final = str(ROOT / "benchmarks" / "peers.py")
 PEER: Final = "sentence-transformers"
 """The row of the float32 reference."""
-BF16: Final = ("embatch bf16", f"{PEER} bf16")
+OPENVINO: Final = ("embatch openvino bf16", "embatch openvino f32")
+BF16: Final = (OPENVINO[0], f"{PEER} bf16")
 ROWS: Final = (
     "embatch",
-    BF16[0],
+    *OPENVINO,
     PEER,
     BF16[1],
     f"{PEER} openvino",
@@ -247,6 +249,12 @@ def exported(folder: Path, place: Path) -> Path:
     return place
 
 
+def label(name: str, row: Row) -> str:
+    """Return a row's name with the engine and the precision that were taken, each word once."""
+    words = (*name.split(), row.about.get("engine", ""), row.about["precision"])
+    return " ".join(word for word in dict.fromkeys(words) if word)
+
+
 def table(rows: dict[str, Row], texts: int, tokens: int) -> str:
     """Return the rows as text: medians, and least to most of the rounds."""
     first = next(iter(rows.values()))
@@ -256,7 +264,7 @@ def table(rows: dict[str, Row], texts: int, tokens: int) -> str:
         rate = sorted(texts / seconds for seconds in row.seconds)
         ratio = sorted(mine / ours for mine, ours in zip(row.seconds, first.seconds, strict=True))
         lines.append(
-            f"{name.removesuffix(' bf16') + ' ' + row.about['precision']:36}"
+            f"{label(name, row):36}"
             f"{f'{statistics.median(rate):.1f} ({rate[0]:.1f} to {rate[-1]:.1f})':>24}"
             f"{tokens / statistics.median(row.seconds):>10.0f}"
             f"{f'{statistics.median(ratio):.2f} ({ratio[0]:.2f} to {ratio[-1]:.2f})':>22}"
@@ -268,7 +276,7 @@ def table(rows: dict[str, Row], texts: int, tokens: int) -> str:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on beside the code."""
-    from embatch.engine.machine import cores, has_amx  # noqa: PLC0415  (with the other imports of the package)
+    from embatch.engine.machine import cores, has_amx, has_bf16  # noqa: PLC0415  (as the package's others)
 
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
@@ -276,6 +284,7 @@ def machine() -> dict[str, Any]:
         "processor": names[0] if names else os.uname().machine,
         "cores": cores(),
         "amx": has_amx(),
+        "bf16": has_bf16(),
         "load_before": os.getloadavg()[0],
         "python": sys.version.split()[0],
     }
@@ -286,7 +295,7 @@ def chosen_rows(only: Sequence[str] | None, *, bf16: bool) -> tuple[str, ...]:
     wanted = ROWS if only is None else ("embatch", PEER, *only)
     names = [name for name in dict.fromkeys(wanted) if bf16 or name not in BF16 or (only and name in only)]
     if only is None and not bf16:
-        print("without rows in bfloat16: this processor has no AMX to make it fast (--bf16 runs them)")
+        print("without rows in bfloat16: this processor does not multiply it (--bf16 runs them)")
     if BF16[0] in names:
         import openvino as ov  # noqa: PLC0415  (asked only where it matters)
 
@@ -305,13 +314,13 @@ def main() -> None:
     parser.add_argument(
         "--engine", action="append", choices=(*ROWS, "torch"), help="only these, and the reference"
     )
-    parser.add_argument("--bf16", action="store_true", help="rows in bfloat16 without AMX, too")
+    parser.add_argument("--bf16", action="store_true", help="rows in bfloat16 on any processor")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     if min(chosen.count, chosen.rounds) < 1:
         parser.error("--count and --rounds must be at least 1")
     before = machine()
-    names = chosen_rows(chosen.engine, bf16=chosen.bf16 or before["amx"])
+    names = chosen_rows(chosen.engine, bf16=chosen.bf16 or before["bf16"])
     # A corpus at least as large as is wanted without its copies.
     texts = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * chosen.count)))))[: chosen.count]
     tokens = sum(min(count, MAX_TOKENS) for count in token_counts(texts))

@@ -1,8 +1,8 @@
-"""What runs in an engine's own environment: load it, embed texts whenever a line comes, export to ONNX.
+"""What runs in an engine's own environment: load it, embed texts or a file of them, export to ONNX.
 
-Started by `engines.py`, never by hand. At the top it imports only the standard library and numpy, so that
-every environment can run it: `.venv` (ours), `.venv-peers`, `.venv-fastembed`, `.venv-infinity` and
-`.venv-torch`.
+Started by `engines.py` and `service.py`, never by hand. At the top it imports only the standard library and
+numpy, so that every environment can run it: `.venv` (ours), `.venv-peers`, `.venv-fastembed`,
+`.venv-infinity` and `.venv-torch`.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _ours(name: str, folder: str) -> Loaded:
     from embatch.engine.protocol import EngineSpec  # noqa: PLC0415  (nor this)
     from embatch.settings import Settings  # noqa: PLC0415  (nor this)
 
-    library = "torch" if name == "torch" else "openvino"
-    engine = load(EngineSpec(library, folder, "bf16" if name.endswith("bf16") else "f32"))
+    library, _, precision = name.removeprefix("embatch").strip().partition(" ")
+    engine = load(EngineSpec(library or "auto", folder, precision or "auto"))
     engine.warm()
     described, budget = engine.describe(), Settings().micro_batch_tokens
 
@@ -95,7 +95,8 @@ def _ours(name: str, folder: str) -> Loaded:
             list(pool.map(forward, planned))
         return vectors
 
-    return embed, {"precision": described.precision, **_versions(library)}
+    about = {"precision": described.precision, "engine": described.engine}
+    return embed, about if described.engine == "amx" else about | _versions(described.engine)
 
 
 def _sentence_transformers(name: str, folder: str) -> Loaded:
@@ -158,6 +159,14 @@ def _infinity(_: str, folder: str) -> Loaded:
     return embed, {"precision": "f32", **_versions("infinity-emb", "torch")}
 
 
+def file(name: str, folder: str, source: str, place: str) -> None:
+    """Embed a file of one JSON text a line into a `.npy` file, as a script of an engine's user would."""
+    texts = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
+    embed, _ = LOADERS[name.partition(" ")[0]](name, folder)
+    np.save(place, np.asarray(embed(texts), np.float32))
+    os._exit(0)  # see `work`
+
+
 LOADERS: Final[dict[str, Callable[[str, str], Loaded]]] = {
     "embatch": _ours,
     "torch": _ours,
@@ -201,5 +210,7 @@ def export(folder: str, output: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "export":
         export(*sys.argv[2:])
+    elif sys.argv[1] == "file":
+        file(*sys.argv[2:])
     else:
         work(sys.argv[2], sys.argv[3], json.loads(Path(sys.argv[4]).read_text(encoding="utf-8")))

@@ -5,8 +5,10 @@
 `corpus` takes the same distinct passages of `corpus.py` from a call to their vectors in an array: as a batch
 of a private service over its socket, as a batch over HTTP, and through an infinity server over HTTP (its
 OpenAI route, 128 texts a request, four requests at a time, vectors in base64), in alternating rounds with the
-bare engine in this process; and from file to file as a whole command. All serve the same float32 weights cut
-at the same 256 tokens; every row's cosine to the bare engine's vectors is in the table. Servers that wait
+bare engine in this process; and from file to file, as a whole command with its start: ours over HTTP, Parquet
+to Parquet, and scripts of sentence-transformers, as it is and on its OpenVINO backend, JSONL to `.npy`. All
+take the same weights cut at the same 256 tokens, ours with the engine and precision that `auto` takes, the
+others with their defaults; every row's cosine to the bare engine's vectors is in the table. Servers that wait
 compute nothing. Trust the ratios, not the absolute numbers.
 
 `start` is `first vector`, a whole command from pressing Enter to its exit, on a file of ten texts and an
@@ -37,7 +39,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import passages
-from benchmarks.engines import model, python
+from benchmarks.engines import WORKER, model, python
 from benchmarks.peers import LOADERS, QUIET
 from benchmarks.served import free_port, serving
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     Way = Callable[[list[str]], Vectors]
 
 START_SECONDS: Final = 120.0
+PEERS: Final = ("sentence-transformers", "sentence-transformers openvino")
 A_REQUEST, AT_A_TIME = 128, 4
 """Texts of a request to the infinity server, and requests under way."""
 
@@ -129,6 +132,23 @@ def command(url: str, folder: Path) -> Way:
     return run
 
 
+def script(name: str, model_folder: Path, folder: Path) -> Way:
+    """Return a peer's user's script, JSONL to `.npy`, as a whole command."""
+    source, place = folder / "in.jsonl", folder / f"{name}.npy"
+    command = (python(name), WORKER, "file", name, model_folder, source, place)
+
+    def run(texts: list[str]) -> Vectors:
+        if not source.exists():
+            source.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
+        subprocess.run(
+            [str(part) for part in command], env={**os.environ, **QUIET}, check=True, capture_output=True
+        )
+        found: Vectors = np.load(place)
+        return found
+
+    return run
+
+
 def infinity(url: str, client: httpx2.Client) -> Way:
     """Return the infinity server's OpenAI route."""
 
@@ -198,6 +218,7 @@ def corpus(count: int, rounds: int) -> dict[str, Any]:
             "batch, HTTP": batch(stack.enter_context(http.client())),
             "file to file": command(http.url, place),
             "infinity, HTTP": infinity(peer, client),
+            **{f"{name}, file to file": script(name, folder, place) for name in PEERS},
         }
         # The first round loads engines and compiles shapes; it also shows that all give the same vectors.
         first = {name: way(texts) for name, way in ways.items()}
@@ -217,12 +238,12 @@ def corpus(count: int, rounds: int) -> dict[str, Any]:
 def print_corpus(found: dict[str, Any]) -> None:
     """Print what `corpus` found."""
     own = found["seconds"]["bare engine"]
-    print(f"{'corpus':16}{'texts/s':>9}{'share of the bare engine':>32}{'least cosine':>14}")
+    print(f"{'corpus':46}{'texts/s':>9}{'share of the bare engine':>32}{'least cosine':>14}")
     for name, seconds in found["seconds"].items():
         rate = found["texts"] / statistics.median(seconds)
         shares = [alone / one for alone, one in zip(own, seconds, strict=True)]
         share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
-        print(f"{name:16}{rate:>9.1f}{share:>32}{found['least_cosine'][name]:>14.6f}")
+        print(f"{name:46}{rate:>9.1f}{share:>32}{found['least_cosine'][name]:>14.6f}")
 
 
 def start(rounds: int) -> dict[str, Any]:

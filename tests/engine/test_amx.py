@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -174,6 +176,28 @@ def test_another_precision_is_another_engine(kernel: Path, tmp_path: Path) -> No
         load(EngineSpec("amx", path, precision="f32"))
     with pytest.raises(InvalidArgument, match="no option speed"):
         load(EngineSpec("amx", path, options={"speed": "9"}))
+
+
+def test_streams_that_keep_to_a_core(kernel: Path, tmp_path: Path) -> None:
+    """With `affinity=cores` whoever forwards stays on one core, and no other thread does."""
+    path = str(FIT.write(tmp_path))
+    loaded = load(EngineSpec("amx", path, threads=2, options={"affinity": "cores"}))
+    rows, everywhere = loaded.encode(["a", "b c"]).rows, os.sched_getaffinity(0)
+
+    def forward() -> tuple[bytes, set[int]]:
+        return loaded.forward(rows, Shape(2, 64)).tobytes(), os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(1) as thread:
+        vectors, bound = thread.submit(forward).result()
+    assert len(bound) == 1
+    assert os.sched_getaffinity(0) == everywhere
+    loaded.close()
+    free = load(EngineSpec("amx", path))
+    assert free.forward(rows, Shape(2, 64)).tobytes() == vectors
+    assert os.sched_getaffinity(0) == everywhere
+    free.close()
+    with pytest.raises(InvalidArgument, match="affinity must be none or cores"):
+        load(EngineSpec("amx", path, options={"affinity": "1"}))
 
 
 def test_vectors_are_told_from_openvinos(kernel: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embatch.engine.machine import cores, has_amx, has_bf16
+from embatch.engine.machine import cores, has_amx, has_bf16, places
 from embatch.engine.openvino import choose_precision
 from embatch.errors import InvalidArgument
 
@@ -28,6 +28,8 @@ def test_threads_of_one_core_count_once(four: None, tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text("0,2\n" if cpu % 2 == 0 else "1,3\n")
     assert cores(tmp_path, tmp_path / "none") == 2
+    assert places(tmp_path) == (0, 1)
+    assert places(tmp_path / "none") == (0, 1, 2, 3)
     assert cores(tmp_path / "none", tmp_path / "none") == 4
 
 

@@ -15,13 +15,21 @@ _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 def cores(cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
     """Return the cores this process may use, two hardware threads of one core counted once."""
-    here = hasattr(os, "sched_getaffinity")  # not on macOS
-    allowed = os.sched_getaffinity(0) if here else set(range(os.cpu_count() or 1))
-    siblings = {_read(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
+    found = len(places(cpus))
     limit, _, period = _read(quota).partition(" ")  # "max 100000", or microseconds of each period
     if limit.isdecimal() and period.isdecimal():
-        return max(1, min(len(siblings), math.ceil(int(limit) / int(period))))
-    return max(1, len(siblings))
+        return max(1, min(found, math.ceil(int(limit) / int(period))))
+    return max(1, found)
+
+
+def places(cpus: Path = _CPUS) -> tuple[int, ...]:
+    """Return the number of one hardware thread of each core this process may use, in ascending order."""
+    here = hasattr(os, "sched_getaffinity")  # not on macOS
+    allowed = os.sched_getaffinity(0) if here else set(range(os.cpu_count() or 1))
+    of_core: dict[str, int] = {}
+    for cpu in sorted(allowed):
+        of_core.setdefault(_read(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu), cpu)
+    return tuple(of_core.values())
 
 
 def has_amx(cpuinfo: Path = _CPUINFO) -> bool:
@@ -30,7 +38,7 @@ def has_amx(cpuinfo: Path = _CPUINFO) -> bool:
 
 
 def has_bf16(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether the processor multiplies bfloat16 by itself, in tiles or vectors: faster than float32 only then.
+    """Whether the processor multiplies bfloat16 by itself, in tiles or vectors: only then is it fast.
 
     Twice as fast on Zen 4, which has it in vectors (docs/figures.md); without either it is emulated.
     """

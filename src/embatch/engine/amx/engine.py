@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from embatch.engine import checkpoint, folder, models, weights
 from embatch.engine.amx import library, reference
-from embatch.engine.machine import cores
+from embatch.engine.machine import cores, places
 from embatch.engine.protocol import Description, Encoded, EngineSpec, Shape
 from embatch.engine.streams import Streams
 from embatch.engine.tokens import FolderTokenizer
@@ -33,6 +36,9 @@ TRIED: Final = (
     "Which city is the capital of France?",
 )
 """What every model is verified with, beside one row without any text."""
+AFFINITY: Final = "affinity"
+"""The option: `none`, or `cores`, with which each stream keeps to a core of its own."""
+_bound = threading.local()
 _LAYER: Final = (
     *((f"attention.self.{kind}", 0) for kind in ("query", "key", "value")),
     ("attention.output.dense", 0),
@@ -84,11 +90,13 @@ class AmxEngine:
     """A packed model. `forward` may run in any number of threads. See `protocol.Engine`."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        unknown = set(spec.options) - folder.OPTIONS
+        unknown = set(spec.options) - folder.OPTIONS - {AFFINITY}
         if unknown:
             raise InvalidArgument(f"the amx engine has no option {min(unknown)}", field="engine-option")
         if spec.precision not in {"auto", "bf16"}:
             raise InvalidArgument("the amx engine computes in bf16 only", field="precision")
+        streams = spec.threads or cores()
+        borrowed = _streams(spec.options.get(AFFINITY, "none"), streams)
         kernel = library.current()
         described = models.opened(spec)
         problem = unsupported(described)
@@ -104,7 +112,7 @@ class AmxEngine:
         except BaseException:
             self._model.free()
             raise
-        self._streams = Streams(self._model for _ in range(spec.threads or cores()))
+        self._streams = Streams(borrowed)
         hashes = described.hashes([described.safetensors])
         self._description = Description(
             engine="amx",
@@ -114,7 +122,7 @@ class AmxEngine:
             dimensions=form.hidden,
             max_tokens=described.max_tokens,
             precision="bf16",
-            streams=spec.threads or cores(),
+            streams=streams,
             normalized=described.normalize,
             prompts=described.prompts,
             block=library.BLOCK,
@@ -132,15 +140,17 @@ class AmxEngine:
     def forward(self, rows: Sequence[TokenRow], shape: Shape) -> NDArray[np.float32]:
         """Return the vectors of the rows: float32 (len(rows), dimensions). Nothing is padded.
 
-        Rows are laid into blocks in the order they come, as `packing.lay` plans them.
+        Rows are laid into blocks in the order they come, as `packing.lay` plans them. With the option
+        `affinity=cores` the calling thread stays on one core from then on.
         """
         if len(rows) > shape.rows or any(len(row) > shape.tokens for row in rows):
             raise InvalidArgument("the rows do not fit the planned shape", field="rows")
         tokens = [row for row in rows if not isinstance(row, str)]
         if len(tokens) < len(rows):
             raise InvalidArgument("this engine wants token ids, not texts", field="rows")
-        with self._streams.one() as model:
-            return model.forward(tokens)
+        with self._streams.one() as stream:
+            stream.settle()
+            return self._model.forward(tokens)
 
     def warm(self) -> None:
         """Nothing is left to do: verifying has used all of the kernel."""
@@ -171,6 +181,29 @@ class AmxEngine:
         alone = b"".join(self._model.forward([row]).tobytes() for row in rows)
         if alone != found.tobytes():
             raise library.Unfit("the kernel gives a text other bytes in company than alone", field="engine")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """What a call of `forward` borrows: the right to run, and where."""
+
+    place: int | None
+    """The hardware thread it keeps to; `None` leaves that to the system."""
+
+    def settle(self) -> None:
+        """Bind the calling thread, and no other, to the place."""
+        if self.place is not None and getattr(_bound, "place", None) != self.place:
+            os.sched_setaffinity(0, {self.place})
+            _bound.place = self.place
+
+
+def _streams(affinity: str, count: int) -> list[_Stream]:
+    if affinity not in {"none", "cores"}:
+        raise InvalidArgument("affinity must be none or cores", field="engine-option")
+    if affinity == "none":
+        return [_Stream(None)] * count
+    found = places()
+    return [_Stream(found[number % len(found)]) for number in range(count)]
 
 
 def _read(described: folder.ModelFolder) -> tuple[library.Form, list[NDArray[np.float32]]]:
