@@ -35,7 +35,7 @@ STRICT = ("-Wall", "-Wextra", "-Werror")
 VECTORS = (
     *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"),
     # Of gcc's own headers, which leave registers undefined on purpose.
-    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+    *("-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"),
 )
 WITH_VECTORS = ("-DEMBATCH_PORTABLE", "-DEMBATCH_VECTORS")
 AMX = (*VECTORS, "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids")

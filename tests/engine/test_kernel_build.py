@@ -108,3 +108,17 @@ def test_a_compiler_that_fails(tree: Path, tmp_path: Path) -> None:
     done = build(tmp_path, tree, {"CXX": str(broken), "EMBATCH_KERNEL": "require"}, fails=True)
     assert "unknown option -mamx-tile" in done.stderr
     assert not list((tree / "src" / LIBRARY).parent.glob(".kernel-*"))
+
+
+@pytest.mark.long
+def test_the_kernel_at_random(portable: Path) -> None:
+    """`run.py test-kernel` compiles every build that can run here and finds no fault in any of them."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "kernel" / "compile.py"), "30", "1000"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "plain: " in done.stdout
+    assert "least cosine 0.99" in done.stdout
