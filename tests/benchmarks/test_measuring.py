@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.control import Sizes, one_batch, texts
 from benchmarks.cost import groups, ratios
+from benchmarks.kernel import STAGES, in_turn, stage_operations
 from benchmarks.polling import percentiles, poll
 from benchmarks.rates import matrix_rate
 from benchmarks.roofline import operations
 from benchmarks.served import Spent, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIZES = Sizes(1200, 1, 1, 1, 1, 1, 64, 8)
 CONFIG = {"hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 2}
@@ -31,6 +36,30 @@ def test_operations_are_those_of_the_products() -> None:
             attention += 2 * (2 * tokens * 6 * tokens)  # scores, then mixing, all heads together
     found = operations(CONFIG, [3, 5])
     assert (found.linear, found.attention, found.total) == (linear, attention, linear + attention)
+
+
+def test_stages_share_all_operations() -> None:
+    """Nothing is counted twice or left out, and what is no product of matrices counts nothing."""
+    found = stage_operations(CONFIG, [3, 5])
+    assert sum(found.values()) == operations(CONFIG, [3, 5]).total
+    assert found["query, key, value"] == 3 * found["output"] == 3 * 2 * 2 * 8 * 6 * 6
+    assert [name for name in STAGES if not found[name]] == ["embeddings, pooling", "norms"]
+
+
+def test_each_round_begins_with_another_way() -> None:
+    """Whoever comes first in a round finds the machine as the one before left it."""
+    asked: list[str] = []
+
+    def way(name: str) -> Callable[[], float]:
+        def once() -> float:
+            asked.append(name)
+            return float(len(asked))
+
+        return once
+
+    found = in_turn({name: way(name) for name in "abc"}, 2)
+    assert "".join(asked) == "abcbca"
+    assert found == {"a": [1.0, 6.0], "b": [2.0, 4.0], "c": [3.0, 5.0]}
 
 
 def test_texts_are_distinct_and_as_long_as_asked() -> None:
