@@ -76,7 +76,7 @@ def native(target: Path, flags: Sequence[str] = (), *, wanted: bool = True) -> N
     """Compile the library of this platform; some seconds. It appears whole or not at all.
 
     Raises:
-        NotCompiled: it is not wanted, there is no compiler, or it is too old to know AMX (gcc 11 and clang 12
+        NotCompiled: it is not wanted, there is no compiler, or it is too old to know AMX (gcc 11 and clang 14
             are not).
     """
     if not wanted:

@@ -182,7 +182,7 @@ def unavailable() -> str | None:
             return _WHY_NOT[1]
         return (
             "its library is not part of this installation: install a wheel for this platform, or a C++ "
-            "compiler (gcc 11, clang 12 or newer) and then embatch again"
+            "compiler (gcc 11, clang 14 or newer) and then embatch again"
         )
     try:
         return opened(file).refusal()
