@@ -35,6 +35,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
@@ -70,8 +71,8 @@ STAGES: Final = (
 )
 """In the order of `kernel/profile.h`."""
 LENGTHS: Final = (16, 64, 128, 256)
-SECONDS: Final = 0.5
-CALLS: Final = 12
+SECONDS, CALLS = 0.5, 12
+SPLIT: Final = ["-DEMBATCH_RESIDENT=64"]
 
 
 @dataclass(frozen=True)
@@ -212,25 +213,24 @@ def measure_engines(engines: Mapping[str, Engine], texts: Sequence[str], rounds:
     return {"forward": in_turn({name: way(name) for name in engines}, rounds), "with tokenizing": whole}
 
 
+def alone(engine: Engine, row: Any) -> float:
+    """Return the seconds of one row by itself, in the middle of a few calls."""
+    spent = []
+    for _ in range(CALLS):
+        begun = time.perf_counter()
+        engine.forward([row], Shape(1, len(row)))
+        spent.append(time.perf_counter() - begun)
+    return statistics.median(spent)
+
+
 def measure_latency(engines: Mapping[str, Engine], texts: Sequence[str], rounds: int) -> dict[str, Any]:
     """Return seconds of one text of each length alone, by engine and round."""
     (row,) = next(iter(engines.values())).encode([" ".join(texts[:40])]).rows
     found = {}
     for length in LENGTHS:
         one = np.array([*row[: length - 1], row[-1]], np.int32)
-
-        def way(engine: Engine, one: Any = one) -> Callable[[], float]:
-            def once() -> float:
-                spent = []
-                for _ in range(CALLS):
-                    begun = time.perf_counter()
-                    engine.forward([one], Shape(1, len(one)))
-                    spent.append(time.perf_counter() - begun)
-                return statistics.median(spent)
-
-            return once
-
-        found[str(length)] = in_turn({name: way(engine) for name, engine in engines.items()}, rounds)
+        ways = {name: partial(alone, engine, one) for name, engine in engines.items()}
+        found[str(length)] = in_turn(ways, rounds)
     return found
 
 
@@ -251,13 +251,9 @@ def one_wide(folder: Path) -> Engine:
         return load(EngineSpec("openvino", str(folder), "bf16", threads=1))
 
 
-# tables
-
-
 def spread(numbers: Sequence[float], form: str = ".2f") -> str:
     """Return the median with the least and the most."""
-    least, most = min(numbers), max(numbers)
-    return f"{statistics.median(numbers):{form}} ({least:{form}} to {most:{form}})"
+    return f"{statistics.median(numbers):{form}} ({min(numbers):{form}} to {max(numbers):{form}})"
 
 
 def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -386,12 +382,11 @@ def main() -> None:
         print("this processor has no AMX: there is nothing to measure (--emulated tries the benchmark)")
         raise SystemExit(2)
     texts = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * chosen.count)))))[: chosen.count]
-    variants = chosen.variant or ["-DEMBATCH_RESIDENT=64"]
     found: dict[str, Any] = {"machine": before, "shape": chosen.shape, "texts": len(texts)}
     print(f"{before['processor']}, {before['cores']} cores, shape {chosen.shape}, {len(texts)} texts")
     with tempfile.TemporaryDirectory() as place:
         folder = model(Path(place, "model"), chosen.shape)
-        asked = Asked(folder, texts, chosen.rounds, not chosen.emulated, variants)
+        asked = Asked(folder, texts, chosen.rounds, not chosen.emulated, chosen.variant or SPLIT)
         for name in chosen.part or PARTS:
             found[name] = PARTS[name](asked)
     if chosen.emulated:

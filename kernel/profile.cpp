@@ -2,6 +2,7 @@
 #include "profile.h"
 
 #include <chrono>
+#include <initializer_list>
 
 #include "embatch_amx.h"
 #include "layout.h"
@@ -15,11 +16,15 @@ struct alignas(4096) Operands {
 };
 
 // Numbers between 1/2 and 1 in size, of either sign: mantissas as busy as real ones.
-void fill(embatch::bf16 *to, int count, uint64_t state) {
-  for (int i = 0; i < count; i++) {
-    state = state * 6364136223846793005 + 1442695040888963407;
-    to[i] = static_cast<embatch::bf16>(0x3f00 | (state >> 57) | (state >> 48 & 0x8000));
-  }
+Operands busy() {
+  Operands made;
+  uint64_t state = 1;
+  for (embatch::bf16 *all : {made.a, made.w})
+    for (int i = 0; i < kSteps * 2 * embatch::kTileNumbers; i++) {
+      state = state * 6364136223846793005 + 1442695040888963407;
+      all[i] = static_cast<embatch::bf16>(0x3f00 | (state >> 57) | (state >> 48 & 0x8000));
+    }
+  return made;
 }
 
 }  // namespace
@@ -39,10 +44,9 @@ EMBATCH_API int embatch_amx_cycles(uint64_t *to) {
 // on zeros: two by two tiles, four loads from the first-level cache for four products, as in `matmul.h`. With zeros
 // the clock stays higher, which says nothing of real work.
 EMBATCH_API double embatch_amx_rate(int random, double seconds) {
-  static Operands kept[2];  // zeros and random ones; threads that fill at once write the same
-  Operands &x = kept[random != 0];
+  static const Operands nothing = {}, numbers = busy();
+  const Operands &x = random ? numbers : nothing;
   alignas(64) static const float zeros[16] = {};
-  if (random) fill(x.a, kSteps * 2 * embatch::kTileNumbers, 1), fill(x.w, kSteps * 2 * embatch::kTileNumbers, 2);
   const embatch::Arithmetic arithmetic;
   const embatch::Tiles tiles;
   using Clock = std::chrono::steady_clock;
