@@ -55,7 +55,7 @@ def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, t
     place, stamp = ROOT / folder, ROOT / folder / f".stamp-{locks[0]}"
     python = place / "bin" / "python"
     digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (TORCH.encode() if torch else b""))
-    sources = sorted((*(ROOT / "kernel").glob("*.[ch]*"), ROOT / "hatch_build.py")) if editable else []
+    sources = sorted((*(ROOT / "kernel").glob("*.*"), ROOT / "hatch_build.py")) if editable else []
     digest.update(os.environ.get("EMBATCH_KERNEL", "auto").encode())  # see hatch_build.py
     for file in (*(LOCKS / name for name in locks), *sources):
         digest.update(file.read_bytes())
