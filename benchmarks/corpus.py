@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+CORPUS: Final = 20_000
+"""Texts of the corpus of which benchmarks take the first; they stand in random order."""
 REPEATED: Final = 0.05
 """The share of the texts that are copies of others."""
 WORDS: Final = (3.85, 0.9)
@@ -42,7 +44,7 @@ LONG_STRINGS: Final = re.compile(r'"""(.*?)"""', re.DOTALL)
 COMMENTS: Final = re.compile(r"(?m)(?:^[ \t]*#.*\n)+")
 
 
-def passages(count: int = 20_000, seed: int = 0) -> list[str]:
+def passages(count: int = CORPUS, seed: int = 0) -> list[str]:
     """Return `count` texts without line breaks, copies among them, in a random order that the seed decides.
 
     Raises:
@@ -74,6 +76,15 @@ def passages(count: int = 20_000, seed: int = 0) -> list[str]:
     texts = distinct + random.choices(distinct, k=count - wanted)
     random.shuffle(texts)
     return texts
+
+
+def distinct_passages(count: int) -> list[str]:
+    """Return at least `count` different passages, of a corpus that is larger where more are wanted.
+
+    Raises:
+        ValueError: as `passages`.
+    """
+    return list(dict.fromkeys(passages(max(CORPUS, round(1.06 * count)))))
 
 
 def sources() -> list[Path]:

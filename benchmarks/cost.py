@@ -34,8 +34,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.corpus import passages, token_counts
-from benchmarks.engines import CORPUS, MAX_TOKENS, cosines, machine
+from benchmarks.corpus import distinct_passages, token_counts
+from benchmarks.engines import MAX_TOKENS, cosines, machine
+from benchmarks.rounds import in_turn, ratios
 from benchmarks.served import Served, serving
 
 from embatch.engine import amx
@@ -132,7 +133,7 @@ def chosen_texts(names: Sequence[str], count: int) -> dict[str, list[str]]:
     Raises:
         ValueError: the corpus does not hold so many of a class.
     """
-    distinct = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * count)))))
+    distinct = distinct_passages(count)
     lengths = dict(zip(distinct, token_counts(distinct), strict=True))
     fitting = {
         "mixed": distinct,
@@ -168,21 +169,13 @@ def measure(
         alike = {name: float(cosines(one, vectors[BATCH]).min()) for name, one in vectors.items()}
         if min(alike.values()) < LEAST_COSINE:
             raise RuntimeError(f"the ways do not give the same vectors: {alike}")
-        for number in range(rounds):
-            names = list(ways)
-            for name in (*names[number % len(names) :], *names[: number % len(names)]):
-                service, client = ways[name]
-                before, begun = service.spent(), time.perf_counter()
-                WAYS[name](client, texts)
-                rows[name].wall_seconds.append(time.perf_counter() - begun)
-                rows[name].cpu_seconds.append((service.spent() - before).total)
+        for name in in_turn(ways, rounds):
+            service, client = ways[name]
+            before, begun = service.spent(), time.perf_counter()
+            WAYS[name](client, texts)
+            rows[name].wall_seconds.append(time.perf_counter() - begun)
+            rows[name].cpu_seconds.append((service.spent() - before).total)
     return rows, alike
-
-
-def ratios(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Return median, least and most of the ratios within rounds."""
-    found = sorted(one / other for one, other in zip(mine, others, strict=True))
-    return statistics.median(found), found[0], found[-1]
 
 
 def table(rows: dict[str, Row], tokens: int) -> str:

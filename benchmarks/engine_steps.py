@@ -35,8 +35,9 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import engine_graphs as graphs  # noqa: E402  (found by the line above)
-from benchmarks.corpus import passages  # noqa: E402  (as above)
-from benchmarks.engines import CORPUS, cosines, model  # noqa: E402  (as above)
+from benchmarks.corpus import distinct_passages  # noqa: E402  (as above)
+from benchmarks.engines import cosines, model  # noqa: E402  (as above)
+from benchmarks.rounds import in_turn  # noqa: E402  (as above)
 
 from embatch.engine import bert, folder, models, openvino, packing, weights  # noqa: E402  (as above)
 from embatch.engine.machine import cores  # noqa: E402  (as above)
@@ -196,13 +197,11 @@ def measure(names: Sequence[str], texts: Sequence[str], rounds: int, shape: str)
     real = sum(map(len, rows))
     vectors = {name: runner.run(rows, described.max_tokens) for name, runner in runners.items()}
     spent = {name: Spent() for name in names}
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in (*names[turn:], *names[:turn]):
-            begun, used = time.perf_counter(), time.process_time()
-            runners[name].run(rows, described.max_tokens)
-            spent[name].cpu.append(time.process_time() - used)
-            spent[name].wall.append(time.perf_counter() - begun)
+    for name in in_turn(names, rounds):
+        begun, used = time.perf_counter(), time.process_time()
+        runners[name].run(rows, described.max_tokens)
+        spent[name].cpu.append(time.process_time() - used)
+        spent[name].wall.append(time.perf_counter() - begun)
     lines = [f"{'step':16}{'CPU time':>24}{'wall time':>24}  padded  cosine least  overlap  compiled to"]
     for name in names:
         alike = cosines(vectors[name], vectors[names[0]]).min()
@@ -233,7 +232,7 @@ def main() -> None:
     unknown = sorted(set(chosen.steps) - STEPS.keys())
     if unknown or not chosen.steps or min(chosen.count, chosen.rounds) < 1:
         parser.error(f"no step {unknown[0]}" if unknown else "name a step; --count and --rounds from 1")
-    texts = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * chosen.count)))))[: chosen.count]
+    texts = distinct_passages(chosen.count)[: chosen.count]
     print(measure(tuple(dict.fromkeys(chosen.steps)), texts, chosen.rounds, chosen.shape), flush=True)
 
 

@@ -37,8 +37,9 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import run  # noqa: E402  (found by the line above: what makes environments)
-from benchmarks.corpus import passages, token_counts  # noqa: E402  (found by the same line)
+from benchmarks.corpus import distinct_passages, token_counts  # noqa: E402  (found by the same line)
 from benchmarks.peers import QUIET  # noqa: E402  (as above)
+from benchmarks.rounds import in_turn  # noqa: E402  (as above)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,8 +60,6 @@ ROWS: Final = (
     "infinity",
 )
 MAX_TOKENS: Final = 256
-CORPUS: Final = 20_000
-"""Texts of the corpus of which the first are taken; they stand in random order."""
 BASE: Final = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -153,11 +152,10 @@ def measure(
             vectors = {
                 name: np.load(runner.ask(f"vectors {place}")["file"]) for name, runner in runners.items()
             }
-            for number in range(rounds):
-                for name in (*names[number % len(names) :], *names[: number % len(names)]):
-                    spent = runners[name].ask("go")
-                    rows[name].seconds.append(spent["seconds"])
-                    rows[name].cpu_seconds.append(spent["cpu_seconds"])
+            for name in in_turn(names, rounds):
+                spent = runners[name].ask("go")
+                rows[name].seconds.append(spent["seconds"])
+                rows[name].cpu_seconds.append(spent["cpu_seconds"])
             for name, runner in runners.items():
                 rows[name].about = runner.about | runner.ask("memory")
         finally:
@@ -321,8 +319,7 @@ def main() -> None:
         parser.error("--count and --rounds must be at least 1")
     before = machine()
     names = chosen_rows(chosen.engine, bf16=chosen.bf16 or before["bf16"])
-    # A corpus at least as large as is wanted without its copies.
-    texts = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * chosen.count)))))[: chosen.count]
+    texts = distinct_passages(chosen.count)[: chosen.count]
     tokens = sum(min(count, MAX_TOKENS) for count in token_counts(texts))
     rows, found = measure(names, texts, chosen.rounds, chosen.shape)
     print(

@@ -35,7 +35,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
@@ -45,9 +45,10 @@ import numpy as np
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.corpus import passages  # noqa: E402  (found by the line above)
-from benchmarks.engines import CORPUS, cosines, machine, model  # noqa: E402  (as above)
+from benchmarks.corpus import distinct_passages  # noqa: E402  (found by the line above)
+from benchmarks.engines import cosines, machine, model  # noqa: E402  (as above)
 from benchmarks.roofline import operations, run  # noqa: E402  (as above)
+from benchmarks.rounds import in_turn, ratios  # noqa: E402  (as above)
 
 from embatch.engine import openvino  # noqa: E402  (as above)
 from embatch.engine.amx.library import ELSEWHERE, opened  # noqa: E402  (as above)
@@ -97,8 +98,9 @@ def stage_operations(config: Mapping[str, Any], lengths: Sequence[int]) -> dict[
     return dict(zip(STAGES, (*counted, linear * inner, linear * inner), strict=True))
 
 
-def library(flags: Sequence[str] = (), *, amx: bool, profiled: bool = False) -> Path:
-    """Return a compiled library; it is made anew each time, since its source may have changed."""
+@cache
+def library(flags: tuple[str, ...] = (), *, amx: bool, profiled: bool = False) -> Path:
+    """Return a library, compiled once in a run: its source may have changed since the last one."""
     compile_ = runpy.run_path(str(ROOT / "kernel" / "compile.py"))
     name = "-".join(("benchmark", "amx" if amx else "emulated", *(flag.strip("-") for flag in flags)))
     target = ROOT / "build" / f"{name}{'-profiled' if profiled else ''}.so"
@@ -185,14 +187,11 @@ def measure_stages(file: Path, folder: Path, texts: Sequence[str], rounds: int) 
     }
 
 
-def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Return what each way says in every round; each round starts with another one."""
+def timed(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return what each way says in every round."""
     found: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in (*names[turn:], *names[:turn]):
-            found[name].append(ways[name]())
+    for name in in_turn(ways, rounds):
+        found[name].append(ways[name]())
     return found
 
 
@@ -210,7 +209,7 @@ def measure_engines(engines: Mapping[str, Engine], texts: Sequence[str], rounds:
 
     for engine in engines.values():
         run(engine, texts)
-    return {"forward": in_turn({name: way(name) for name in engines}, rounds), "with tokenizing": whole}
+    return {"forward": timed({name: way(name) for name in engines}, rounds), "with tokenizing": whole}
 
 
 def alone(engine: Engine, row: Any) -> float:
@@ -230,7 +229,7 @@ def measure_latency(engines: Mapping[str, Engine], texts: Sequence[str], rounds:
     for length in LENGTHS:
         one = np.array([*row[: length - 1], row[-1]], np.int32)
         ways = {name: partial(alone, engine, one) for name, engine in engines.items()}
-        found[str(length)] = in_turn(ways, rounds)
+        found[str(length)] = timed(ways, rounds)
     return found
 
 
@@ -251,15 +250,9 @@ def one_wide(folder: Path) -> Engine:
         return load(EngineSpec("openvino", str(folder), "bf16", threads=1))
 
 
-def spread(numbers: Sequence[float], form: str = ".2f") -> str:
+def spread(numbers: Sequence[float]) -> str:
     """Return the median with the least and the most."""
-    return f"{statistics.median(numbers):{form}} ({min(numbers):{form}} to {max(numbers):{form}})"
-
-
-def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """Return how many times as long as the first each took in the same round."""
-    first = next(iter(seconds.values()))
-    return {name: [a / b for a, b in zip(row, first, strict=True)] for name, row in seconds.items()}
+    return f"{statistics.median(numbers):.2f} ({min(numbers):.2f} to {max(numbers):.2f})"
 
 
 def print_stages(found: Mapping[str, Any]) -> None:
@@ -276,13 +269,15 @@ def print_stages(found: Mapping[str, Any]) -> None:
     )
 
 
-def print_ratios(title: str, seconds: Mapping[str, Sequence[float]], unit: float, words: str) -> None:
-    """Print a line for each row: its median in `words`, and how many times as long as the first it took."""
-    print(f"{title:40}{words:>12}{'times as long as the first':>32}")
-    for name, row in ratios(seconds).items():
-        told = statistics.median(seconds[name])
-        value = told * unit if unit >= 1 else 1 / (told * unit)
-        print(f"  {name:38}{value:>12.2f}{spread(row):>32}")
+def print_ratios(title: str, seconds: Mapping[str, Sequence[float]], texts: int = 0) -> None:
+    """Print what each took, or texts a second where there are many, and how many times the first's time."""
+    print(f"{title:40}{'texts/s' if texts else 'ms':>12}{'times as long as the first':>32}")
+    first = next(iter(seconds.values()))
+    for name, row in seconds.items():
+        took = statistics.median(row)
+        middle, least, most = ratios(row, first)
+        told = f"{middle:.2f} ({least:.2f} to {most:.2f})"
+        print(f"  {name:38}{texts / took if texts else 1000 * took:>12.2f}{told:>32}")
 
 
 def rate_part(asked: Asked) -> dict[str, list[float]]:
@@ -312,7 +307,7 @@ def engines_part(asked: Asked) -> dict[str, Any]:
         found = measure_engines(engines, asked.texts, asked.rounds)
         few = {name: vectors(engine, asked.texts[:100]) for name, engine in engines.items()}
     for name, seconds in found.items():
-        print_ratios(name, seconds, 1 / len(asked.texts), "texts/s")
+        print_ratios(name, seconds, len(asked.texts))
     least = {name: float(cosines(few[name], few["openvino f32"]).min()) for name in few}
     print("least cosine to float32: " + ", ".join(f"{name} {one:.6f}" for name, one in least.items()))
     return {**found, "least_cosine": least}
@@ -328,14 +323,14 @@ def latency_part(asked: Asked) -> dict[str, Any]:
         }
         found = measure_latency(engines, asked.texts, asked.rounds)
     for length, seconds in found.items():
-        print_ratios(f"one text of {length} tokens", seconds, 1000, "ms")
+        print_ratios(f"one text of {length} tokens", seconds)
     return found
 
 
 def variants_part(asked: Asked) -> dict[str, list[float]]:
     """Measure builds with other flags beside the one that is shipped, and say which give the same bytes."""
     files = {"as shipped": library(amx=asked.amx)}
-    files |= {flags: library(flags.split(), amx=asked.amx) for flags in asked.variants}
+    files |= {flags: library(tuple(flags.split()), amx=asked.amx) for flags in asked.variants}
     ways: dict[str, Callable[[], float]] = {}
     first = b""
     for name, file in files.items():
@@ -350,8 +345,8 @@ def variants_part(asked: Asked) -> dict[str, list[float]]:
                 return run(engine, asked.texts)[0].forward
 
         ways[name] = once
-    found = in_turn(ways, asked.rounds)
-    print_ratios("forward", found, 1 / len(asked.texts), "texts/s")
+    found = timed(ways, asked.rounds)
+    print_ratios("forward", found, len(asked.texts))
     return found
 
 
@@ -381,7 +376,7 @@ def main() -> None:
     if not has_amx() and not chosen.emulated:
         print("this processor has no AMX: there is nothing to measure (--emulated tries the benchmark)")
         raise SystemExit(2)
-    texts = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * chosen.count)))))[: chosen.count]
+    texts = distinct_passages(chosen.count)[: chosen.count]
     found: dict[str, Any] = {"machine": before, "shape": chosen.shape, "texts": len(texts)}
     print(f"{before['processor']}, {before['cores']} cores, shape {chosen.shape}, {len(texts)} texts")
     with tempfile.TemporaryDirectory() as place:

@@ -32,7 +32,7 @@ import httpx2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.corpus import passages
+from benchmarks.corpus import CORPUS, passages
 from benchmarks.served import Served, serving
 
 from embatch.engine.machine import cores
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 NICE: Final = ("19", "0")
 QUERIES: Final = 300
-CORPUS: Final = 20_000
 
 
 @dataclass

@@ -35,8 +35,8 @@ import openvino as ov
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.corpus import passages
-from benchmarks.engines import CORPUS, machine, model
+from benchmarks.corpus import distinct_passages
+from benchmarks.engines import machine, model
 from benchmarks.rates import matrix_rate, memory_rates, survey
 
 from embatch.engine.loading import load
@@ -311,7 +311,7 @@ def main() -> None:
     if min(chosen.count, chosen.rounds) < 1:
         parser.error("--count and --rounds must be at least 1")
     before = machine()
-    texts = list(dict.fromkeys(passages(max(CORPUS, round(1.06 * chosen.count)))))[: chosen.count]
+    texts = distinct_passages(chosen.count)[: chosen.count]
     with tempfile.TemporaryDirectory() as place:
         found = measure(model(Path(place, "model"), chosen.shape), texts, chosen.rounds)
     print(f"{before['processor']}, {before['cores']} cores, shape {chosen.shape}")

@@ -37,18 +37,18 @@ VECTORS = (
     # Of gcc's own headers, which leave registers undefined on purpose.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"),
 )
-WITH_VECTORS = ("-DEMBATCH_PORTABLE", "-DEMBATCH_VECTORS")
+PLAIN = ("-DEMBATCH_PORTABLE",)
+WITH_VECTORS = (*PLAIN, "-DEMBATCH_VECTORS")
 AMX = (*VECTORS, "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids")
 SPECIAL = ("encoder", "model")
 """What is compiled with the flags above; `detect` must run on every processor."""
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-mfma")
-_PLAIN, _WITH_VECTORS = (*SANITIZED, "-DEMBATCH_PORTABLE"), (*SANITIZED, *WITH_VECTORS)
 BUILDS = {
-    "plain": ((*SANITIZED, "-pthread"), _PLAIN, _PLAIN),
-    "vectors": ((*SANITIZED, "-pthread"), (*_WITH_VECTORS, *VECTORS), _WITH_VECTORS),
-    "native": (("-static", "-pthread"), AMX, ()),
+    "plain": (SANITIZED, (*SANITIZED, *PLAIN), ()),
+    "vectors": (SANITIZED, (*SANITIZED, *WITH_VECTORS), VECTORS),
+    "native": (("-static",), (), AMX),
 }
-"""Flags of a program that tries the kernel: to link it, of `SPECIAL`, of the rest."""
+"""Flags of a program that tries the kernel: to link it, of every source, of `SPECIAL` besides."""
 CANNOT_RUN = 2
 """Exit code of that program on a processor that lacks what its build needs."""
 
@@ -81,7 +81,7 @@ def native(target: Path, flags: Sequence[str] = (), *, wanted: bool = True) -> N
     """
     if not wanted:
         raise NotCompiled("it is switched off")
-    _library(target, [(f"{name}.cpp", (*AMX, *flags)) for name in SPECIAL] + [("detect.cpp", tuple(flags))])
+    _library(target, flags, AMX)
 
 
 def portable(target: Path, *, vectors: bool = False) -> None:
@@ -94,9 +94,8 @@ def portable(target: Path, *, vectors: bool = False) -> None:
     Raises:
         NotCompiled: as `native`.
     """
-    plain = (*STRICT, *(WITH_VECTORS if vectors else ("-DEMBATCH_PORTABLE",)))
-    special = (*plain, *(VECTORS if vectors else ("-march=native",)))
-    _library(target, [(f"{name}.cpp", special) for name in SPECIAL] + [("detect.cpp", plain)])
+    build, special = (WITH_VECTORS, VECTORS) if vectors else (PLAIN, ("-march=native",))
+    _library(target, (*STRICT, *build), special)
 
 
 def variant(target: Path, flags: Sequence[str] = (), *, amx: bool, profiled: bool = False) -> None:
@@ -111,10 +110,9 @@ def variant(target: Path, flags: Sequence[str] = (), *, amx: bool, profiled: boo
     Raises:
         NotCompiled: as `native`.
     """
-    plain = (*flags, *(("-DEMBATCH_PROFILE",) if profiled else ()), *(() if amx else WITH_VECTORS))
-    special = (*plain, *(AMX if amx else VECTORS))
-    sources = (*SPECIAL, "profile") if profiled else SPECIAL
-    _library(target, [(f"{name}.cpp", special) for name in sources] + [("detect.cpp", plain)])
+    build, special = ((), AMX) if amx else (WITH_VECTORS, VECTORS)
+    more, sources = (("-DEMBATCH_PROFILE",), (*SPECIAL, "profile")) if profiled else ((), SPECIAL)
+    _library(target, (*flags, *build, *more), special, sources)
 
 
 def fuzzer(target: Path, build: str) -> None:
@@ -128,9 +126,8 @@ def fuzzer(target: Path, build: str) -> None:
     Raises:
         NotCompiled: as `native`.
     """
-    link, special, plain = BUILDS[build]
-    parts = [(f"{name}.cpp", special) for name in SPECIAL] + [("detect.cpp", plain), ("fuzz.cpp", plain)]
-    _link(target, [(source, (*STRICT, *flags)) for source, flags in parts], link)
+    link, flags, special = BUILDS[build]
+    _link(target, _parts((*STRICT, *flags), special, SPECIAL, ("detect", "fuzz")), (*link, "-pthread"))
 
 
 def wheel_tag(library: Path) -> str:
@@ -145,8 +142,18 @@ def wheel_tag(library: Path) -> str:
     return f"py3-none-manylinux_2_{max(17, *needed)}_x86_64"
 
 
-def _library(target: Path, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
-    _link(target, parts, ("-shared", "-Wl,--as-needed", "-Wl,-s"))
+def _library(
+    target: Path, flags: Sequence[str], special: Sequence[str], sources: Sequence[str] = SPECIAL
+) -> None:
+    """Compile `sources` with both kinds of flags and the detection with the first alone, and link them."""
+    _link(target, _parts(flags, special, sources, ("detect",)), ("-shared", "-Wl,--as-needed", "-Wl,-s"))
+
+
+def _parts(
+    flags: Sequence[str], special: Sequence[str], sources: Sequence[str], others: Sequence[str]
+) -> list[tuple[str, Sequence[str]]]:
+    found: list[tuple[str, Sequence[str]]] = [(f"{name}.cpp", (*flags, *special)) for name in sources]
+    return found + [(f"{name}.cpp", tuple(flags)) for name in others]
 
 
 def _link(target: Path, parts: Sequence[tuple[str, Sequence[str]]], flags: Sequence[str]) -> None:

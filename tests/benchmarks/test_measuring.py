@@ -12,11 +12,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.control import Sizes, one_batch, texts
-from benchmarks.cost import groups, ratios
-from benchmarks.kernel import STAGES, in_turn, stage_operations
+from benchmarks.cost import groups
+from benchmarks.kernel import STAGES, stage_operations, timed
 from benchmarks.polling import percentiles, poll
 from benchmarks.rates import matrix_rate
 from benchmarks.roofline import operations
+from benchmarks.rounds import ratios
 from benchmarks.served import Spent, serving
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def test_each_round_begins_with_another_way() -> None:
 
         return once
 
-    found = in_turn({name: way(name) for name in "abc"}, 2)
+    found = timed({name: way(name) for name in "abc"}, 2)
     assert "".join(asked) == "abcbca"
     assert found == {"a": [1.0, 6.0], "b": [2.0, 4.0], "c": [3.0, 5.0]}
 

@@ -122,9 +122,9 @@ def lay(lengths: Sequence[int], budget: int, block: int, streams: int = 1) -> tu
             left -= size
             place = bisect_right(sizes, left) - 1
         full.append(filled)
-    turns = math.ceil(len(full) / max(1, budget // block) / streams)  # of every stream
-    blocks = math.ceil(len(full) / max(1, turns * streams))
-    parts = (list(chain(*full[first : first + blocks])) for first in range(0, len(full), max(1, blocks)))
+    turns = max(1, math.ceil(len(full) / max(1, budget // block) / streams))  # of every stream
+    blocks = max(1, math.ceil(len(full) / (turns * streams)))
+    parts = (list(chain(*full[first : first + blocks])) for first in range(0, len(full), blocks))
     return tuple(
         MicroBatch(tuple(rows), Shape(len(rows), max(1, *(lengths[row] for row in rows)))) for rows in parts
     )
