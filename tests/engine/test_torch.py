@@ -53,7 +53,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """The default model as this machine would run it: a GPU or AMX in bf16, else float32."""
+    """The default model as this machine would run it: a GPU or a CPU with native bf16 in bf16, else float32."""
     loaded = load(models.serve_model(models.DEFAULT_MODEL, engine="torch", threads=2).spec)
     loaded.warm()
     yield loaded
@@ -88,13 +88,13 @@ def test_references_in_either_precision(precision: str) -> None:
 
 
 def test_device_and_precision(engine: Engine) -> None:
-    """A GPU is taken where there is one, with bf16 where it has it."""
+    """A GPU is taken where there is one, and bf16 where the device has it."""
     import torch
 
-    from embatch.engine.machine import has_amx
+    from embatch.engine.machine import has_bf16
 
     gpu = torch.cuda.is_available()
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else has_amx()
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else has_bf16()
     assert engine.describe().precision == ("bf16" if native else "f32")
     assert vars(engine)["_device"].type == (
         "cuda" if gpu else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -221,8 +221,9 @@ def test_code_is_refused(tmp_path: Path) -> None:
     dense(Tiny(normalize=False).write(tmp_path / "class"), tmp_path / "class/2_Dense")
     settings = json.loads((tmp_path / "class/2_Dense/config.json").read_text())
     write(tmp_path / "class/2_Dense", "config.json", settings | {"activation_function": "subprocess.Popen"})
-    for name in ("map", "module", "file", "class"):
-        with pytest.raises(InvalidArgument):
+    reasons = {"map": "code", "module": "code", "file": "code", "class": "subprocess.Popen"}
+    for name, reason in reasons.items():
+        with pytest.raises(InvalidArgument, match=reason):
             open_folder(tmp_path / name)
 
 
@@ -251,12 +252,25 @@ def test_models_it_cannot_run(tmp_path: Path) -> None:
     write(tmp_path / "words", "config.json", config | {"vocab_size": VOCABULARY - 1})
     with pytest.raises(InvalidArgument, match="tokens"):
         open_folder(tmp_path / "words")
-    Tiny().write(tmp_path / "chat")
-    fast_tokenizer(
-        tmp_path / "chat", chat_template="{% for m in messages %}user: {{ m.content }}{% endfor %}"
-    )
-    with pytest.raises(InvalidArgument, match="chat template"):
-        open_folder(tmp_path / "chat")
+
+
+def test_chat_templates(tmp_path: Path) -> None:
+    """Where the library reads texts through one the model is refused; where it only lies there it is not."""
+    template = "{% for m in messages %}user: {{ m.content }}{% endfor %}"
+    for name in ("unused", "used", "bare"):
+        fast_tokenizer(Tiny().write(tmp_path / name), chat_template=template)
+    assert open_folder(tmp_path / "unused").describe().dimensions == 64
+    way = {"method": "forward", "method_output_name": "last_hidden_state"}
+    settings = json.loads((tmp_path / "used/sentence_bert_config.json").read_text())
+    settings |= {
+        "modality_config": {"text": way, "message": {**way, "format": "flat"}},
+        "module_output_name": "token_embeddings",
+    }
+    write(tmp_path / "used", "sentence_bert_config.json", settings)
+    (tmp_path / "bare/modules.json").unlink()  # nobody has said how texts are read: the library decides
+    for name in ("used", "bare"):
+        with pytest.raises(InvalidArgument, match="chat template"):
+            open_folder(tmp_path / name, pooling="mean")
 
 
 @pytest.mark.parametrize(

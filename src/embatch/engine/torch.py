@@ -27,7 +27,7 @@ from transformers.masking_utils import sdpa_mask
 
 from embatch.engine import models
 from embatch.engine.folder import OPTIONS
-from embatch.engine.machine import cores, has_amx
+from embatch.engine.machine import cores, has_bf16
 from embatch.engine.protocol import Description, Encoded, EngineSpec, Shape
 from embatch.engine.tokens import FolderTokenizer
 from embatch.errors import EngineTrouble, InvalidArgument
@@ -46,6 +46,8 @@ MULTIPLE: Final = 8
 MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout"})
 """What a model may consist of here: text in, through one transformer, its tokens pooled."""
 _WEIGHTED: Final = frozenset({"Dense", "LayerNorm"})
+_TRUSTED: Final = "torch."
+"""How the names of functions begin that sentence-transformers takes without being told to trust a model."""
 _ATTENTION: Final = "embatch_sdpa"
 _DTYPES: Final = {"bf16": torch.bfloat16, "f32": torch.float32}
 _FAULT: Final = 70  # EX_SOFTWARE
@@ -197,7 +199,7 @@ def _precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "f32"
-    return "bf16" if device.type == "cpu" and has_amx() else "f32"
+    return "bf16" if device.type == "cpu" and has_bf16() else "f32"
 
 
 def _parts(described: ModelFolder) -> list[tuple[str, str]]:
@@ -234,18 +236,28 @@ def _files(described: ModelFolder) -> list[Path]:
     """Return every file of numbers, and the settings of the modules that have some.
 
     Raises:
-        InvalidArgument: a file of numbers is a pickle.
+        InvalidArgument: a file of numbers is a pickle, or a module wants a function that is not torch's.
     """
     files = [described.safetensors] if described.safetensors else []
     files = files or sorted(described.path.glob("model-*-of-*.safetensors"))
+    settings = []
     for kind, place in _parts(described):
         if kind in _WEIGHTED:
             files += [described.path / place / name for name in ("model.safetensors", "config.json")]
+            settings.append(files[-1])
     if not files or not all(file.is_file() for file in files):
         raise InvalidArgument(
             f"{described.path} does not have all its weights as safetensors, and nothing else is read",
             field="model",
         )
+    for file in settings:
+        wanted = str(json.loads(file.read_bytes()).get("activation_function", _TRUSTED))
+        if not wanted.startswith(_TRUSTED):  # the library would take tanh instead and only warn
+            raise InvalidArgument(
+                f"the torch engine cannot run this model: its module {file.parent.name} wants the function "
+                f"{wanted[:60]}, and code that is not torch's is never run",
+                field="model",
+            )
     return files
 
 
