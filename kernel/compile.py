@@ -69,6 +69,8 @@ def compiler() -> list[str]:
     for command in [chosen] if chosen else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
+    if chosen:
+        raise NotCompiled(f"there is no compiler {chosen[0]}, as CXX says")
     raise NotCompiled("there is no C++ compiler: install g++ or clang++, or set CXX")
 
 
@@ -84,18 +86,19 @@ def native(target: Path, flags: Sequence[str] = (), *, wanted: bool = True) -> N
     _library(target, flags, AMX)
 
 
-def portable(target: Path, *, vectors: bool = False) -> None:
+def portable(target: Path, flags: Sequence[str] = (), *, vectors: bool = False) -> None:
     """Compile a library that computes the same without AMX, tens of times slower: for tests.
 
     Args:
         target: the library.
+        flags: they go to every source.
         vectors: with the native build's vectors, for a processor with AVX-512 and bfloat16; else for any.
 
     Raises:
         NotCompiled: as `native`.
     """
     build, special = (WITH_VECTORS, VECTORS) if vectors else (PLAIN, ("-march=native",))
-    _library(target, (*STRICT, *build), special)
+    _library(target, (*STRICT, *flags, *build), special)
 
 
 def variant(target: Path, flags: Sequence[str] = (), *, amx: bool, profiled: bool = False) -> None:
@@ -158,7 +161,16 @@ def _parts(
 
 def _link(target: Path, parts: Sequence[tuple[str, Sequence[str]]], flags: Sequence[str]) -> None:
     command = compiler()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link_in_place(command, target, parts, flags)
+    except OSError as problem:  # a full disk, a folder that is not ours
+        raise NotCompiled(f"the library cannot be written: {problem}") from problem
+
+
+def _link_in_place(
+    command: list[str], target: Path, parts: Sequence[tuple[str, Sequence[str]]], flags: Sequence[str]
+) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".kernel-") as place:
         objects = [Path(place, f"{Path(source).stem}.o") for source, _ in parts]
         running = [

@@ -30,11 +30,15 @@ Norm norm(Arena &arena, const embatch_amx_shape &s, const float *const *pair, bo
   return {weight, copy(arena, pair[1], s.hidden, 1, finite), s.epsilon};
 }
 
-// Lays out one layer; without memory only counts.
-Layer lay_out(Arena &arena, const embatch_amx_shape &s, int chunk, const float *const *t, bool *finite) {
+// Numbers of a layer's matrices.
+size_t weights_of(const embatch_amx_shape &s) {
+  return static_cast<size_t>(s.hidden) * (4 * static_cast<size_t>(s.hidden) + 2 * static_cast<size_t>(s.inner));
+}
+
+// Lays out one layer, its matrices at `weights`; where that is null it only counts the rest.
+Layer lay_out(Arena &arena, const embatch_amx_shape &s, int chunk, const float *const *t, bf16 *weights, bool *finite) {
   const int h = s.hidden, d = h / s.heads;
   const float query = 1.44269504f / sqrtf(static_cast<float>(d));  // log2(e) / sqrt(d)
-  bf16 *weights = arena.take<bf16>(static_cast<size_t>(h) * (4 * static_cast<size_t>(h) + 2 * static_cast<size_t>(s.inner)));
   float *bias = arena.take<float>(static_cast<size_t>(3 * h));
   if (weights) {
     bf16 *w = weights;
@@ -74,17 +78,19 @@ Model *lay_out(Arena &arena, const embatch_amx_shape &s, const float *const *ten
     model->tables = {tensors[0], tensors[1]};
     model->first = first, model->layers = layers;
   }
+  // All layers' matrices are one piece, so that what is fetched ahead of one layer's last is the next one's first.
+  const size_t each = weights_of(s), beyond = static_cast<size_t>(s.hidden) * kPanel;
+  bf16 *const weights = arena.take<bf16>(each * static_cast<size_t>(s.layers) + beyond);
   for (int i = 0; i < s.layers; i++) {
-    const Layer layer = lay_out(arena, s, chunk_of(s.inner),
-                                tensors + EMBATCH_HEAD_TENSORS + i * EMBATCH_LAYER_TENSORS, finite);
+    const float *const *t = tensors + EMBATCH_HEAD_TENSORS + i * EMBATCH_LAYER_TENSORS;
+    const Layer layer =
+        lay_out(arena, s, chunk_of(s.inner), t, weights ? weights + each * static_cast<size_t>(i) : nullptr, finite);
     if (layers) layers[i] = layer;
   }
-  arena.take<bf16>(static_cast<size_t>(s.hidden) * kPanel);  // room to fetch ahead of the last weights
   return model;
 }
 
 bool finite_table(const float *table, int rows, int hidden) {
-  // A sum of absolute values would overflow; an exponent of all ones is what infinite and NaN share.
   bool finite = true;
   for (size_t i = 0; i < static_cast<size_t>(rows) * static_cast<size_t>(hidden); i++)
     finite &= static_cast<bool>(isfinite(table[i]));

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from embatch.engine.amx.library import ELSEWHERE, SWITCH, opened
+from embatch.engine.machine import processor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-def compiled(*, vectors: bool) -> Path:
+def compiled(*flags: str, vectors: bool = False) -> Path:
     """Return one of the two builds for tests; what wants it is skipped where nothing can be compiled."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(processor().encode())  # it is compiled for this very one
+    for flag in flags:
+        digest.update(flag.encode())
     for source in sorted({*(ROOT / "kernel").glob("*.*")} - {*(ROOT / "kernel").glob("fuzz*")}):
         digest.update(source.read_bytes())
     name = "vectors" if vectors else "portable"
@@ -35,7 +38,7 @@ def compiled(*, vectors: bool) -> Path:
         try:
             if not library.exists():
                 compile_["compiler"]()
-                compile_["portable"](library, vectors=vectors)
+                compile_["portable"](library, flags, vectors=vectors)
         except compile_["NotCompiled"] as problem:
             if "failed" in str(problem):
                 raise
@@ -46,7 +49,13 @@ def compiled(*, vectors: bool) -> Path:
 @pytest.fixture(scope="session")
 def portable() -> Path:
     """The library that computes the same on any processor."""
-    return compiled(vectors=False)
+    return compiled()
+
+
+@pytest.fixture(scope="session")
+def pieces() -> Path:
+    """The same, but sums of more than 64 inputs are added up in pieces."""
+    return compiled("-DEMBATCH_RESIDENT=2")
 
 
 @pytest.fixture(scope="session")

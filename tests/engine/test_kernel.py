@@ -107,6 +107,14 @@ def test_native_vectors_compute_the_same(portable: Path, vectors: Path, name: st
             assert plain.exact_rows > 0 or given_ is usual
 
 
+def test_sums_in_pieces(portable: Path, pieces: Path) -> None:
+    """Where K is taken in pieces the sums are the same, bit for bit, for texts of every number of tiles."""
+    given_ = weights(but(hidden=160, inner=416, heads=5, layers=1))
+    rows = rows_of([1, 33, 65, 97, 129, 187, 512])
+    with packed(portable, given_) as whole, packed(pieces, given_) as cut:
+        assert cut.forward(rows).tobytes() == whole.forward(rows).tobytes()
+
+
 def test_tails(small: Model) -> None:
     """Rows of every number modulo the tile's are as in float32, and none reads what lies beyond its end."""
     rows = rows_of(TAILS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -94,7 +96,7 @@ def test_a_pure_wheel(tree: Path, tmp_path: Path, environment: Mapping[str, str]
 def test_a_wheel_that_must_have_it(tree: Path, tmp_path: Path) -> None:
     """`EMBATCH_KERNEL=require` fails with the reason; another word is an error."""
     done = build(tmp_path, tree, {**NOWHERE, "EMBATCH_KERNEL": "require"}, fails=True)
-    assert "no C++ compiler" in done.stderr
+    assert "no compiler /nowhere/c++" in done.stderr
     done = build(tmp_path, tree, {"EMBATCH_KERNEL": "perhaps"}, fails=True)
     assert "EMBATCH_KERNEL must be auto, off or require" in done.stderr
     assert not list(tmp_path.glob("*.whl"))
@@ -108,6 +110,28 @@ def test_a_compiler_that_fails(tree: Path, tmp_path: Path) -> None:
     done = build(tmp_path, tree, {"CXX": str(broken), "EMBATCH_KERNEL": "require"}, fails=True)
     assert "unknown option -mamx-tile" in done.stderr
     assert not list((tree / "src" / LIBRARY).parent.glob(".kernel-*"))
+
+
+def test_a_library_that_cannot_be_written(portable: Path, tmp_path: Path) -> None:
+    """It is a reason like any other to go on without it: `auto` then installs without the kernel."""
+    compile_ = runpy.run_path(str(ROOT / "kernel" / "compile.py"))
+    (tmp_path / "file").touch()
+    with pytest.raises(compile_["NotCompiled"], match="cannot be written"):
+        compile_["native"](tmp_path / "file" / "library.so")
+
+
+def test_leftovers_are_not_packed(tree: Path, tmp_path: Path) -> None:
+    """What a killed build leaves beside the library is in no wheel."""
+    leftover = (tree / "src" / LIBRARY).parent / ".kernel-left"
+    leftover.mkdir()
+    (leftover / "encoder.o").touch()
+    try:
+        build(tmp_path, tree, {"EMBATCH_KERNEL": "off"})
+    finally:
+        shutil.rmtree(leftover)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        assert not [name for name in opened.namelist() if ".kernel-" in name]
 
 
 @pytest.mark.long
