@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import runpy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -22,23 +22,25 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-def compiled(*flags: str, vectors: bool = False) -> Path:
-    """Return one of the two builds for tests; what wants it is skipped where nothing can be compiled."""
+def compiled(*flags: str, build: Literal["portable", "vectors", "native"] = "portable") -> Path:
+    """Return a build; what wants it is skipped where nothing can be compiled."""
     digest = hashlib.sha256(processor().encode())  # it is compiled for this very one
     for flag in flags:
         digest.update(flag.encode())
     for source in sorted({*(ROOT / "kernel").glob("*.*")} - {*(ROOT / "kernel").glob("fuzz*")}):
         digest.update(source.read_bytes())
-    name = "vectors" if vectors else "portable"
-    library = ROOT / "build" / f"{name}-{digest.hexdigest()[:16]}.so"
+    library = ROOT / "build" / f"{build}-{digest.hexdigest()[:16]}.so"
     compile_ = runpy.run_path(str(ROOT / "kernel" / "compile.py"))
     library.parent.mkdir(exist_ok=True)
-    with (library.parent / f"{name}.lock").open("w") as lock:
+    with (library.parent / f"{build}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             if not library.exists():
                 compile_["compiler"]()
-                compile_["portable"](library, flags, vectors=vectors)
+                if build == "native":
+                    compile_["native"](library, flags)
+                else:
+                    compile_["portable"](library, flags, vectors=build == "vectors")
         except compile_["NotCompiled"] as problem:
             if "failed" in str(problem):
                 raise
@@ -61,10 +63,20 @@ def pieces() -> Path:
 @pytest.fixture(scope="session")
 def vectors() -> Path:
     """The library with the native vectors and the portable tiles; tests are skipped where it cannot run."""
-    library = compiled(vectors=True)
+    library = compiled(build="vectors")
     problem = opened(library).refusal()
     if problem:
         pytest.skip("this processor has no AVX-512 with bfloat16")
+    return library
+
+
+@pytest.fixture(scope="session")
+def native() -> Path:
+    """The library as it is shipped; tests are skipped where it cannot run."""
+    library = compiled(build="native")
+    problem = opened(library).refusal()
+    if problem:
+        pytest.skip(problem)
     return library
 
 

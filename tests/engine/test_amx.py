@@ -168,6 +168,16 @@ def test_a_folder_without_safetensors(kernel: Path, tmp_path: Path) -> None:
     assert "model.safetensors" in str(amx.unsupported(folder.read(path)))
 
 
+def test_affinity_is_for_the_kernel_alone(kernel: Path, tmp_path: Path) -> None:
+    """It stands in no one's way where another engine has to serve; who names that engine is told."""
+    path, wished = str(FIT.write(tmp_path)), {"affinity": "cores"}
+    loaded = choose(EngineSpec("auto", path, precision="f32", options=wished))
+    assert loaded.engine.describe().engine == "openvino"
+    loaded.engine.close()
+    with pytest.raises(InvalidArgument, match="no option affinity"):
+        load(EngineSpec("openvino", path, options=wished))
+
+
 def test_another_precision_is_another_engine(kernel: Path, tmp_path: Path) -> None:
     """Who asks for float32 gets OpenVINO, or an error where the kernel was named."""
     path = str(FIT.write(tmp_path))

@@ -91,6 +91,28 @@ def test_output_does_not_depend_on_the_plan(tmp_path: Path, model: Path, kernel:
     assert found == expected
 
 
+def test_the_reference_path_is_float32(tmp_path: Path, model: Path, kernel: Path) -> None:
+    """Texts are compared with float32 of another engine, started for that alone, without our options."""
+    content = [text.replace(FILLER, "") for text in texts()[:80]]
+    named = ("--engine", "amx", "--engine-option", "affinity=cores", "--model", str(model))
+    with (
+        serving(tmp_path, *named, "--threads", "1", environ={ELSEWHERE: str(kernel)}) as service,
+        httpx2.Client(base_url=service.url, timeout=60) as web,
+    ):
+        name = submit(web, "tiny", content)
+        vectors(web, name, content)
+        # What one text at a time costs was measured in the same engine, not in one that is slower.
+        assert web.get(f"/v1/{name}?view=BASIC").json()["metadata"]["usage"]["interactiveCpuSeconds"] > 0
+        assert [event["engine"] for event in service.events() if event["event"] == "engine ready"] == ["amx"]
+        body = {"requests": [{"content": {"parts": [{"text": text}]}} for text in content[:4]]}
+        reply = web.post("/v1/models/tiny:embedReference", json=body)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["engine"]["precision"] == "bf16"
+        served = [event for event in service.events() if event["event"] == "engine ready"]
+    found = [(event["engine"], event["precision"]) for event in served]
+    assert found == [("amx", "bf16"), ("openvino", "f32")]
+
+
 def test_the_log_says_why_not(tmp_path: Path, model: Path) -> None:
     """Which engine serves stands in the log in one line, with what stood against the faster one."""
     with (

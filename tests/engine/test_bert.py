@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -111,4 +111,23 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) 
     save(path / "model.safetensors", small)
     write(path, "config.json", json.loads((path / "config.json").read_text()) | {"vocab_size": 20})
     with pytest.raises(InvalidArgument, match="more tokens than the model"):
+        openvino.load(EngineSpec("openvino", str(path)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"num_attention_heads": 0},
+        {"hidden_size": "64"},
+        {"layer_norm_eps": None},
+        {"vocab_size": float("nan")},
+        {"model_type": "xlm-roberta", "pad_token_id": None},
+    ],
+    ids=str,
+)
+def test_numbers_that_are_none(tmp_path: Path, said: dict[str, Any]) -> None:
+    """What `config.json` says instead of a number is named."""
+    path = Tiny().write(tmp_path)
+    write(path, "config.json", json.loads((path / "config.json").read_text()) | said)
+    with pytest.raises(InvalidArgument, match=next(reversed(said))):
         openvino.load(EngineSpec("openvino", str(path)))

@@ -91,20 +91,43 @@ def test_shapes(portable: Path, name: str, cls: bool) -> None:  # noqa: FBT001
     assert found.tobytes() == alone.tobytes()
 
 
+@pytest.mark.parametrize("build", ["vectors", "native"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_native_vectors_compute_the_same(portable: Path, vectors: Path, name: str) -> None:
-    """What AVX-512 makes of a model is what the portable build makes of it, to the last bit.
+def test_every_build_computes_the_same(
+    portable: Path, request: pytest.FixtureRequest, name: str, build: str
+) -> None:
+    """What AVX-512, and AMX where it is, make of a model is what the portable build makes of it, bit for bit.
 
-    The other tests therefore speak for both; of the native build only the tiles remain.
+    The other tests therefore speak for all.
     """
+    other = request.getfixturevalue(build)
     usual = weights(but(layers=1, cls=False, normalize=False, **SHAPES[name]))
     extreme = weights(but(layers=1, **SHAPES[name]), spread=4.0)  # rows of attention in their exact form
     rows = rows_of([1, 33] if SHAPES[name]["hidden"] >= 768 else TAILS)
     for given_ in (usual, extreme):
-        with packed(portable, given_) as plain, packed(vectors, given_) as native:
+        with packed(portable, given_) as plain, packed(other, given_) as native:
             assert native.forward(rows).tobytes() == plain.forward(rows).tobytes()
             assert native.exact_rows == plain.exact_rows
             assert plain.exact_rows > 0 or given_ is usual
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden": 384, "inner": 1536, "heads": 12, "layers": 6},
+        {"hidden": 768, "inner": 3072, "heads": 12, "layers": 12},
+        {"hidden": 1024, "inner": 4096, "heads": 16, "layers": 6},
+    ],
+    ids=str,
+)
+def test_depth(vectors: Path, sizes: dict[str, int]) -> None:
+    """Whole models of the usual sizes are as in float32, for texts of up to a block's tokens."""
+    given_ = weights(but(**sizes))
+    rows = rows_of([1, 2, 17, 33, 64, 129, 260])
+    with packed(vectors, given_) as model:
+        found = model.forward(rows)
+        assert found[3:5].tobytes() == model.forward(rows[3:5]).tobytes()
+    assert least(found, given_.expected(rows)) >= 0.9995
 
 
 def test_sums_in_pieces(portable: Path, pieces: Path) -> None:

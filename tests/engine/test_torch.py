@@ -53,7 +53,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """The default model as this machine would run it: a GPU or a CPU with native bf16 in bf16, else float32."""
+    """The default model as this machine would run it: in bf16 where GPU or CPU multiply it, else float32."""
     loaded = load(models.serve_model(models.DEFAULT_MODEL, engine="torch", threads=2).spec)
     loaded.warm()
     yield loaded

@@ -30,8 +30,8 @@ BUDGET = 64
 class Host:
     """An engine process that the test talks to."""
 
-    def __init__(self, environment: Mapping[str, str], **options: str) -> None:
-        self.spec = EngineSpec("hashing", "test-model", options=options)
+    def __init__(self, environment: Mapping[str, str], threads: int = 0, **options: str) -> None:
+        self.spec = EngineSpec("hashing", "test-model", threads=threads, options=options)
         self.child = subprocess.Popen(
             [sys.executable, "-m", "embatch.engine.host"],
             stdin=subprocess.PIPE,
@@ -56,11 +56,13 @@ class Host:
             },
         )
 
-    def send(self, job: int, texts: Sequence[str], groups: list[Any] | None = None) -> None:
+    def send(
+        self, job: int, texts: Sequence[str], groups: list[Any] | None = None, *, alone: bool = False
+    ) -> None:
         """Send a job."""
         content = [text.encode() for text in texts]
         lengths = [len(text) for text in content]
-        header = {"type": "job", "job": job, "lengths": lengths, "groups": groups}
+        header = {"type": "job", "job": job, "lengths": lengths, "groups": groups, "alone": alone}
         frames.write(self.to, header, b"".join(content))
 
     def next(self) -> frames.Frame:
@@ -80,9 +82,9 @@ class Host:
 
 
 @contextmanager
-def hosting(environment: Mapping[str, str] | None = None, **options: str) -> Iterator[Host]:
+def hosting(environment: Mapping[str, str] | None = None, threads: int = 0, **options: str) -> Iterator[Host]:
     """Run an engine process that has not been told anything yet."""
-    host = Host(environment or {}, **options)
+    host = Host(environment or {}, threads, **options)
     with host.child:
         try:
             yield host
@@ -134,6 +136,16 @@ def test_no_groups_ask_for_encoding_alone(host: Host) -> None:
     """Nothing runs."""
     host.send(3, ["a", "b"], [])
     assert _types(host.until_done(3)) == ["encoding", "encoded"]
+
+
+def test_one_text_at_a_time() -> None:
+    """However many streams there are: else it would not tell what one text costs."""
+    with hosting(threads=2, delay="0.05") as made:
+        made.start()
+        assert made.next().header["type"] == "ready"
+        made.send(1, pools.texts(4), alone=True)
+        found = made.until_done(1)
+    assert _types(found) == ["encoding", "encoded", *["started", "finished"] * 4]
 
 
 def test_no_texts_are_done_at_once(host: Host) -> None:

@@ -6,6 +6,7 @@ by its LayerNorm (Devlin et al. 2019): MiniLM, bge, e5, gte and the RoBERTas are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FAMILIES: Final = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
+_WHOLE: Final = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers")
 _PREFIXES: Final = ("", "bert.", "roberta.", "model.", "0.auto_model.")
 
 
@@ -26,7 +28,7 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
     """Return what makes a configuration another architecture than this one; `None` if nothing does."""
     if config.get("model_type") not in FAMILIES:
         return f"the architecture {str(config.get('model_type'))[:40]!r}"
-    if config.get("position_embedding_type", "absolute") != "absolute":
+    if (config.get("position_embedding_type") or "absolute") != "absolute":
         return "relative positions"
     if config.get("is_decoder") or config.get("embedding_size", config.get("hidden_size")) != config.get(
         "hidden_size"
@@ -58,19 +60,20 @@ class Sizes:
         """Read them.
 
         Raises:
-            InvalidArgument: one is missing.
+            InvalidArgument: one is missing, or is no number above 0.
         """
-        try:
-            return cls(
-                int(config["vocab_size"]),
-                int(config["hidden_size"]),
-                int(config["num_attention_heads"]),
-                int(config["intermediate_size"]),
-                int(config["num_hidden_layers"]),
-                float(config.get("layer_norm_eps", 1e-12)),
-            )
-        except KeyError as error:
-            raise InvalidArgument(f"config.json lacks {error}", field="model") from None
+        words, hidden, heads, inner, layers = (int(_number(config, name)) for name in _WHOLE)
+        epsilon = _number({"layer_norm_eps": 1e-12, **config}, "layer_norm_eps")
+        return cls(words, hidden, heads, inner, layers, epsilon)
+
+
+def _number(config: Mapping[str, Any], name: str) -> float:
+    if name not in config:
+        raise InvalidArgument(f"config.json lacks {name!r}", field="model")
+    value = config[name]
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InvalidArgument(f"config.json: {name} must be a number above 0, not {value!r}", field="model")
+    return value
 
 
 class Checkpoint:

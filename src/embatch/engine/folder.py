@@ -272,7 +272,12 @@ def _flag(word: str) -> bool:
 
 
 def _offset(config: Mapping[str, Any]) -> int:
-    return int(config.get("pad_token_id", 1)) + 1 if config.get("model_type") in _OFFSET_FAMILIES else 0
+    if config.get("model_type") not in _OFFSET_FAMILIES:
+        return 0
+    pad = config.get("pad_token_id", 1)
+    if not isinstance(pad, int) or pad < 0:
+        raise InvalidArgument(f"config.json: pad_token_id must be a whole number, not {pad!r}", field="model")
+    return pad + 1
 
 
 def _max_tokens(

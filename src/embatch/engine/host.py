@@ -156,7 +156,11 @@ class Host:
         left = _Countdown(len(parts))
         self._under_way.begin(len(parts))
         for number, (rows, shape) in enumerate(parts):
-            self._streams.submit(self._forward, job, number, [encoded.rows[row] for row in rows], shape, left)
+            work = (job, number, [encoded.rows[row] for row in rows], shape, left)
+            if job.alone:
+                self._forward(*work)
+            else:
+                self._streams.submit(self._forward, *work)
         return len(parts)
 
     def _forward(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from embatch.engine import folder
+from embatch.engine.machine import AFFINITY
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def choose(spec: EngineSpec) -> Loaded:
         except amx.Unfit as error:
             problem = error.message
     passed_over = {"amx": problem}
+    # What only amx can do was said for the case that it serves.
+    spec = replace(spec, options={name: value for name, value in spec.options.items() if name != AFFINITY})
     problem = _no_openvino(spec)
     if problem is None:
         return Loaded(_named("openvino", spec), passed_over)

@@ -8,6 +8,8 @@ import platform
 from pathlib import Path
 from typing import Final
 
+AFFINITY: Final = "affinity"
+"""The option of engines whose threads can be bound: `none`, or `cores`, a core of its own for each."""
 _CPUS: Final = Path("/sys/devices/system/cpu")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")

@@ -68,7 +68,10 @@ class Lane:
             self._spec = replace(model.spec, threads=settings.threads or model.spec.threads)
             self._nice = int(settings.bulk_nice)
         elif name == REFERENCE:
-            self._spec, self._nice = replace(model.spec, precision="f32", threads=1), int(settings.bulk_nice)
+            # Our own kernel has no float32: another engine stands in for it.
+            engine = "auto" if model.spec.engine == "amx" else model.spec.engine
+            self._spec = replace(model.spec, engine=engine, precision="f32", threads=1)
+            self._nice = int(settings.bulk_nice)
         else:
             # More than one thread would fight the bulk lane for cores. A remote engine uses none of them.
             remote = model.spec.engine == "remote"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from embatch.settings import Settings
 
 
-_CALIBRATED: Final = 256
+_CALIBRATED: Final = 64
 """Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
 _SAMPLED: Final = 8
 
@@ -50,6 +50,17 @@ class Referenced:
     """The bulk engine that these vectors stand against."""
 
 
+def _one_by_one(lane: Lane, requests: pa.RecordBatch) -> tuple[pa.RecordBatch, Done]:
+    """Embed each text by itself while the lane does nothing else; return the results and what they took."""
+    total = Done(0)
+
+    def progress(done: Done) -> None:
+        nonlocal total
+        total += done
+
+    return Embedding(lane, requests, progress, alone=True).run(), total
+
+
 class LocalPool:
     """Runs engines in child processes of this one. See `Pool`."""
 
@@ -63,6 +74,7 @@ class LocalPool:
         self._busy = 0
         self._closing = False
         self._alone: dict[str, float] = {}
+        self._calibrated: set[str] = set()
 
     @property
     def starts(self) -> int:
@@ -116,15 +128,7 @@ class LocalPool:
             about = lane.process().await_ready()
             if about.precision != "f32" and model.spec.engine != "remote":
                 lane = self._lane(model, REFERENCE)
-            total = Done(0)
-
-            def progress(done: Done) -> None:
-                nonlocal total
-                total += done
-
-            found = Embedding(lane, requests, progress, alone=True).run()
-            if lane.name == BULK and total.tokens:
-                self._alone[model.name] = total.cpu_seconds / total.tokens
+            found, total = _one_by_one(lane, requests)
             return Referenced(found, total.tokens, total.cpu_seconds, about)
 
     def count(self, model: ServedModel, requests: pa.RecordBatch) -> NDArray[np.int32]:
@@ -137,12 +141,19 @@ class LocalPool:
         return self._alone.get(model)
 
     def _calibrate(self, model: ServedModel, requests: pa.RecordBatch) -> None:
-        """Measure once what texts cost one at a time, on a few texts of the first shard that has many."""
-        if model.name in self._alone or requests.num_rows < _CALIBRATED or model.spec.engine == "remote":
+        """Measure once what texts cost the bulk engine one at a time, on a few of the first large shard."""
+        if requests.num_rows < _CALIBRATED or model.spec.engine == "remote":
             return
+        with self._lock:
+            if model.name in self._calibrated:
+                return
+            self._calibrated.add(model.name)
         step = requests.num_rows // _SAMPLED
+        some = requests.take(pa.array(range(0, step * _SAMPLED, step)))
         with suppress(EngineTrouble):
-            self.reference(model, requests.take(pa.array(range(0, step * _SAMPLED, step))))
+            _, total = _one_by_one(self._lane(model, BULK), some)
+            if total.tokens:
+                self._alone[model.name] = total.cpu_seconds / total.tokens
 
     def status(self) -> Sequence[EngineStatus]:
         """As `Pool.status`."""

@@ -116,13 +116,13 @@ def _measured(client: Client, texts: list[str], model: str | None) -> Rate:
     batch = client.await_batch_completion(batch.name, timeout=math.inf, poll_interval=0.1)
     if batch.state is not State.COMPLETED or batch.create_time is None or batch.end_time is None:
         raise BatchFailed(f"{batch.name} is {batch.state}: {batch.error or 'no reason was given'}")
-    alone = client.embed_reference(texts[:: max(1, len(texts) // 8)][:8], model=model)
     client.delete_batch(batch.name)
     tokens = max(1, batch.usage.token_count)
+    alone = batch.usage.interactive_cpu_seconds
     seconds = max(1e-9, (batch.end_time - batch.create_time).total_seconds())
     return Rate(
         len(texts),
         tokens / seconds,
         batch.usage.cpu_seconds / tokens,
-        alone.cpu_seconds / alone.tokens if alone is not None and alone.tokens else None,
+        None if alone is None else alone / tokens,
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from embatch.engine import checkpoint, folder, models, weights
 from embatch.engine.amx import library, reference
-from embatch.engine.machine import cores, places
+from embatch.engine.machine import AFFINITY, cores, places
 from embatch.engine.protocol import Description, Encoded, EngineSpec, Shape
 from embatch.engine.streams import Streams
 from embatch.engine.tokens import FolderTokenizer
@@ -36,8 +36,6 @@ TRIED: Final = (
     "Which city is the capital of France?",
 )
 """What every model is verified with, beside one row without any text."""
-AFFINITY: Final = "affinity"
-"""The option: `none`, or `cores`, with which each stream keeps to a core of its own."""
 _bound = threading.local()
 _LAYER: Final = (
     *((f"attention.self.{kind}", 0) for kind in ("query", "key", "value")),
@@ -160,16 +158,11 @@ class AmxEngine:
         if self._streams.close():
             self._model.free()
 
-    @property
-    def exact_rows(self) -> int:
-        """How often the softmax of a row needed its exact form: costs time, not accuracy."""
-        return self._model.exact_rows
-
     def _verify(self, form: library.Form, tensors: Sequence[NDArray[np.float32]]) -> None:
         """Compare a few texts' vectors with float32, and their bytes alone with those in company."""
         limit = form.positions
         rows = [np.asarray(row, np.int32)[:limit] for row in self._tokenizer.encode(TRIED).rows]
-        rows.append(np.arange(min(limit, 33), dtype=np.int32) % form.words)
+        rows.append(np.arange(min(limit, 70), dtype=np.int32) % form.words)  # three times 32 keys
         found = self._model.forward(rows)
         with np.errstate(all="ignore"):  # an unfit model may overflow: it is refused for its vectors
             expected = np.stack([reference.vector(form, tensors, row) for row in rows])
