@@ -225,6 +225,8 @@ def main() -> None:
                 "distinct": len(set(texts)),
                 "ways": {way: vars(row) | {"least_cosine": alike[way]} for way, row in rows.items()},
             }
+        found["engines"] = served.engines()
+        print(f"engines: {'; '.join(found['engines'])}")
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
 

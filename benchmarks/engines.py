@@ -3,12 +3,13 @@
     .venv/bin/python benchmarks/engines.py [--count 1000] [--rounds 5] [--shape mini|base] [--json FILE]
 
 Every engine gets the same passages of `corpus.py` from the same model folder, cut at the same 256 tokens, in
-its own process, loaded and warmed before the clock starts; tokenizing counts, loading does not. Copies of
-texts are dropped before any engine sees them. Ours is bare: encode, plan, forward on its streams; `embatch`
-is the engine and the precision that `auto` takes, which may be those of a row below it. The others run with
-their defaults: sentence-transformers as it is and with its OpenVINO backend, fastembed on an ONNX export of
-the same weights (in its batches of 256, and of 32, which pad less), infinity's torch engine in process.
-Rounds are interleaved and each starts with another engine: trust the ratios within a round, not the absolute
+its own process, loaded and warmed before the clock starts; tokenizing counts, loading does not, and where the
+two can be told apart `forward` says how many times ours a row takes without tokenizing. Copies of texts are
+dropped before any engine sees them. Ours is bare: encode, plan, forward on its streams; `embatch` is the
+engine and the precision that `auto` takes, which may be those of a row below it. The others run with their
+defaults: sentence-transformers as it is and with its OpenVINO backend, fastembed on an ONNX export of the
+same weights (in its batches of 256, and of 32, which pad less), infinity's torch engine in process. Rounds
+are interleaved and each starts with another engine: trust the ratios within a round, not the absolute
 numbers. Cosines are to sentence-transformers in float32. bfloat16 rows run where the processor multiplies it,
 or with `--bf16`. `--shape base` takes 12 layers of 768 (bge-base's configuration) with random weights.
 
@@ -39,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 import run  # noqa: E402  (found by the line above: what makes environments)
 from benchmarks.corpus import distinct_passages, token_counts  # noqa: E402  (found by the same line)
 from benchmarks.peers import QUIET  # noqa: E402  (as above)
-from benchmarks.rounds import in_turn  # noqa: E402  (as above)
+from benchmarks.rounds import in_turn, ratios  # noqa: E402  (as above)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +75,8 @@ class Row:
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
+    forward: list[float] = field(default_factory=list)
+    """Without tokenizing; empty where that cannot be told apart."""
     about: dict[str, Any] = field(default_factory=dict)
     cosine_least: float = 1.0
     cosine_mean: float = 1.0
@@ -156,6 +159,8 @@ def measure(
                 spent = runners[name].ask("go")
                 rows[name].seconds.append(spent["seconds"])
                 rows[name].cpu_seconds.append(spent["cpu_seconds"])
+                if spent["tokenizing"] is not None:
+                    rows[name].forward.append(spent["seconds"] - spent["tokenizing"])
             for name, runner in runners.items():
                 rows[name].about = runner.about | runner.ask("memory")
         finally:
@@ -253,19 +258,25 @@ def label(name: str, row: Row) -> str:
     return " ".join(word for word in dict.fromkeys(words) if word)
 
 
+def told(mine: Sequence[float], ours: Sequence[float]) -> str:
+    """Return the ratios within the rounds as text."""
+    middle, least, most = ratios(mine, ours)
+    return f"{middle:.2f} ({least:.2f} to {most:.2f})"
+
+
 def table(rows: dict[str, Row], texts: int, tokens: int) -> str:
     """Return the rows as text: medians, and least to most of the rounds."""
     first = next(iter(rows.values()))
-    head = f"{'engine':36}{'texts/s':>24}{'tokens/s':>10}{'times as slow':>22}{'CPU ms':>8}{'MB':>7}"
-    lines = [f"{head}  cosine least / mean"]
+    head = f"{'engine':36}{'texts/s':>24}{'tokens/s':>10}{'times as slow':>22}{'forward':>22}"
+    lines = [f"{head}{'CPU ms':>8}{'MB':>7}  cosine least / mean"]
     for name, row in rows.items():
         rate = sorted(texts / seconds for seconds in row.seconds)
-        ratio = sorted(mine / ours for mine, ours in zip(row.seconds, first.seconds, strict=True))
         lines.append(
             f"{label(name, row):36}"
             f"{f'{statistics.median(rate):.1f} ({rate[0]:.1f} to {rate[-1]:.1f})':>24}"
             f"{tokens / statistics.median(row.seconds):>10.0f}"
-            f"{f'{statistics.median(ratio):.2f} ({ratio[0]:.2f} to {ratio[-1]:.2f})':>22}"
+            f"{told(row.seconds, first.seconds):>22}"
+            f"{told(row.forward, first.forward) if row.forward else '':>22}"
             f"{1000 * statistics.median(row.cpu_seconds) / texts:>8.1f}"
             f"{row.about['megabytes']:>7.0f}  {row.cosine_least:.6f} / {row.cosine_mean:.6f}"
         )

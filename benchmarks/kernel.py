@@ -1,22 +1,25 @@
 """What our own encoder kernel gives on a processor with AMX: its stages, and OpenVINO beside it.
 
-    .venv/bin/python benchmarks/kernel.py [--part PART ...] [--count 2000] [--rounds 5]
+    .venv/bin/python benchmarks/kernel.py [--part PART ...] [--count N] [--rounds 5]
                                           [--shape mini|base] [--variant=FLAGS ...] [--json FILE]
 
 `rate`      what the tiles of one core and of all do at most: two by two tiles out of the first-level
             cache, on random numbers and on zeros (which no real work reaches).
 `stages`    CPU seconds of each stage of the forward pass over the corpus on all cores, counted by a build
             for it; its operations a second on one core, and their share of the rate on random numbers,
-            which is measured before and after. The floor is all operations at the rate of all cores.
+            which is measured before and after. The floor is all operations at the rate of all cores;
+            the time is told as so many floors, of the forward passes and with tokenizing before them.
 `engines`   forward passes alone, and with tokenizing before them, of the kernel on all cores and on one,
-            and of OpenVINO in bf16 and float32, in turn.
+            and of OpenVINO in bf16, in turn; least cosines to OpenVINO in float32.
 `latency`   one text of 16, 64, 128 and 256 tokens at a time, in turn with OpenVINO in bf16 on one thread
             and on all; medians of 12 calls in each round.
-`variants`  forward passes of builds with other flags, such as `-DEMBATCH_RESIDENT=64` (sums never in
-            pieces) or `-DEMBATCH_CHUNK=192`, in turn with the one that is shipped, loading left out.
+`variants`  forward passes of builds with other flags, in turn with the one that is shipped, loading left
+            out. By default two other sizes of the feed-forward part's chunk, and for `base` sums that are
+            never in pieces (`-DEMBATCH_RESIDENT=64`) and such in smaller ones (`=12`).
 
 Texts are distinct passages of `corpus.py`, cut at 256 tokens, planned as the service plans them. `--shape
-base` takes 12 layers of 768 with random weights. Rounds are interleaved: trust the ratios within a round.
+base` takes 12 layers of 768 with random weights, and 400 texts instead of 2,000. Rounds are interleaved:
+trust the ratios within a round. A part is printed, and written to the file, once it is done.
 Without AMX this ends with 2; `--emulated` runs it all the same, with tiles in plain C++, on a processor
 that has AVX-512 with bfloat16: to try the benchmark, its times mean nothing.
 """
@@ -24,7 +27,6 @@ that has AVX-512 with bfloat16: to try the benchmark, its times mean nothing.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import runpy
@@ -32,7 +34,6 @@ import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -47,11 +48,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.corpus import distinct_passages  # noqa: E402  (found by the line above)
 from benchmarks.engines import cosines, machine, model  # noqa: E402  (as above)
+from benchmarks.profiled import STAGES, counters, cycles, rate, tick  # noqa: E402  (as above)
 from benchmarks.roofline import operations, run  # noqa: E402  (as above)
 from benchmarks.rounds import in_turn, ratios  # noqa: E402  (as above)
 
 from embatch.engine import openvino  # noqa: E402  (as above)
-from embatch.engine.amx.library import ELSEWHERE, opened  # noqa: E402  (as above)
+from embatch.engine.amx.library import ELSEWHERE  # noqa: E402  (as above)
 from embatch.engine.loading import load  # noqa: E402  (as above)
 from embatch.engine.machine import cores, has_amx  # noqa: E402  (as above)
 from embatch.engine.protocol import EngineSpec, Shape  # noqa: E402  (as above)
@@ -61,19 +63,11 @@ if TYPE_CHECKING:
 
     from embatch.engine.protocol import Engine
 
-STAGES: Final = (
-    "embeddings, pooling",
-    "query, key, value",
-    "attention",
-    "output",
-    "norms",
-    "inner, GELU",
-    "outer",
-)
-"""In the order of `kernel/profile.h`."""
 LENGTHS: Final = (16, 64, 128, 256)
-SECONDS, CALLS = 0.5, 12
-SPLIT: Final = ["-DEMBATCH_RESIDENT=64"]
+CALLS: Final = 12
+CHUNKS: Final = ("-DEMBATCH_CHUNK=192", "-DEMBATCH_CHUNK=768")
+VARIANTS: Final = {"mini": CHUNKS, "base": (*CHUNKS, "-DEMBATCH_RESIDENT=64", "-DEMBATCH_RESIDENT=12")}
+COUNTS: Final = {"mini": 2000, "base": 400}
 
 
 @dataclass(frozen=True)
@@ -119,35 +113,6 @@ def kernel(file: Path, folder: Path, threads: int) -> Iterator[Engine]:
         engine.close()
 
 
-def counters(file: Path) -> ctypes.CDLL:
-    """Return the functions of a profiled library beside those of every library."""
-    opened(file).refusal()  # asks for the tiles
-    found = ctypes.CDLL(str(file))
-    found.embatch_amx_rate.restype = ctypes.c_double
-    found.embatch_amx_rate.argtypes = (ctypes.c_int, ctypes.c_double)
-    return found
-
-
-def rate(counted: ctypes.CDLL, threads: int, *, random: bool) -> float:
-    """Return operations a second of so many threads together."""
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(lambda _: float(counted.embatch_amx_rate(int(random), SECONDS)), range(threads)))
-
-
-def cycles(counted: ctypes.CDLL) -> tuple[list[int], int]:
-    """Return the cycles of each stage since the last call, and the counter."""
-    found = (ctypes.c_uint64 * (len(STAGES) + 1))()
-    assert counted.embatch_amx_cycles(found) == len(STAGES)  # noqa: S101  (of the same source)
-    return list(found)[:-1], found[len(STAGES)]
-
-
-def tick(counted: ctypes.CDLL) -> float:
-    """Return the seconds of a cycle of the counter."""
-    begun, first = time.perf_counter(), cycles(counted)[1]
-    time.sleep(0.2)
-    return (time.perf_counter() - begun) / (cycles(counted)[1] - first)
-
-
 def measure_rate(file: Path, rounds: int) -> dict[str, list[float]]:
     """Return operations a second, a number for each round."""
     counted = counters(file)
@@ -164,7 +129,7 @@ def measure_stages(file: Path, folder: Path, texts: Sequence[str], rounds: int) 
     """Return CPU seconds by stage and what belongs to them, medians over the rounds."""
     counted = counters(file)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    seconds, rates, walls = [], [], []
+    seconds, rates, walls, wholes = [], [], [], []
     with kernel(file, folder, cores()) as engine:
         _, lengths, _ = run(engine, texts)
         a_cycle = tick(counted)
@@ -174,6 +139,7 @@ def measure_stages(file: Path, folder: Path, texts: Sequence[str], rounds: int) 
             phases, _, _ = run(engine, texts)
             seconds.append([a_cycle * count for count in cycles(counted)[0]])
             walls.append(phases.forward)
+            wholes.append(phases.seconds)
             rates.append((before + rate(counted, cores(), random=True)) / 2)
     work = stage_operations(config, lengths)
     total, best = operations(config, lengths).total, statistics.median(rates)
@@ -184,6 +150,7 @@ def measure_stages(file: Path, folder: Path, texts: Sequence[str], rounds: int) 
         "rate": best,
         "floor": total / best,
         "times_floor": [wall * one / total for wall, one in zip(walls, rates, strict=True)],
+        "times_floor_with_tokenizing": [one * two / total for one, two in zip(wholes, rates, strict=True)],
     }
 
 
@@ -265,7 +232,8 @@ def print_stages(found: Mapping[str, Any]) -> None:
         print(f"{name:22}{seconds:>8.3f}{seconds / whole:>8.1%}{told}")
     print(
         f"{found['tokens']} tokens; all cores do {found['rate'] / 1e12:.2f} TFLOP/s on random numbers, the "
-        f"floor is {found['floor']:.2f} s; the forward passes took {spread(found['times_floor'])} times that"
+        f"floor is {found['floor']:.2f} s; the forward passes took {spread(found['times_floor'])} times that "
+        f"and with tokenizing before them {spread(found['times_floor_with_tokenizing'])} times"
     )
 
 
@@ -302,13 +270,13 @@ def engines_part(asked: Asked) -> dict[str, Any]:
         kernel(shipped, asked.folder, cores()) as engines["kernel"],
         kernel(shipped, asked.folder, 1) as engines["kernel, 1 thread"],
     ):
-        for precision in ("bf16", "f32"):
-            engines[f"openvino {precision}"] = load(EngineSpec("openvino", str(asked.folder), precision))
+        engines["openvino bf16"] = load(EngineSpec("openvino", str(asked.folder), "bf16"))
         found = measure_engines(engines, asked.texts, asked.rounds)
+        exact = vectors(load(EngineSpec("openvino", str(asked.folder), "f32")), asked.texts[:100])
         few = {name: vectors(engine, asked.texts[:100]) for name, engine in engines.items()}
     for name, seconds in found.items():
         print_ratios(name, seconds, len(asked.texts))
-    least = {name: float(cosines(few[name], few["openvino f32"]).min()) for name in few}
+    least = {name: float(cosines(one, exact).min()) for name, one in few.items()}
     print("least cosine to float32: " + ", ".join(f"{name} {one:.6f}" for name, one in least.items()))
     return {**found, "least_cosine": least}
 
@@ -363,31 +331,34 @@ def main() -> None:
     """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description="Measure our own encoder kernel.")
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; all by default")
-    parser.add_argument("--count", type=int, default=2000, help="distinct texts (2000)")
+    parser.add_argument("--count", type=int, help="distinct texts (2000; 400 for base)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shape", choices=("mini", "base"), default="mini")
     parser.add_argument("--variant", action="append", default=[], help="flags of another build; repeatable")
     parser.add_argument("--emulated", action="store_true", help="without AMX: to try the benchmark only")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    if min(chosen.count, chosen.rounds) < 1:
+    count = COUNTS[chosen.shape] if chosen.count is None else chosen.count
+    if min(count, chosen.rounds) < 1:
         parser.error("--count and --rounds must be at least 1")
     before = machine()
     if not has_amx() and not chosen.emulated:
         print("this processor has no AMX: there is nothing to measure (--emulated tries the benchmark)")
         raise SystemExit(2)
-    texts = distinct_passages(chosen.count)[: chosen.count]
+    texts = distinct_passages(count)[:count]
     found: dict[str, Any] = {"machine": before, "shape": chosen.shape, "texts": len(texts)}
     print(f"{before['processor']}, {before['cores']} cores, shape {chosen.shape}, {len(texts)} texts")
     with tempfile.TemporaryDirectory() as place:
         folder = model(Path(place, "model"), chosen.shape)
-        asked = Asked(folder, texts, chosen.rounds, not chosen.emulated, chosen.variant or SPLIT)
+        variants = chosen.variant or VARIANTS[chosen.shape]
+        asked = Asked(folder, texts, chosen.rounds, not chosen.emulated, variants)
         for name in chosen.part or PARTS:
             found[name] = PARTS[name](asked)
+            sys.stdout.flush()
+            if chosen.json:
+                chosen.json.write_text(json.dumps(found, indent=1) + "\n")
     if chosen.emulated:
         print("tiles in plain C++: these times mean nothing")
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ is one passage through `embedContent` over HTTP, asked at its planned moment whe
 been answered, and its latency counts from that moment. The batch's rate is tokens a second over a window;
 `lost` is what it falls by beside the queries, `own` the share of the machine's CPU time that the query
 process took, `beyond` the difference. Rounds are interleaved: trust the ratios. A batch beyond the corpus's
-20,000 passages has them again, too far apart to be merged.
+20,000 passages has them again, too far apart to be merged. It has to outlast its windows: twice `--seconds`
+and what loading takes, so give a larger `--count` to a fast machine.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import CORPUS, passages
+from benchmarks.engines import machine
 from benchmarks.served import Served, serving
 
 from embatch.engine.machine import cores
@@ -65,7 +67,7 @@ class Service:
 
     def __init__(self, served: Served) -> None:
         assert served.url is not None  # noqa: S101  (it listens on a port)
-        self.url, self._process = served.url, served.pid
+        self.served, self.url, self._process = served, served.url, served.pid
         self._http = httpx2.Client(timeout=120.0)
         self._client = served.client()
 
@@ -100,12 +102,14 @@ class Service:
         self._client.delete_batch(name)
 
     def query_cpu(self) -> float:
-        """Return the CPU seconds of the query process, which started last, so far."""
-        newest = 0
+        """Return the CPU seconds of the query process so far: of two engines, the one started last."""
+        children: set[int] = set()
         for one in Path(f"/proc/{self._process}/task").glob("*/children"):
             with suppress(FileNotFoundError):  # a thread that ended meanwhile
-                newest = max(newest, *map(int, one.read_text().split()), 0)
-        numbers = Path(f"/proc/{newest}/stat").read_text().rpartition(")")[2].split()
+                children |= set(map(int, one.read_text().split()))
+        if len(children) != 2:
+            raise SystemExit(f"the service has {len(children)} engine processes, not two: which is which?")
+        numbers = Path(f"/proc/{max(children)}/stat").read_text().rpartition(")")[2].split()
         return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -127,8 +131,8 @@ def ask(service: Service, texts: Sequence[str], rate: float, over: threading.Eve
     return seconds
 
 
-def measure(count: int, rounds: int, rate: float, seconds: float) -> dict[str, Lane]:
-    """Return what was measured by niceness."""
+def measure(count: int, rounds: int, rate: float, seconds: float) -> tuple[dict[str, Lane], list[str]]:
+    """Return what was measured by niceness, and the engines."""
     found = list(dict.fromkeys(passages(min(count + QUERIES, CORPUS))))
     queries, texts = found[:QUERIES], list(itertools.islice(itertools.cycle(found[QUERIES:]), count))
     lanes = {nice: Lane() for nice in NICE}
@@ -143,7 +147,7 @@ def measure(count: int, rounds: int, rate: float, seconds: float) -> dict[str, L
             turns = list(zip(NICE, (a, b), strict=True))
             for nice, service in turns[:: 1 if number % 2 else -1]:
                 round_of(service, lanes[nice], queries, texts, rate, seconds)
-    return lanes
+        return lanes, a.served.engines()
 
 
 def round_of(
@@ -199,10 +203,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of a window")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    figures: dict[str, Any] = {}
+    lanes, engines = measure(chosen.count, chosen.rounds, chosen.rate, chosen.seconds)
+    figures: dict[str, Any] = {"machine": machine(), "engines": engines}
+    print(f"bulk and query engine: {'; '.join(engines)}")
     print(f"{'bulk nice':>9}{'idle p50':>10}{'p99':>7}{'loaded p50':>12}{'p99':>7}{'ratio':>7}", end="")
     print(f"{'batch tok/s':>13}{'with queries':>14}{'lost':>7}{'own':>7}{'beyond':>8}")
-    for nice, lane in measure(chosen.count, chosen.rounds, chosen.rate, chosen.seconds).items():
+    for nice, lane in lanes.items():
         one = figures[nice] = row(lane)
         print(
             f"{nice:>9}{one['idle_p50_ms']:>10.1f}{one['idle_p99_ms']:>7.1f}{one['loaded_p50_ms']:>12.1f}"

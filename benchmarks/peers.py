@@ -1,4 +1,4 @@
-"""What runs in an engine's own environment: load it, embed texts or a file of them, export to ONNX.
+"""What runs in an engine's own environment: load it, embed texts or a file of them, export a model.
 
 Started by `engines.py` and `service.py`, never by hand. At the top it imports only the standard library and
 numpy, so that every environment can run it: `.venv` (ours), `.venv-peers`, `.venv-fastembed`,
@@ -52,9 +52,10 @@ def work(name: str, folder: str, texts: list[str]) -> None:
         elif word == "memory":
             answer["megabytes"] = _peak()
         else:
-            begun, used = time.perf_counter(), time.process_time()
+            begun, used, about["tokenizing"] = time.perf_counter(), time.process_time(), 0.0
             embed(texts)
             answer = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - used}
+            answer["tokenizing"] = about["tokenizing"] or None  # some do it beside the rest, unseen
         out.write(json.dumps(answer) + "\n")
     os._exit(0)  # infinity's threads would keep the process; everything is written
 
@@ -78,6 +79,7 @@ def _ours(name: str, folder: str) -> Loaded:
     from embatch.engine.protocol import EngineSpec  # noqa: PLC0415  (nor this)
     from embatch.settings import Settings  # noqa: PLC0415  (nor this)
 
+    about: dict[str, Any] = {}
     library, _, precision = name.removeprefix("embatch").strip().partition(" ")
     engine = load(EngineSpec(library or "auto", folder, precision or "auto"))
     engine.warm()
@@ -85,7 +87,9 @@ def _ours(name: str, folder: str) -> Loaded:
 
     def embed(texts: list[str]) -> Any:
         vectors = np.empty((len(texts), described.dimensions), np.float32)
+        begun = time.perf_counter()
         encoded = engine.encode(texts)
+        about["tokenizing"] = time.perf_counter() - begun
         planned = plan(encoded.lengths.tolist(), budget, described)
 
         def forward(part: MicroBatch) -> None:
@@ -95,8 +99,9 @@ def _ours(name: str, folder: str) -> Loaded:
             list(pool.map(forward, planned))
         return vectors
 
-    about = {"precision": described.precision, "engine": described.engine}
-    return embed, about if described.engine == "amx" else about | _versions(described.engine)
+    about |= {"precision": described.precision, "engine": described.engine}
+    about |= {} if described.engine == "amx" else _versions(described.engine)
+    return embed, about
 
 
 def _sentence_transformers(name: str, folder: str) -> Loaded:
@@ -105,14 +110,26 @@ def _sentence_transformers(name: str, folder: str) -> Loaded:
     if name.endswith("openvino"):
         model = SentenceTransformer(folder, device="cpu", backend="openvino")
         chosen = model[0].auto_model.request.get_property("INFERENCE_PRECISION_HINT").to_string()
-        return model.encode, {
-            "precision": {"f32": "f32", "bf16": "bf16"}.get(chosen, "f16"),
-            **_versions("sentence-transformers", "openvino"),
-        }
+        precision = {"f32": "f32", "bf16": "bf16"}.get(chosen, "f16")
+        return _watched(model, {"precision": precision, **_versions("sentence-transformers", "openvino")})
     precision = "bf16" if name.endswith("bf16") else "f32"
     dtype = {"bf16": "bfloat16", "f32": "float32"}[precision]
     model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
-    return model.encode, {"precision": precision, **_versions("sentence-transformers", "torch")}
+    return _watched(model, {"precision": precision, **_versions("sentence-transformers", "torch")})
+
+
+def _watched(model: Any, about: dict[str, Any]) -> Loaded:
+    """Let `about` tell how long a call has spent on tokenizing, which goes on before each forward pass."""
+    tokenize = model.preprocess
+
+    def watched(*args: Any, **more: Any) -> Any:
+        begun = time.perf_counter()
+        found = tokenize(*args, **more)
+        about["tokenizing"] = about.get("tokenizing", 0.0) + time.perf_counter() - begun
+        return found
+
+    model.preprocess = watched
+    return model.encode, about
 
 
 def _fastembed(name: str, folder: str) -> Loaded:
@@ -207,9 +224,18 @@ def export(folder: str, output: str) -> None:
     )
 
 
+def export_openvino(folder: str, output: str) -> None:
+    """Write the model as the OpenVINO backend keeps it, so that loading it converts nothing."""
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  (in .venv-peers only)
+
+    SentenceTransformer(folder, device="cpu", backend="openvino").save_pretrained(output)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "export":
         export(*sys.argv[2:])
+    elif sys.argv[1] == "export openvino":
+        export_openvino(*sys.argv[2:])
     elif sys.argv[1] == "file":
         file(*sys.argv[2:])
     else:

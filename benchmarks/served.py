@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sqlite3
@@ -49,10 +50,17 @@ class Served:
     data: Path
     url: str | None
     """`None`: it listens on its data folder's socket, as the local target's service does."""
+    log: Path
 
     def client(self) -> Client:
         """Return a client of it, to be closed."""
         return Client(data=self.data) if self.url is None else Client(self.url)
+
+    def engines(self) -> list[str]:
+        """Return what every engine process said once it was ready, such as `amx, bf16, 2 streams`."""
+        said = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        ready = (event for event in said if event.get("event") == "engine ready")
+        return [f"{one['engine']}, {one['precision']}, {one['streams']} streams" for one in ready]
 
     def spent(self) -> Spent:
         """Return the CPU seconds so far; needs /proc.
@@ -104,7 +112,7 @@ def serving(
         ):
             try:
                 _await(process, data / "service.json", log)
-                yield Served(process.pid, data, None if private else f"http://127.0.0.1:{port}")
+                yield Served(process.pid, data, None if private else f"http://127.0.0.1:{port}", log)
             finally:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):

@@ -1,15 +1,19 @@
 """What the whole service does: start-up, accepted submits, and a corpus end to end, beside a peer's server.
 
-    .venv/bin/python benchmarks/service.py [--count 1000] [--rounds 3] [--part corpus|start] [--json FILE]
+    .venv/bin/python benchmarks/service.py [--count 1000] [--rounds 3] [--part corpus|start] [--way NAME ...]
+                                           [--json FILE]
 
 `corpus` takes the same distinct passages of `corpus.py` from a call to their vectors in an array: as a batch
 of a private service over its socket, as a batch over HTTP, and through an infinity server over HTTP (its
 OpenAI route, 128 texts a request, four requests at a time, vectors in base64), in alternating rounds with the
-bare engine in this process; and from file to file, as a whole command with its start: ours over HTTP, Parquet
-to Parquet, and scripts of sentence-transformers, as it is and on its OpenVINO backend, JSONL to `.npy`. All
-take the same weights cut at the same 256 tokens, ours with the engine and precision that `auto` takes, the
-others with their defaults; every row's cosine to the bare engine's vectors is in the table. Servers that wait
-compute nothing. Trust the ratios, not the absolute numbers.
+bare engine in this process; and from file to file, as a whole command that loads everything itself: ours with
+a private service of its own, Parquet to Parquet, and scripts of sentence-transformers, as it is and on its
+OpenVINO backend, JSONL to `.npy`; ours also with a service that runs already, and where our own kernel serves
+with one on OpenVINO. The model of the OpenVINO backend is converted beforehand. All take the same weights cut
+at the same 256 tokens, ours with the engine and precision that `auto` takes, the others with their defaults;
+every row's cosine to the bare engine's vectors is in the table. A round takes every way in turn and begins
+with another; servers that wait compute nothing. Trust the ratios, not the absolute numbers. `--way`,
+repeated, chooses ways; the bare engine and `file to file` always run.
 
 `start` is `first vector`, a whole command from pressing Enter to its exit, on a file of ten texts and an
 empty data folder; and `submits`, small batches acknowledged (durable) over HTTP from many threads.
@@ -39,11 +43,13 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import passages
-from benchmarks.engines import WORKER, model, python
+from benchmarks.engines import WORKER, machine, model, python
 from benchmarks.peers import LOADERS, QUIET
-from benchmarks.served import free_port, serving
+from benchmarks.rounds import in_turn, ratios
+from benchmarks.served import Served, free_port, serving
 
 from embatch import Client
+from embatch.engine import amx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +60,19 @@ if TYPE_CHECKING:
     Way = Callable[[list[str]], Vectors]
 
 START_SECONDS: Final = 120.0
-PEERS: Final = ("sentence-transformers", "sentence-transformers openvino")
+BY_FILE: Final = "file to file, "
+ALWAYS: Final = ("bare engine", "file to file")
+ON_OPENVINO: Final = "file to file, openvino"
+WAYS: Final = (
+    *ALWAYS,
+    "file to file, service running",
+    ON_OPENVINO,
+    "file to file, sentence-transformers",
+    "file to file, sentence-transformers openvino",
+    "batch, local",
+    "batch, HTTP",
+    "infinity, HTTP",
+)
 A_REQUEST, AT_A_TIME = 128, 4
 """Texts of a request to the infinity server, and requests under way."""
 
@@ -110,14 +128,14 @@ def batch(client: Client) -> Way:
     return run
 
 
-def command(url: str, folder: Path) -> Way:
-    """Return `embatch embed`, Parquet to Parquet, as a whole command."""
+def command(folder: Path, *to: str) -> Way:
+    """Return `embatch embed`, Parquet to Parquet, as a whole command; without `to` it starts its service."""
     source, place = folder / "in.parquet", folder / "out.parquet"
 
     def run(texts: list[str]) -> Vectors:
         if not source.exists():
             pq.write_table(pa.table({"text": texts}), source)
-        flags = ("--to", url, "--data", str(folder / "ledger"), "--no-cache", "--restart")
+        flags = (*to, "--data", tempfile.mkdtemp(dir=folder), "--no-cache", "--restart")
         said = subprocess.run(
             [sys.executable, "-m", "embatch", "embed", str(source), "-o", str(place), *flags],
             capture_output=True,
@@ -135,18 +153,25 @@ def command(url: str, folder: Path) -> Way:
 def script(name: str, model_folder: Path, folder: Path) -> Way:
     """Return a peer's user's script, JSONL to `.npy`, as a whole command."""
     source, place = folder / "in.jsonl", folder / f"{name}.npy"
-    command = (python(name), WORKER, "file", name, model_folder, source, place)
+    if name.endswith("openvino"):
+        converted = folder / "converted"
+        _quietly(python(name), WORKER, "export openvino", model_folder, converted)
+        model_folder = converted
 
     def run(texts: list[str]) -> Vectors:
         if not source.exists():
             source.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
-        subprocess.run(
-            [str(part) for part in command], env={**os.environ, **QUIET}, check=True, capture_output=True
-        )
+        _quietly(python(name), WORKER, "file", name, model_folder, source, place)
         found: Vectors = np.load(place)
         return found
 
     return run
+
+
+def _quietly(*command: object) -> None:
+    subprocess.run(
+        [str(part) for part in command], env={**os.environ, **QUIET}, check=True, capture_output=True
+    )
 
 
 def infinity(url: str, client: httpx2.Client) -> Way:
@@ -200,26 +225,56 @@ def _answers(url: str) -> bool:
     return False
 
 
-def corpus(count: int, rounds: int) -> dict[str, Any]:
+class Ways:
+    """Makes ways, and the services they need, one after the other; all end with the stack."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embatch-bench-")))
+        self._folder = model(self._place / "model", "mini")
+        self._services: dict[str, Served] = {}
+
+    def make(self, name: str) -> Way:
+        """Return one of `WAYS`."""
+        makers: dict[str, Callable[[], Way]] = {
+            "bare engine": lambda: LOADERS["embatch"]("embatch", str(self._folder))[0],
+            "batch, local": lambda: batch(self._client(private=True)),
+            "batch, HTTP": lambda: batch(self._client()),
+            "file to file": lambda: command(self._place),
+            "file to file, service running": lambda: command(self._place, "--to", self._url()),
+            ON_OPENVINO: lambda: command(self._place, "--to", self._url("--engine", "openvino")),
+            "infinity, HTTP": self._infinity,
+        }
+        peer = name.removeprefix(BY_FILE)
+        return makers[name]() if name in makers else script(peer, self._folder, self._place)
+
+    def engines(self) -> dict[str, list[str]]:
+        """Return the engines that ran in every service."""
+        return {name: service.engines() for name, service in self._services.items()}
+
+    def _url(self, *flags: str) -> str:
+        return str(self._service(*flags).url)
+
+    def _client(self, *, private: bool = False) -> Client:
+        return self._stack.enter_context(self._service(private=private).client())
+
+    def _infinity(self) -> Way:
+        client = self._stack.enter_context(httpx2.Client(timeout=600.0))
+        return infinity(self._stack.enter_context(infinity_server(self._folder)), client)
+
+    def _service(self, *flags: str, private: bool = False) -> Served:
+        name = "private" if private else " ".join(flags) or "HTTP"
+        if name not in self._services:
+            self._services[name] = self._stack.enter_context(serving(flags, private=private))
+        return self._services[name]
+
+
+def corpus(names: Sequence[str], count: int, rounds: int) -> dict[str, Any]:
     """Return seconds of the corpus by every way, round by round, and cosines to the bare engine."""
     texts = list(dict.fromkeys(passages(count)))
     with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embatch-bench-")))
-        folder = model(place / "model", "mini")
-        bare, _ = LOADERS["embatch"]("embatch", str(folder))
-        local = stack.enter_context(serving(private=True))
-        http = stack.enter_context(serving())
-        peer = stack.enter_context(infinity_server(folder))
-        client = stack.enter_context(httpx2.Client(timeout=600.0))
-        assert http.url is not None  # noqa: S101  (it listens on a port)
-        ways: dict[str, Way] = {
-            "bare engine": bare,
-            "batch, local": batch(stack.enter_context(local.client())),
-            "batch, HTTP": batch(stack.enter_context(http.client())),
-            "file to file": command(http.url, place),
-            "infinity, HTTP": infinity(peer, client),
-            **{f"{name}, file to file": script(name, folder, place) for name in PEERS},
-        }
+        made = Ways(stack)
+        ways = {name: made.make(name) for name in names}
         # The first round loads engines and compiles shapes; it also shows that all give the same vectors.
         first = {name: way(texts) for name, way in ways.items()}
         cosines = {
@@ -227,23 +282,27 @@ def corpus(count: int, rounds: int) -> dict[str, Any]:
             for name, vectors in first.items()
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                begun = time.perf_counter()
-                way(texts)
-                seconds[name].append(time.perf_counter() - begun)
-    return {"texts": len(texts), "seconds": seconds, "least_cosine": cosines}
+        for name in in_turn(ways, rounds):
+            begun = time.perf_counter()
+            ways[name](texts)
+            seconds[name].append(time.perf_counter() - begun)
+        return {"texts": len(texts), "engines": made.engines(), "seconds": seconds, "least_cosine": cosines}
 
 
 def print_corpus(found: dict[str, Any]) -> None:
     """Print what `corpus` found."""
-    own = found["seconds"]["bare engine"]
-    print(f"{'corpus':46}{'texts/s':>9}{'share of the bare engine':>32}{'least cosine':>14}")
+    bare, whole = (found["seconds"][name] for name in ALWAYS)
+    for name, engines in found["engines"].items():
+        print(f"service {name}: {'; '.join(engines)}")
+    print(f"{found['texts']} texts{'':34}{'texts/s':>9}{'share of the bare engine':>26}", end="")
+    print(f"{'times file to file':>26}{'least cosine':>14}")
     for name, seconds in found["seconds"].items():
         rate = found["texts"] / statistics.median(seconds)
-        shares = [alone / one for alone, one in zip(own, seconds, strict=True)]
-        share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
-        print(f"{name:46}{rate:>9.1f}{share:>32}{found['least_cosine'][name]:>14.6f}")
+        told = []
+        for middle, least, most in (ratios(bare, seconds), ratios(seconds, whole)):
+            told.append(f"{middle:.2f} ({least:.2f} to {most:.2f})")
+        cosine = found["least_cosine"][name]
+        print(f"{name:46}{rate:>9.1f}{told[0]:>26}{told[1]:>26}{cosine:>14.6f}", flush=True)
 
 
 def start(rounds: int) -> dict[str, Any]:
@@ -257,9 +316,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=1000, help="passages of the corpus (1000)")
     parser.add_argument("--part", choices=("corpus", "start"), help="both by default")
+    parser.add_argument("--way", action="append", choices=WAYS, help="repeatable; all by default")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    found: dict[str, Any] = {}
+    # On OpenVINO by itself everything is already, where our own kernel does not serve.
+    ways = [name for name in chosen.way or WAYS if name != ON_OPENVINO or chosen.way or not amx.unavailable()]
+    found: dict[str, Any] = {"machine": machine()}
     if chosen.part != "corpus":
         found["start"] = start(chosen.rounds)
         seconds = found["start"]["first_vector_seconds"]
@@ -268,7 +330,7 @@ def main() -> None:
         )
         print(f"submits accepted  {found['start']['submits_per_second']:.0f} /s")
     if chosen.part != "start":
-        found["corpus"] = corpus(chosen.count, chosen.rounds)
+        found["corpus"] = corpus(list(dict.fromkeys((*ALWAYS, *ways))), chosen.count, chosen.rounds)
         print_corpus(found["corpus"])
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.control import Sizes, one_batch, texts
 from benchmarks.cost import groups
-from benchmarks.kernel import STAGES, stage_operations, timed
+from benchmarks.kernel import stage_operations, timed
 from benchmarks.polling import percentiles, poll
+from benchmarks.profiled import STAGES
 from benchmarks.rates import matrix_rate
 from benchmarks.roofline import operations
 from benchmarks.rounds import ratios
