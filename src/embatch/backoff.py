@@ -6,8 +6,11 @@ Pure arithmetic in seconds; whoever calls decides how to wait.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,62 @@ class Backoff:
         if retry_after is not None and math.isfinite(retry_after) and retry_after > 0:
             return retry_after * (1.0 + 0.25 * chance)
         return ceiling * chance
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why something waits although it could be tried."""
+
+    message: str
+    failures: int
+    """In a row."""
+    until: float
+    """Past it, by the caller's clock, it is tried again."""
+
+
+@dataclass(slots=True)
+class Pauses:
+    """What waits for a while after a failure, by name; each further failure makes it wait anew.
+
+    Times are seconds of the caller's clock. Not for two threads at once.
+    """
+
+    _pauses: dict[str, Pause] = field(default_factory=dict)
+
+    def begin(self, name: str, message: str, now: float, wait: Callable[[int], float]) -> bool:
+        """Let one wait; return whether it did not before, which is when it should be told of.
+
+        Args:
+            name: what failed.
+            message: why.
+            now: the time.
+            wait: seconds by the number of failures in a row, 1 for the first.
+        """
+        before = self._pauses.get(name)
+        failures = 1 if before is None else before.failures + 1
+        self._pauses[name] = Pause(message, failures, now + wait(failures))
+        return before is None
+
+    def end(self, name: str) -> None:
+        """Forget the failures of one: it was done, or nobody wants it any more."""
+        self._pauses.pop(name, None)
+
+    def waiting(self, now: float) -> set[str]:
+        """Return what is not to be tried yet."""
+        return {name for name, pause in self._pauses.items() if pause.until > now}
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget all but these."""
+        self._pauses = {name: pause for name, pause in self._pauses.items() if name in names}
+
+    def next_end(self, now: float) -> float:
+        """Return the seconds until the first of those that wait is tried again; infinite if none waits."""
+        ends = (pause.until - now for pause in self._pauses.values())
+        return min((end for end in ends if end > 0), default=math.inf)
+
+    def messages(self) -> dict[str, str]:
+        """Return why each waits."""
+        return {name: pause.message for name, pause in self._pauses.items()}
 
 
 SUBMIT: Final = Backoff()

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from embatch.errors import DataLoss, EngineTrouble, NotFound, Unavailable
-from embatch.pool.embedding import composed
-from embatch.shard import IDENTITY, freeze, frozen
+from embatch.pool.embedding import composed, computed_by
+from embatch.shard import COMPUTED_BY, IDENTITY, freeze, frozen
 from embatch.store.cache import Entries, key
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Cached:
             return requests
         known = np.zeros(requests.num_rows, np.bool_)
         known[np.flatnonzero(sound)[found[0]]] = True
-        return freeze(requests, known, found[1].vectors, found[1].tokens, found[1].truncated)
+        given = freeze(requests, known, found[1].vectors, found[1].tokens, found[1].truncated)
+        return given.replace_schema_metadata({COMPUTED_BY: computed_by(about).encode()})
 
     def stage(self, record: BatchRecord, shards: Sequence[ShardRecord], catalog: Catalog) -> None:
         """Keep what a completed batch computed until its run ends. Repeating is safe.

@@ -1,4 +1,4 @@
-"""claim → pool → commit, over and over, and the sweeps that end what has grown too old.
+"""claim → pool → commit, over and over.
 
 Two slots work at the same time, so that one shard is read and committed while the other computes. A slot
 that finds nothing waits for `wake`. Everything durable is the store's: killing this at any point loses the
@@ -8,16 +8,16 @@ running shards' work and nothing else.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
 
-from embatch.backoff import Backoff
+from embatch.backoff import Backoff, Pauses
 from embatch.errors import (
     Code,
     DataLoss,
@@ -28,7 +28,9 @@ from embatch.errors import (
     RequestError,
     Unavailable,
 )
-from embatch.shard import Done, failed_results
+from embatch.pool.embedding import computed_by
+from embatch.pool.lane import BULK
+from embatch.shard import COMPUTED_BY, Done, failed_results, refused, said_of
 from embatch.store.records import ResultShard
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from embatch.engine.models import Catalog
+    from embatch.engine.models import Catalog, ServedModel
     from embatch.pool import Pool
     from embatch.settings import Settings
     from embatch.store.blobs import Blobs
@@ -45,10 +47,16 @@ if TYPE_CHECKING:
     from embatch.store.store import Store
 
 SLOTS: Final = 2
-SWEEP_SECONDS: Final = 5.0
+_REST_SECONDS: Final = 5.0
 _AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
 _LOST: Final = RequestError(
     Code.DATA_LOSS, Reason.DATA_LOSS, "the stored request does not match its checksum: submit it again"
+)
+_CHANGED: Final = RequestError(
+    Code.FAILED_PRECONDITION,
+    Reason.MODEL_CHANGED,
+    "the model changed after the batch had begun (its files, its options or the engine), and vectors of two "
+    "models cannot be compared: submit this request again, or the whole batch for vectors of one model",
 )
 _log = logging.getLogger("embatch.dispatcher")
 
@@ -61,16 +69,6 @@ class _Running:
     stop: threading.Event = field(default_factory=threading.Event)
     done: Done = field(default_factory=lambda: Done(0))
     """What is embedded and not yet durable."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """Why the shards of a model wait although slots are free. It ends with a success."""
-
-    message: str
-    failures: int
-    until: float
-    """On the monotonic clock: past it the model is tried again."""
 
 
 class Dispatcher:
@@ -88,8 +86,6 @@ class Dispatcher:
     ) -> None:
         self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
         self._settings, self._now = settings, now
-        self.sweeps: list[Callable[[], object]] = [self._expire, self._prune]
-        """What is done every few seconds; owners of other things that grow old add theirs."""
         self._wake = threading.Condition()
         self._news = 0
         self._closing = threading.Event()
@@ -98,11 +94,11 @@ class Dispatcher:
         self._claiming = threading.Lock()
         self._lock = threading.Lock()
         self._running: list[_Running] = []
-        self._pauses: dict[str, _Pause] = {}
+        # On the monotonic clock: models that no engine comes up for, and batches that the disk troubles.
+        self._models, self._batches = Pauses(), Pauses()
         self._threads = [
             threading.Thread(target=self._slot, name=f"slot-{number}", daemon=True) for number in range(SLOTS)
         ]
-        self._threads.append(threading.Thread(target=self._sweeper, name="sweeper", daemon=True))
 
     def start(self) -> None:
         """Begin to work."""
@@ -118,6 +114,7 @@ class Dispatcher:
     def cancel(self, batch_id: str) -> None:
         """Stop the running shards of a batch, between micro-batches, after the store has ended it."""
         with self._claiming, self._lock:
+            self._batches.end(batch_id)
             for running in self._running:
                 if running.claim.batch_id == batch_id:
                     running.stop.set()
@@ -129,9 +126,12 @@ class Dispatcher:
             return sum(found, Done(0))
 
     def troubles(self) -> Mapping[str, str]:
-        """Return by model why its shards wait although they could be worked; empty when all is well."""
+        """Return by model or batch why its shards wait although they could be worked; empty: all is well."""
+        # Engines begin to load with the service: one that did not is known before a shard waits for it.
+        broken = {one.model: one.message for one in self._pool.status() if one.lane == BULK and one.message}
         with self._lock:
-            return {model: pause.message for model, pause in self._pauses.items()}
+            batches = {f"batches/{name}": message for name, message in self._batches.messages().items()}
+            return broken | self._models.messages() | batches
 
     def close(self, grace: float) -> None:
         """Claim no more, let running micro-batches finish, release the rest; wait at most `grace` seconds."""
@@ -150,95 +150,107 @@ class Dispatcher:
             self._release(running.claim)
 
     def _slot(self) -> None:
+        failures = 0
         while not self._closing.is_set():
             with self._wake:
-                seen = self._news
+                seen, now = self._news, time.monotonic()
             try:
-                running = self._take()
+                running = self._take(now)
                 if running is None:
-                    self._rest(seen)
-                else:
-                    self._work(running)
+                    self._rest(seen, now)
+                    continue
+                worked = self._work(running)
             except Exception as error:  # noqa: BLE001  (a slot that dies would leave a service that works nothing)
+                worked = False
                 fields = {"message": error.message} if isinstance(error, EmbatchError) else {}
-                _log.exception("a slot pauses", extra={"fields": fields})
-                self._closing.wait(_AGAIN.first)
+                if not (failures and fields):  # trouble is told of once, a bug whenever it shows
+                    _log.exception("a slot pauses", extra={"fields": fields})
+            failures = 0 if worked else failures + 1
+            if failures:
+                self._closing.wait(_patience(failures))
 
-    def _take(self) -> _Running | None:
+    def _take(self, now: float) -> _Running | None:
         with self._claiming:
             if self._closing.is_set():
                 return None
-            now = time.monotonic()
             with self._lock:
-                paused = {model for model, pause in self._pauses.items() if pause.until > now}
-                idle = self._pauses.keys() - paused - {running.claim.model for running in self._running}
-            claim = self._store.claim(self._now(), without=paused)
+                paused, resting = self._models.waiting(now), self._batches.waiting(now)
+                at_work = [running.claim for running in self._running]
+            claim = self._store.claim(self._now(), without=paused, resting=resting)
             with self._lock:
-                if claim is None:
-                    for model in idle:  # nothing of it waits: whatever troubled it troubles nobody any more
-                        del self._pauses[model]
+                if claim is None:  # nothing of the others waits: what troubled them troubles nobody any more
+                    self._models.keep(paused | {one.model for one in at_work})
+                    self._batches.keep(resting | {one.batch_id for one in at_work})
                     return None
                 running = _Running(claim)
                 self._running.append(running)
                 return running
 
-    def _rest(self, seen: int) -> None:
+    def _rest(self, seen: int, now: float) -> None:
         with self._lock:
-            ends = [pause.until - time.monotonic() for pause in self._pauses.values()]
+            end = min(self._models.next_end(now), self._batches.next_end(now), _REST_SECONDS)
         with self._wake:
             if self._news == seen and not self._closing.is_set():
-                self._wake.wait(max(0.0, min([SWEEP_SECONDS, *ends])))
+                self._wake.wait(end)
 
-    def _work(self, running: _Running) -> None:
+    def _work(self, running: _Running) -> bool:
+        """Work a shard; return whether it went as it should, which the disk may have prevented."""
         claim = running.claim
         try:
             results = self._embed(running)
-            if results is None:
-                self._store.release(claim)
+            if results is None:  # stopped
+                self._store.release(claim, excused=True)
             else:
                 self._commit(claim, results, running.done.cpu_seconds)
+                with self._lock:
+                    self._batches.end(claim.batch_id)
         except EngineTrouble as error:
-            self._pause(claim.model, error)
+            self._pause(self._models, claim.model, error.message, error.retry_after)
             self._release(claim)
+        except Unavailable as error:
+            self._pause(self._batches, claim.batch_id, error.message)
+            self._release(claim, excused=True)  # no engine has anything against it
+            return False
         except Exception:
             self._release(claim)
             raise
         finally:
             with self._lock:
                 self._running.remove(running)
+        return True
 
-    def _release(self, claim: Claim) -> None:
+    def _release(self, claim: Claim, *, excused: bool = False) -> None:
         """Give a shard back after something went wrong. If that goes wrong too, the next start does it."""
         with suppress(EmbatchError):
-            self._store.release(claim)
+            self._store.release(claim, excused=excused)
 
-    def _pause(self, model: str, error: EngineTrouble) -> None:
-        """Claim nothing of a model for a while: nobody's texts are to blame when no engine comes up."""
+    def _pause(self, pauses: Pauses, name: str, message: str, asked: float | None = None) -> None:
+        """Claim nothing of a model or a batch for a while, and say why once: no text is to blame.
+
+        `asked` is how long whoever failed asked to be left alone.
+        """
+        wait = _patience if asked is None else lambda _: asked
         with self._lock:
-            before = self._pauses.get(model)
-            failures = 1 if before is None else before.failures + 1
-            wait = _AGAIN.delay(failures, 1.0) if error.retry_after is None else error.retry_after
-            self._pauses[model] = _Pause(error.message, failures, time.monotonic() + (wait or 0.0))
-        if before is None:
-            _log.error("engine trouble", extra={"fields": {"model": model, "error": error.message}})
+            before = pauses.messages()
+            pauses.begin(name, message, time.monotonic(), wait)
+        if name not in before and message not in before.values():
+            _log.error("work pauses", extra={"fields": {"of": name, "error": message}})
 
     def _embed(self, running: _Running) -> pa.RecordBatch | None:
         claim = running.claim
-        suspect = claim.attempt > self._settings.suspect_attempts
-        try:
-            model = self._catalog.resolve(claim.model)
-        except NotFound as error:
-            # The service was started without this batch's model: it can be worked again once it is back.
-            raise EngineTrouble(f"a batch waits for {claim.model}: {error.message}") from None
+        suspect = claim.attempt - claim.excused > self._settings.suspect_attempts
+        model, place = self._served(claim), {"batch": claim.batch_id, "shard": claim.number}
         try:
             requests = self._blobs.read(claim.payload.path, claim.payload.digest)
-        except DataLoss as loss:
-            # Too many open files, say: another attempt may be able to read it.
-            if isinstance(loss.__cause__, OSError) and not suspect:
-                raise
-            _log.error("payload lost", extra={"fields": {"batch": claim.batch_id, "shard": claim.number}})
+        except DataLoss:
+            _log.error("payload lost", extra={"fields": place})
             native = model.dimensions or self._pool.describe(model).dimensions
             return failed_results(0, claim.payload.request_count, native, _LOST)
+        if claim.computed_by is not None:
+            about = self._pool.describe(model)
+            if computed_by(about) != claim.computed_by:
+                _log.error("model changed", extra={"fields": place})
+                return refused(requests, about.dimensions, _CHANGED)
 
         def progress(done: Done) -> None:
             with self._lock:
@@ -246,8 +258,15 @@ class Dispatcher:
 
         results = self._pool.embed(model, requests, on_progress=progress, stop=running.stop, suspect=suspect)
         with self._lock:
-            self._pauses.pop(claim.model, None)
+            self._models.end(claim.model)
         return results
+
+    def _served(self, claim: Claim) -> ServedModel:
+        try:
+            return self._catalog.resolve(claim.model)
+        except NotFound as error:
+            # The service was started without this batch's model: it can be worked again once it is back.
+            raise EngineTrouble(f"a batch waits for {claim.model}: {error.message}") from None
 
     def _commit(self, claim: Claim, results: pa.RecordBatch, cpu_seconds: float) -> None:
         path = f"batches/{claim.batch_id}/result-{claim.number:05}-{claim.attempt}.arrow"
@@ -261,6 +280,7 @@ class Dispatcher:
             int(pc.sum(results.column("tokens")).as_py() or 0),
             kind.list_size,
             round(cpu_seconds * 1e6),
+            said_of(results, COMPUTED_BY) if failed < results.num_rows else None,
         )
         try:
             done = self._store.commit(claim, shard, self._now())
@@ -269,32 +289,14 @@ class Dispatcher:
             if error.reason != "STORAGE_ERROR":
                 self._blobs.remove(path)
             raise
-        if not done.accepted:  # a newer attempt owns the shard, or the batch was stopped
+        if not done.accepted:  # a newer attempt owns the shard, the batch was stopped, or began otherwise
             self._blobs.remove(path)
+        if done.foreign:  # the next attempt finds the model changed
+            self._release(claim, excused=True)
         if done.state is None:  # it was deleted, and the file made its folder anew
             self._blobs.remove_batch(claim.batch_id)
 
-    # sweeps
 
-    def _sweeper(self) -> None:
-        while not self._closing.wait(SWEEP_SECONDS):
-            self.sweep()
-
-    def sweep(self) -> None:
-        """Do all sweeps once; one that fails is logged and keeps none of the others. Repeating is safe."""
-        for sweep in self.sweeps:
-            try:
-                sweep()
-            except Exception:  # noqa: BLE001  (the next sweep may find the disk or the bug gone)
-                _log.exception("a sweep failed")
-
-    def _expire(self) -> None:
-        for batch_id in self._store.expire(self._now()):
-            self.cancel(batch_id)
-
-    def _prune(self) -> None:
-        before = self._now() - timedelta(seconds=self._settings.retention)
-        for batch_id in self._store.prunable(before, limit=100):
-            with suppress(NotFound):  # its user was quicker
-                self._store.delete(batch_id)
-            self._blobs.remove_batch(batch_id)
+def _patience(failures: int) -> float:
+    """Return the seconds to wait after so many failures in a row, jittered: others fail at the same time."""
+    return _AGAIN.delay(failures, random.uniform(0.5, 1.0)) or 0.0

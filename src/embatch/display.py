@@ -9,11 +9,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
+from embatch.batch import WAITS
 from embatch.runs.prices import BREAK_EVEN, WORTH
-from embatch.runs.standing import Standing
+from embatch.runs.standing import Standing, finished
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from rich.progress import Progress
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from embatch.runs.cost import Estimate
 
 _LINE_SECONDS = 5.0
+_PIPED = 2000
+"""Characters of a line for another program, which gets a batch in each."""
 
 
 def report(line: str) -> None:
@@ -48,7 +51,8 @@ def batch_table(batches: Sequence[Batch]) -> None:
     table = Table(box=None, pad_edge=False)
     for head in ("name", "state", "done", "failed", "of", "priority", "display name"):
         right = head in ("done", "failed", "of", "priority")
-        table.add_column(head, justify="right" if right else "left", overflow="fold")
+        # A name is there to be copied.
+        table.add_column(head, justify="right" if right else "left", overflow="fold", no_wrap=head == "name")
     for batch in batches:
         stats = batch.batch_stats
         table.add_row(
@@ -60,16 +64,19 @@ def batch_table(batches: Sequence[Batch]) -> None:
             str(batch.priority),
             Text(batch.display_name or ""),
         )
-    Console(soft_wrap=True).print(table)
+    Console(width=None if sys.stdout.isatty() else _PIPED, soft_wrap=True).print(table)
 
 
 class Display:
     """Shows how far a batch or a run is, with its rate and the time that remains."""
 
-    def __init__(self) -> None:
-        self._started = time.monotonic()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
         self._said = self._started
-        self._first: tuple[float, int] | None = None
+        self._first: tuple[float, int, int] | None = None
+        """When the first work of this call was seen, and how many rows and tokens it was."""
+        self._waits = ""
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = _bar()
@@ -77,7 +84,7 @@ class Display:
     @property
     def elapsed(self) -> float:
         """Seconds since the display was made."""
-        return time.monotonic() - self._started
+        return self._clock() - self._started
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -92,10 +99,7 @@ class Display:
 
     def batch(self, batch: Batch) -> None:
         """Show one poll of a batch."""
-        stats = batch.batch_stats
-        done = stats.successful_request_count + stats.failed_request_count + stats.uncommitted_request_count
-        usage = batch.usage
-        tokens = usage.token_count + usage.uncommitted_token_count
+        stats, (done, tokens) = batch.batch_stats, finished(batch)
         total = stats.request_count
         estimate = round(tokens / done * total) if done and tokens else None
         self.run(Standing(done, total, tokens, estimate, stats.failed_request_count, batch))
@@ -103,34 +107,44 @@ class Display:
     def run(self, standing: Standing) -> None:
         """Show how far a run is: by its tokens, which take equal time each, or by rows without them.
 
-        The rate leaves out what passed before the first work was done.
+        The rate is of this call, and leaves out what passed before its first work was done.
         """
+        for note in standing.batch.notes:
+            if note.startswith(WAITS) and note != self._waits:  # each reason once, when it comes up
+                self._waits = note
+                report(note)
         by_tokens = bool(standing.total_tokens)
         done = standing.tokens if by_tokens else standing.rows
         total = standing.total_tokens if by_tokens else standing.total_rows
-        now = time.monotonic()
-        if self._first is None and done:
-            self._first = (now, done)
-        since, base = self._first or (now, 0)
-        rate = (done - base) / (now - since) if now > since and done > base else 0.0
+        rate = self._rate(standing, by_tokens=by_tokens)
+        now = self._clock()
         left = seconds_words((total - done) / rate) if rate and total and done < total else ""
         unit = "tokens" if by_tokens else "rows"
         rows = f"{standing.rows:,}/{'?' if standing.total_rows is None else f'{standing.total_rows:,}'}"
         state = standing.batch.state.value
+        speed = f"{rate:,.0f} {unit}/s" if rate else ""
         if self._bar is not None:
             if not self._bar.tasks:
                 self._bar.add_task(state, total=total, rows="", rate="", left="")
-            speed = f"{rate:,.0f} {unit}/s" if rate else ""
             task = self._bar.tasks[0].id
             self._bar.update(
                 task, description=state, completed=done, total=total, rows=rows, rate=speed, left=left
             )
         elif standing.batch.done or now - self._said >= _LINE_SECONDS:
             self._said = now
-            report(
-                f"{state} {rows}, {standing.failed:,} failed, {rate:,.0f} {unit}/s"
-                + (f", {left} left" if left else "")
-            )
+            said = (f"{state} {rows}", f"{standing.failed:,} failed", speed, left and f"{left} left")
+            report(", ".join(filter(None, said)))
+
+    def _rate(self, standing: Standing, *, by_tokens: bool) -> float:
+        """Return the tokens or rows that this call does in a second; 0 while nobody can tell."""
+        now = self._clock()
+        rows, tokens = standing.rows - standing.earlier_rows, standing.tokens - standing.earlier_tokens
+        if self._first is None and (rows > 0 or tokens > 0):
+            # Of both: which one is shown changes once the length of the input is known.
+            self._first = (now, rows, tokens)
+        since, first_rows, first_tokens = self._first or (now, 0, 0)
+        done = tokens - first_tokens if by_tokens else rows - first_rows
+        return done / (now - since) if now > since and done > 0 else 0.0
 
 
 def _bar() -> Progress:
@@ -170,6 +184,8 @@ def cost_table(found: Estimate) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     share = "" if found.counted == found.rows else f" (extrapolated from {found.counted:,})"
+    if found.open_end:
+        share = " (the first ones alone: the input goes on and does not say how far)"
     console.print(
         f"{found.rows:,} rows{share}, {found.readable:,} texts, {found.distinct:,} different; "
         f"{found.tokens:,} tokens of {found.model}, {found.distinct_tokens:,} of different texts"
@@ -192,6 +208,8 @@ def cost_table(found: Estimate) -> None:
     table.add_row("Gemini, batch", "within 24 h", f"{batch:,.4f}")
     table.add_row("Gemini, interactive", "", f"{alone:,.4f}")
     console.print(table)
+    if found.unmeasured:
+        console.print(f"work here was not measured: {found.unmeasured}")
     console.print(
         f"prices of {found.prices.date}; Gemini counts tokens of its own, these are {found.model}'s; "
         f"CPU time at {found.prices.cpu_hour} an hour"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING, Final
@@ -12,13 +12,23 @@ if TYPE_CHECKING:
 
 # On macOS fsync leaves the bytes in the drive's cache; this one does not.
 _FULL_SYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
+# How a file system says that it does not know it. Whatever else it says is that the bytes are not safe.
+_UNKNOWN: Final = frozenset({errno.ENOTSUP, errno.ENOTTY, errno.EINVAL})
 
 
 def sync(descriptor: int) -> None:
-    """Make the bytes of an open file or folder durable."""
+    """Make the bytes of an open file or folder durable.
+
+    Raises:
+        OSError: the disk failed; what was written may be lost.
+    """
     if _FULL_SYNC is not None:
-        with contextlib.suppress(OSError):  # a file system that does not know it
+        try:
             fcntl.fcntl(descriptor, _FULL_SYNC)
+        except OSError as error:
+            if error.errno not in _UNKNOWN:
+                raise
+        else:
             return
     os.fsync(descriptor)
 

@@ -18,6 +18,7 @@ from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import ShardCutter, frozen, rows_of
 from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
+from embatch.wire.exact import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -218,6 +219,11 @@ def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
         unfit.append("metadata")
         fault = fault or _fault(
             Reason.BAD_FIELD, f"metadata is at most {METADATA_BYTES} characters of JSON: it is not echoed"
+        )
+    elif row.metadata is not None and not is_object(row.metadata):
+        unfit.append("metadata")
+        fault = fault or _fault(
+            Reason.BAD_FIELD, "metadata is no JSON object of whole characters: it is not echoed"
         )
     if not unfit:
         return row, None

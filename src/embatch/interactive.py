@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from embatch.errors import InvalidArgument
 from embatch.intake import Judge, known
-from embatch.shard import ShardCutter
+from embatch.shard import REQUESTS, ShardCutter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from embatch.engine.models import Catalog, ServedModel
@@ -37,9 +38,13 @@ class Interactive:
         return self._pool.query(served, self._judged(served, rows))
 
     def reference(self, model: str | None, rows: Sequence[RequestRow]) -> Referenced:
-        """Embed a few requests by the reference path: float32, one text at a time, behind the bulk work."""
+        """Embed a few requests by the reference path: float32, one text at a time, behind the bulk work.
+
+        Without requests an engine of its own, where it needs one, begins to load; that is not waited for.
+        """
         served = self._catalog.resolve(model)
-        return self._pool.reference(served, self._judged(served, rows))
+        judged = self._judged(served, rows) if rows else pa.RecordBatch.from_pylist([], schema=REQUESTS)
+        return self._pool.reference(served, judged)
 
     def count(self, model: str | None, rows: Sequence[RequestRow]) -> NDArray[np.int32]:
         """Return the tokens the model would see of each request, prompts and special tokens included.

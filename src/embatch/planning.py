@@ -10,11 +10,14 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
+import random
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from embatch.backoff import Backoff
+from embatch.backoff import Backoff, Pauses
 from embatch.errors import (
     DataLoss,
     EmbatchError,
@@ -24,6 +27,7 @@ from embatch.errors import (
     PermissionDenied,
 )
 from embatch.intake import Judge, ShardWriter, known
+from embatch.store.trouble import unreadable
 from embatch.wire import columns, lines
 
 if TYPE_CHECKING:
@@ -44,6 +48,8 @@ _READ_BYTES: Final = 1 << 20
 _PLANNED_AT_ONCE: Final = 16
 """Shards after which those that are written may be worked, and a batch that was stopped is noticed."""
 _AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
+_STORE: Final = "store"
+"""Name of what waits when nobody can tell which files there are. No batch has it: theirs are longer."""
 _log = logging.getLogger("embatch.planning")
 
 
@@ -62,6 +68,8 @@ class Planner:
     """Called when there are new shards, and after each file."""
     _closing: threading.Event = field(default_factory=threading.Event)
     _news: threading.Event = field(default_factory=threading.Event)
+    _pauses: Pauses = field(default_factory=Pauses)
+    """On the monotonic clock: files that cannot be planned yet, for reasons that are not theirs."""
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,32 +91,43 @@ class Planner:
             self._thread.join(grace)
 
     def _run(self) -> None:
-        failures = 0
         while not self._closing.is_set():
             self._news.clear()
-            left = 0
-            try:
-                for record in self.store.unplanned():
-                    left += not self._try(record)
-            except EmbatchError as error:
-                _log.warning("planning waits", extra={"fields": {"error": error.message}})
-                left = 1
-            failures = failures + 1 if left else 0
-            self._news.wait(_AGAIN.delay(failures, 1.0) if left else None)
+            now = time.monotonic()
+            waiting = self._pauses.waiting(now)
+            if _STORE not in waiting:
+                self._plan_all(waiting)
+            end = now + self._pauses.next_end(now)
+            self._news.wait(None if math.isinf(end) else max(0.0, end - time.monotonic()))
 
-    def _try(self, record: BatchRecord) -> bool:
-        """Plan one file; `False`: not yet, for a reason that is not the file's."""
+    def _plan_all(self, waiting: set[str]) -> None:
+        """Plan what there is, but for batches that wait to be tried again."""
+        try:
+            records = self.store.unplanned()
+            self._pauses.keep({record.id for record in records})
+            for record in records:
+                if record.id not in waiting and not self._closing.is_set():
+                    self._try(record)
+        except EmbatchError as error:
+            self._wait(_STORE, error.message)
+
+    def _try(self, record: BatchRecord) -> None:
         try:
             self._plan(record)
         except EmbatchError as error:
-            fields = {"batch": record.id, "error": error.message}
-            _log.warning("a file cannot be planned yet", extra={"fields": fields})
-            return False
+            self._wait(record.id, error.message)
+            return
         except Exception:  # noqa: BLE001  (the next file must be planned all the same)
             _log.exception("a file could not be planned", extra={"fields": {"batch": record.id}})
             self._fail(record, "the input file could not be planned, which is a bug of embatch")
+        self._pauses.end(record.id)
         self.planned()
-        return not self._closing.is_set()
+
+    def _wait(self, name: str, message: str) -> None:
+        """Try a batch again later, told of once: nobody's file is at fault."""
+        if self._pauses.begin(name, message, time.monotonic(), _patience):
+            fields = {"batch": name, "error": message}
+            _log.warning("a file cannot be planned yet", extra={"fields": fields})
 
     def _plan(self, record: BatchRecord) -> None:
         # A model that is not served now, or cannot be loaded, may be there later: nothing is decided.
@@ -122,10 +141,10 @@ class Planner:
             left = self._cut(record, writer)
         except (InvalidArgument, DataLoss) as error:
             self._fail(record, error.message)
-        except (PermissionDenied, FileNotFoundError):
+        except (PermissionDenied, FileNotFoundError, NotADirectoryError):
             self._fail(record, "the input file is gone: upload it again")
-        except OSError:
-            self._fail(record, "the input file cannot be read: upload it again")
+        except OSError as error:  # too many open files, say: the next try may be able to read it
+            raise unreadable(error) from error
         else:
             if left is not None:
                 self.store.note(record.id, writer.notes())
@@ -174,7 +193,8 @@ class Planner:
             checked = _Checked(stored)
             content = io.BufferedReader(checked, _READ_BYTES)
             if file.mime_type == columns.MEDIA_TYPE:
-                yield from writer.shards_of(self._limited(columns.read_batches(content), len))
+                given = columns.read_batches(content, self.settings.text_bytes)
+                yield from writer.shards_of(self._limited(given, len))
             else:  # a bad line is a faulty row
                 model = writer.judge.model
                 rows = lines.read_rows(content, self.settings.line_bytes, self.catalog.naming(model))
@@ -210,7 +230,10 @@ class _Checked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # any writable buffer
-        content = self._file.read(len(buffer))
+        try:
+            content = self._file.read(len(buffer))
+        except OSError as error:  # to a reader of Arrow an OSError is a torn stream
+            raise unreadable(error) from error
         buffer[: len(content)] = content
         self._hash.update(content)
         return len(content)
@@ -221,3 +244,8 @@ class _Checked(io.RawIOBase):
             self._hash.update(content)
         if self._hash.hexdigest() != digest:
             raise DataLoss("the input file is not what was uploaded: upload it again")
+
+
+def _patience(failures: int) -> float:
+    """Return the seconds to wait after so many failures in a row, jittered: others fail at the same time."""
+    return _AGAIN.delay(failures, random.uniform(0.5, 1.0)) or 0.0

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from embatch.batch import Batch, BatchStats, BatchUsage
+from embatch.batch import WAITS, Batch, BatchStats, BatchUsage
 from embatch.errors import Code, DataLoss, InvalidArgument, NotFound, Reason, RequestError
-from embatch.shard import REQUESTS, failed_results
+from embatch.shard import REQUESTS, failed_results, refused
 from embatch.states import State
 from embatch.store.times import micros
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from embatch.pool import EngineStatus
     from embatch.shard import Done
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord, ShardRecord
@@ -51,6 +51,19 @@ _COLUMNS: Final = ("embedding", "tokens", "truncated", *_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the service can work."""
+
+    ready: bool
+    """Whether it accepts batches and can work those of every model it serves."""
+    reasons: tuple[str, ...]
+    """What is wrong, `ready` or not: a batch may wait for a model that is not served now."""
+    store: str
+    """The database engine and its version."""
+    engines: tuple[EngineStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """The results of a batch."""
 
@@ -64,7 +77,7 @@ class Results:
     truncated, error_code, error_reason, error_message. What a request asked for is not applied yet."""
 
 
-def shown(record: BatchRecord, uncommitted: Done, alone: float | None) -> Batch:
+def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: str | None = None) -> Batch:
     """Return a batch as its users see it.
 
     Counts of a batch from a file appear when its planning has ended, all at once. In a final state nothing is
@@ -74,6 +87,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None) -> Batch:
         record: as it is stored.
         uncommitted: what of it is embedded and not yet durable.
         alone: CPU seconds that a token costs one text at a time; `None` where that is not known.
+        waits: why it is not worked now although it could be, which becomes a note; `None`: nothing is wrong.
     """
     final, counted = record.state.final, record.planned or record.state.final
     total = record.request_count if counted else 0
@@ -107,7 +121,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None) -> Batch:
         None if record.input_file is None else f"files/{record.input_file}",
         f"files/batch-{record.id}" if readable else None,
         record.error,
-        record.notes,
+        record.notes if waits is None else (*record.notes, WAITS + waits),
         usage,
     )
 
@@ -118,6 +132,12 @@ def batch_id(name: str) -> str:
     if found is None:
         raise NotFound("there is no such batch: a batch is named batches/{id}")
     return found[1]
+
+
+def check_page_size(size: int) -> None:
+    """Refuse a page without entries. Raises InvalidArgument."""
+    if size < 1:
+        raise InvalidArgument("a page has at least one entry", field="pageSize")
 
 
 def token(time: datetime, id_: str) -> str:
@@ -174,6 +194,8 @@ def _parts(
 def _part(record: BatchRecord, shard: ShardRecord, blobs: Blobs, first: int, native: int) -> pa.RecordBatch:
     count = shard.payload.request_count
     result = None if shard.result is None else blobs.read(shard.result.path, shard.result.digest)
+    if result is not None and shard.result is not None and not shard.result.successful_count:
+        result = _without_vectors(result, native)
     try:
         payload = blobs.read(shard.payload.path, shard.payload.digest)
     except DataLoss:
@@ -182,24 +204,20 @@ def _part(record: BatchRecord, shard: ShardRecord, blobs: Blobs, first: int, nat
             raise
         return _joined(first, None, failed_results(first, count, native, _LOST) if result is None else result)
     if result is None:
-        unserved = failed_results(first, count, native, _UNSERVED[record.state])
-        return _joined(first, payload, _with_own_faults(unserved, payload))
+        return _joined(first, payload, refused(payload, native, _UNSERVED[record.state]))
     kind: Any = result.schema.field("embedding").type
     if result.num_rows != count or payload.num_rows != count or kind.list_size != native:
         raise DataLoss(f"shard {shard.number} does not hold what was counted: submit the batch again")
     return _joined(first, payload, result)
 
 
-def _with_own_faults(results: pa.RecordBatch, payload: pa.RecordBatch) -> pa.RecordBatch:
-    """Return results in which a request that was faulty from the start says so."""
-    faulty = pc.is_valid(payload.column("error_code"))
-    columns = [
-        pc.if_else(faulty, payload.column(name), results.column(name))
-        if name in _ERROR
-        else results.column(name)
-        for name in results.schema.names
+def _without_vectors(results: pa.RecordBatch, native: int) -> pa.RecordBatch:
+    """Return results that are errors alone with the batch's dimensions, whatever model stood behind them."""
+    columns: list[Any] = [
+        pa.nulls(results.num_rows, pa.list_(pa.float32(), native)) if name == "embedding" else column
+        for name, column in zip(results.schema.names, results.columns, strict=True)
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=results.schema)
+    return pa.RecordBatch.from_arrays(columns, names=results.schema.names)
 
 
 def _joined(first: int, payload: pa.RecordBatch | None, results: pa.RecordBatch) -> pa.RecordBatch:

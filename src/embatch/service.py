@@ -8,10 +8,11 @@ answer; repeating is safe then, for a submit with an idempotency key.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from embatch.ageing import AgeClock, Ageing, since_boot
 from embatch.batch import Page
 from embatch.cached import Cached
 from embatch.dispatcher import Dispatcher
@@ -26,7 +27,7 @@ from embatch.errors import (
 from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
 from embatch.interactive import Interactive
 from embatch.planning import Planner
-from embatch.reading import Results, after, batch_id, read_results, shown, token
+from embatch.reading import Health, Results, after, batch_id, check_page_size, read_results, shown, token
 from embatch.shard import Done
 from embatch.states import State
 from embatch.store.cache import VectorCache
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.engine.models import Catalog, ServedModel
-    from embatch.pool import EngineStatus, Pool
+    from embatch.pool import Pool
     from embatch.settings import Settings
     from embatch.shard import RequestRow
     from embatch.store.blobs import Blobs
@@ -50,19 +51,6 @@ if TYPE_CHECKING:
 _REQUESTS: Final = "batch.inputConfig.requests.requests"
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether the service can work."""
-
-    ready: bool
-    """Whether it accepts batches and can work those of every model it serves."""
-    reasons: tuple[str, ...]
-    """What is wrong, `ready` or not: a batch may wait for a model that is not served now."""
-    store: str
-    """The database engine and its version."""
-    engines: tuple[EngineStatus, ...]
-
-
 class Service:
     """Batches, files and models over one data folder; what is answered at once is `interactive`.
 
@@ -70,7 +58,7 @@ class Service:
     files that no row speaks of are removed, planning goes on. Then it works until `close`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the machine's two clocks among them)
         self,
         store: Store,
         blobs: Blobs,
@@ -79,21 +67,25 @@ class Service:
         settings: Settings,
         *,
         now: Callable[[], datetime],
+        steady: Callable[[], float] = since_boot,
     ) -> None:
         self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
         self._settings, self._now = settings, now
         self.interactive = Interactive(catalog, pool, settings)
         self._uploads = Uploads(store, blobs, settings, now)
         self._dispatcher = Dispatcher(store, blobs, catalog, pool, settings, now=now)
-        self._dispatcher.sweeps.append(self._uploads.sweep)
         self._cached = Cached(VectorCache(blobs.root / "cache", settings.cache_bytes), pool, blobs)
-        self._dispatcher.sweeps.append(self._cached.cache.prune)
+        clock = AgeClock(now, steady)
+        self._ageing = Ageing(store, blobs, settings, clock, expired=self._dispatcher.cancel)
+        self._ageing.sweeps.append(lambda: self._uploads.sweep(clock.by(settings.file_expiry)))
+        self._ageing.sweeps.append(self._cached.cache.prune)
         self._planner = Planner(
             store, blobs, catalog, pool, settings, now, self._cached, planned=self._dispatcher.wake
         )
         self._recover()
         self._planner.start()
         self._dispatcher.start()
+        self._ageing.start()
 
     def _recover(self) -> None:
         self._store.release_all()
@@ -181,7 +173,7 @@ class Service:
         Raises:
             InvalidArgument: the size is not positive, or the token is not one of ours.
         """
-        _check_page_size(page_size)
+        check_page_size(page_size)
         records = self._store.list(page_size + 1, after(page_token))
         last = records[page_size - 1] if len(records) > page_size else None
         following = None if last is None else token(last.create_time, last.id)
@@ -265,8 +257,12 @@ class Service:
         return read_results(self._shown(record), record, shards, self._blobs, native=native)
 
     def _shown(self, record: BatchRecord) -> Batch:
-        running = Done(0) if record.state.final else self._dispatcher.uncommitted(record.id)
-        return shown(record, running, self._pool.alone(record.model))
+        alone = self._pool.alone(record.model)
+        if record.state.final:
+            return shown(record, Done(0), alone)
+        troubles = self._dispatcher.troubles()
+        waits = troubles.get(f"batches/{record.id}", troubles.get(record.model))
+        return shown(record, self._dispatcher.uncommitted(record.id), alone, waits)
 
     # models
 
@@ -321,7 +317,7 @@ class Service:
 
     def files(self, page_size: int, page_token: str | None) -> Page[FileRecord]:
         """Return one page of uploaded files, newest first. Raises as `list`."""
-        _check_page_size(page_size)
+        check_page_size(page_size)
         records = self._store.files(page_size + 1, after(page_token))
         last = records[page_size - 1] if len(records) > page_size else None
         return Page(tuple(records[:page_size]), None if last is None else token(last.create_time, last.id))
@@ -363,7 +359,7 @@ class Service:
     def health(self) -> Health:
         """Return whether the service can work, and if not why."""
         troubles = self._dispatcher.troubles()
-        reasons = list(troubles.values())
+        reasons = list(dict.fromkeys(troubles.values()))
         if self._store.broken:
             reasons.append("the storage reported an error: the service restarts to find out what it holds")
         served = {model.name for model in self._catalog}
@@ -372,7 +368,7 @@ class Service:
 
     def sweep(self) -> None:
         """Expire and delete what has grown too old, as is done every few seconds. Repeating is safe."""
-        self._dispatcher.sweep()
+        self._ageing.sweep()
 
     def close(self, grace: float) -> None:
         """Stop: running micro-batches finish, everything else waits in the store for the next start.
@@ -387,12 +383,8 @@ class Service:
         self._planner.close(0.0)
         self._dispatcher.close(left())
         self._planner.close(left())
+        self._ageing.close(left())
         self._pool.close(left())
-
-
-def _check_page_size(size: int) -> None:
-    if size < 1:
-        raise InvalidArgument("a page has at least one entry", field="pageSize")
 
 
 __all__ = ["Draft", "Health", "Results", "Service"]

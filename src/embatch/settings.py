@@ -8,7 +8,8 @@ test holds the page and this table together.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from embatch.errors import InvalidArgument
 
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "EMBATCH_"
+MOST: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "bytes": 1 << 50,
+        "seconds": 10 * 365 * 86_400,
+        "requests": 10**9,
+        "tokens": 10**9,
+        "headers": 10**6,
+        "claims": 10**6,
+        "threads": 10**4,
+        "niceness": 19,
+    }
+)
+"""Largest value by unit: beyond it dates, waits and counts of the system overflow long after the start."""
 
 
 def _setting(default: float, unit: str, text: str) -> Any:
@@ -67,7 +81,7 @@ class Settings:
         """Return the defaults with what the environment overrides.
 
         Raises:
-            InvalidArgument: a value is not a number, or negative; `field` names the variable.
+            InvalidArgument: a value is not a number, negative, or beyond `MOST`; `field` names the variable.
         """
         values: dict[str, Any] = {}
         for setting in fields(cls):
@@ -79,9 +93,10 @@ class Settings:
                 value = kind(environ[variable])
             except ValueError:
                 value = -1
-            if not value >= 0:  # NaN fails here too
+            unit = setting.metadata["unit"]
+            if not 0 <= value <= MOST[unit]:  # NaN fails here too
                 raise InvalidArgument(
-                    f"{variable} must be a number of {setting.metadata['unit']}, 0 or more", field=variable
+                    f"{variable} must be a number of {unit} from 0 to {MOST[unit]:,}", field=variable
                 )
             values[setting.name] = value
         return cls(**values)

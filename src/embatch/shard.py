@@ -59,6 +59,9 @@ part of it from then on: every attempt gives the same bytes, whatever becomes of
 
 IDENTITY: Final = b"identity"
 """Name of what a result shard's file says of the engine that computed it: `Description.identity`."""
+COMPUTED_BY: Final = b"computed_by"
+"""Name of what a shard's file says of all that made its vectors, the frozen ones of a payload shard: see
+`pool.embedding.computed_by`."""
 
 
 def frozen(requests: pa.RecordBatch) -> NDArray[np.bool_]:
@@ -66,6 +69,19 @@ def frozen(requests: pa.RecordBatch) -> NDArray[np.bool_]:
     if FROZEN[0] not in requests.schema.names:
         return np.zeros(requests.num_rows, np.bool_)
     return np.asarray(requests.column(FROZEN[0]).is_valid(), np.bool_)
+
+
+def said_of(shard: pa.RecordBatch, name: bytes) -> str | None:
+    """Return what a shard's file says of itself under a name; `None` where it says nothing."""
+    found = (shard.schema.metadata or {}).get(name)
+    return None if found is None else found.decode()
+
+
+def thawed(requests: pa.RecordBatch, computed_by: str) -> pa.RecordBatch:
+    """Return a payload shard without frozen vectors that something else has computed."""
+    if said_of(requests, COMPUTED_BY) in (None, computed_by):
+        return requests
+    return requests.drop_columns([name for name in FROZEN if name in requests.schema.names])
 
 
 def freeze(
@@ -129,6 +145,19 @@ def failed_results(first: int, count: int, dimensions: int, error: RequestError)
         "error_message": [error.message] * count,
     }
     return pa.RecordBatch.from_pydict(columns, schema=results_schema(dimensions))
+
+
+def refused(requests: pa.RecordBatch, dimensions: int, error: RequestError) -> pa.RecordBatch:
+    """Return results in which all requests have the same error, but for those that were faulty before."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (clients import this module, and need none of it)
+
+    failed = failed_results(0, requests.num_rows, dimensions, error)
+    columns: dict[str, Any] = dict(zip(failed.schema.names, failed.columns, strict=True))
+    faulty = requests.column("error_code").is_valid()
+    for fault in _FAULT:
+        columns[fault.name] = pc.if_else(faulty, requests.column(fault.name), columns[fault.name])
+    columns["index"] = requests.column("index")
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=failed.schema)
 
 
 class Done(NamedTuple):

@@ -1,7 +1,9 @@
 """Files that come in: resumable uploads that survive a restart, and what is known of each file.
 
 The size on disk is what is acknowledged of an upload under way, and a broken chunk leaves nothing behind. A
-file is durable when its upload is finished.
+file is durable when its upload is finished. Its bytes stand under the token of its upload: its name may be
+taken again while the bytes of the file that had it are being removed. In an older data folder they stand by
+name; a file's row says where.
 """
 
 from __future__ import annotations
@@ -141,53 +143,62 @@ class Uploads:
             return received + len(chunk)
 
     def finish(self, token: str) -> FileRecord:
-        """Make a file of an upload, durable on return.
+        """Make a file of an upload, durable on return. Repeating is safe: the file is returned again.
 
         Raises:
-            NotFound: no such upload.
+            NotFound: no such upload, or its file was deleted.
             InvalidArgument: fewer bytes came than were announced.
             Unavailable: the disk is full or failed; the upload is as it was.
         """
-        record = self._store.upload(token)
-        with self._lock(token), _on_disk():
-            received = self.offset(token)
-            if record.declared_size is not None and received != record.declared_size:
-                raise InvalidArgument(
-                    f"{record.declared_size} bytes were announced and {received} came", field="file.sizeBytes"
-                )
-            source = self._path(token)
-            with source.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                sync(file.fileno())
-            now, path = self._now(), f"files/{record.file_id}"
-            made = FileRecord(
-                record.file_id,
-                record.display_name,
-                record.mime_type,
-                received,
-                digest,
-                now,
-                now,
-                now + timedelta(seconds=self._settings.file_expiry),
-                "UPLOADED",
-                path,
-            )
-            # A link first and the row after it: a crash between leaves the upload as it was.
-            target = self._blobs.path(path)
-            target.unlink(missing_ok=True)
-            os.link(source, target)
-            sync_folder(target.parent)
-            self._store.finish_upload(token, made)
-            source.unlink(missing_ok=True)
+        place = _place(token)
+        try:
+            self._store.upload(token)
+            with self._lock(token), _on_disk():
+                made = self._made(self._store.upload(token), place)
+        except NotFound:
+            return self._store.file_at(place)
         self._locks.pop(token, None)
         return made
 
+    def _made(self, upload: UploadRecord, place: str) -> FileRecord:
+        received = self.offset(upload.token)
+        if upload.declared_size is not None and received != upload.declared_size:
+            raise InvalidArgument(
+                f"{upload.declared_size} bytes were announced and {received} came", field="file.sizeBytes"
+            )
+        source, target = self._path(upload.token), self._blobs.path(place)
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            sync(file.fileno())
+        now = self._now()
+        made = FileRecord(
+            upload.file_id,
+            upload.display_name,
+            upload.mime_type,
+            received,
+            digest,
+            now,
+            now,
+            now + timedelta(seconds=self._settings.file_expiry),
+            "UPLOADED",
+            place,
+        )
+        # A link first and the row after it: a crash between leaves the upload as it was.
+        with contextlib.suppress(FileExistsError):  # an earlier attempt came so far
+            os.link(source, target)
+        sync_folder(target.parent)
+        self._store.finish_upload(upload.token, made)
+        source.unlink(missing_ok=True)
+        return made
+
     def drop(self, token: str) -> None:
-        """Forget an upload and its bytes. Repeating is safe."""
+        """Forget an upload under way, and its bytes. Repeating is safe."""
         if _TOKEN.fullmatch(token) is None:
             return
-        self._store.drop_upload(token)
-        self._path(token).unlink(missing_ok=True)
+        with self._lock(token):
+            if self._store.drop_upload(token):
+                self._blobs.remove(_place(token))  # where a `finish` that failed may have put them
+            self._path(token).unlink(missing_ok=True)
         self._locks.pop(token, None)
 
     def delete(self, file_id: str) -> None:
@@ -197,46 +208,53 @@ class Uploads:
             PermissionDenied: there is none.
             FailedPrecondition: a batch is still being planned from it.
         """
-        self._store.delete_file(file_id)
-        self._blobs.remove(f"files/{file_id}")
+        self._blobs.remove(self._store.delete_file(file_id))
 
-    def sweep(self) -> None:
-        """Delete files and uploads whose time has passed. Repeating is safe."""
-        now = self._now()
+    def sweep(self, now: datetime | None = None) -> None:
+        """Delete files and uploads whose time has passed. Repeating is safe.
+
+        `now` is the time that counts where it is not what the clock shows.
+        """
+        now = now or self._now()
         for record in self._store.expired_files(now):
-            with contextlib.suppress(
-                FailedPrecondition, PermissionDenied
-            ):  # a batch, or its user, was quicker
-                self.delete(record.id)
+            # A batch, or its user, may have been quicker; the name may be another file's by now.
+            with contextlib.suppress(FailedPrecondition, PermissionDenied):
+                self._blobs.remove(self._store.delete_file(record.id, path=record.path))
         for upload in self._store.uploads():
             if upload.create_time + timedelta(seconds=self._settings.file_expiry) <= now:
                 self.drop(upload.token)
 
     def collect_orphans(self) -> None:
         """Remove bytes that no row speaks of, as a crash may leave them. Only before uploads are taken."""
-        known = {
-            "uploads": {upload.token for upload in self._store.uploads()},
-            "files": set(self._file_ids()),
-        }
-        for folder, names in known.items():
+        known = {f"uploads/{upload.token}" for upload in self._store.uploads()} | set(self._file_paths())
+        for folder in ("uploads", "files"):
             with os.scandir(self._blobs.path(folder)) as entries:
                 for entry in entries:
-                    if entry.name not in names:
+                    if f"{folder}/{entry.name}" not in known:
                         self._blobs.remove(f"{folder}/{entry.name}")
 
-    def _file_ids(self) -> Iterator[str]:
+    def _file_paths(self) -> Iterator[str]:
         after = None
         while page := self._store.files(1000, after):
-            yield from (record.id for record in page)
+            yield from (record.path for record in page)
             after = (micros(page[-1].create_time), page[-1].id)
 
     def _path(self, token: str) -> Path:
-        if _TOKEN.fullmatch(token) is None:
-            raise NotFound("there is no such upload: begin it again")
-        return self._blobs.path(f"uploads/{token}")
+        return self._blobs.path(f"uploads/{_checked(token)}")
 
     def _lock(self, token: str) -> threading.Lock:
         return self._locks.setdefault(token, threading.Lock())
+
+
+def _checked(token: str) -> str:
+    if _TOKEN.fullmatch(token) is None:
+        raise NotFound("there is no such upload: begin it again")
+    return token
+
+
+def _place(token: str) -> str:
+    """Return where the bytes of an upload stand once it is finished: nobody else's ever stand there."""
+    return f"files/{_checked(token)}"
 
 
 @contextlib.contextmanager

@@ -45,6 +45,9 @@ def test_the_reference_path_agrees_with_the_batch(client: Client) -> None:
     assert len(found.engine["identity"]) == 64
     with pytest.raises(InvalidArgument):
         client.embed_reference(["good", ""])
+    ready = client.embed_reference([])
+    assert ready is not None
+    assert (ready.embeddings, ready.tokens, ready.engine) == ([], 0, found.engine)
 
 
 def test_tokens_are_counted_as_google_does(client: Client, service: Served) -> None:

@@ -165,6 +165,17 @@ def test_the_limit_follows_the_size() -> None:
     assert clock.now == 1150.0
 
 
+def test_the_limit_counts_from_when_the_size_is_known() -> None:
+    """A large file may take longer to plan than its first requests would: nothing is given up meanwhile."""
+    played, _, clock = poll([operation("PENDING", count=0)] * 500 + [operation(count=30)] * 76)
+    assert isinstance(played.error, BatchTimeout)
+    assert "after 150 s" in played.error.message
+    assert clock.now == 1000.0 + 500 * 2.0 + 150.0
+    played, _, clock = poll([operation(count=0)] * 5, Wait(limit=8.0))  # unless a limit is given
+    assert isinstance(played.error, BatchTimeout)
+    assert clock.now == 1008.0
+
+
 def test_no_limit_at_all() -> None:
     """math.inf waits until the batch ends."""
     played, _, clock = poll([operation()] * 1000 + [operation("CANCELLED")], Wait(limit=math.inf))

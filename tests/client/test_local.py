@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from serving import serving
 
 from embatch import AsyncClient, Batch, Client, FailedPrecondition, InvalidArgument, State, Unavailable
-from embatch.client.local import default_data_folder, service_cpu_seconds
+from embatch.client.local import attach, default_data_folder, service_cpu_seconds
+from embatch.server.folder import locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,6 +192,99 @@ def test_a_service_that_somebody_runs_on_the_folder_is_joined(tmp_path: Path) ->
                 assert client.await_batch_completion(batch, poll_interval=0.01).state is State.COMPLETED
         assert service.process.poll() is None
         assert service_pid(tmp_path / "data") == service.process.pid
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Somebody else's server, which answers everything and remembers what it was told."""
+
+    told: ClassVar[list[str]] = []
+    headers_said: ClassVar[dict[str, str]] = {}
+
+    def do_GET(self) -> None:
+        """Answer, and remember."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.told.append(f"{self.requestline} {body!r}")
+        self.send_response(200)
+        for name, value in self.headers_said.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET  # noqa: N815  (the name that http.server looks for)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def stranger(**headers: str) -> Iterator[tuple[str, list[str]]]:
+    """Run one; yield its address and what it is told."""
+    kind = type("Other", (Stranger,), {"told": [], "headers_said": headers})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", kind.told  # type: ignore[attr-defined]  # as above
+        finally:
+            server.shutdown()
+
+
+def note(data: Path, url: str, **more: object) -> None:
+    """Leave a note as a service does."""
+    (data / "service.json").write_text(json.dumps({"pid": os.getpid(), "socket": None, "url": url, **more}))
+
+
+class Started(Exception):
+    """A service of one's own was to be started."""
+
+
+@pytest.fixture
+def starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start none."""
+
+    def start(data: Path) -> None:
+        raise Started(data)
+
+    monkeypatch.setattr("embatch.client.local._start", start)
+
+
+@pytest.mark.usefixtures("starting")
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["first", "ours"])
+def test_a_stranger_at_the_port_of_a_killed_service_is_told_nothing(tmp_path: Path, pid: int) -> None:
+    """Its note is still there and the process id is somebody's again; but nobody holds the folder."""
+    with stranger() as (url, told):
+        (tmp_path / "lock").write_text(f"{pid}\n")
+        note(tmp_path, url, pid=pid)
+        with Client(data=tmp_path) as client, pytest.raises(Started):
+            client.async_batch_embed_contents(["a secret text"], display_name="Test")
+        assert told == []
+
+
+@pytest.mark.usefixtures("starting")
+@pytest.mark.parametrize("headers", [{}, {"Embatch-Instance": "another"}])
+def test_who_does_not_answer_by_the_name_in_the_note_is_not_joined(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """Though the folder is held: it is asked how it does and no more."""
+    with locked(tmp_path), stranger(**headers) as (url, told):
+        note(tmp_path, url, instance="the service")
+        with pytest.raises(Started):
+            attach(tmp_path)
+        note(tmp_path, url, instance="the service", pid=1)  # of a service before the one that holds it
+        with pytest.raises(Started):
+            attach(tmp_path)
+        assert told == ["GET /healthz HTTP/1.1 b''"]
+
+
+@pytest.mark.parametrize("named", [{"instance": "the service"}, {}])
+def test_a_service_of_an_earlier_version_has_no_name_and_is_joined(
+    tmp_path: Path, named: dict[str, str]
+) -> None:
+    """That it holds the folder must do; one that has a name answers by it."""
+    said = {"Embatch-Instance": "the service"} if named else {}
+    with locked(tmp_path), stranger(**said) as (url, _):
+        note(tmp_path, url, **named)
+        assert attach(tmp_path).place.url == url
 
 
 def test_a_service_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

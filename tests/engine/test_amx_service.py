@@ -104,6 +104,7 @@ def test_the_reference_path_is_float32(tmp_path: Path, model: Path, kernel: Path
         # What one text at a time costs was measured in the same engine, not in one that is slower.
         assert web.get(f"/v1/{name}?view=BASIC").json()["metadata"]["usage"]["interactiveCpuSeconds"] > 0
         assert [event["engine"] for event in service.events() if event["event"] == "engine ready"] == ["amx"]
+        assert web.post("/v1/models/tiny:embedReference", json={"requests": []}).status_code == 200
         body = {"requests": [{"content": {"parts": [{"text": text}]}} for text in content[:4]]}
         reply = web.post("/v1/models/tiny:embedReference", json=body)
         assert reply.status_code == 200, reply.text

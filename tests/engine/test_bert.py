@@ -114,6 +114,17 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) 
         openvino.load(EngineSpec("openvino", str(path)))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    """No text is to blame for what they make of it: the model is refused, with the name of the tensor."""
+    tiny, name = Tiny(), "encoder.layer.1.output.dense.weight"
+    path, tensors = tiny.write(tmp_path), tiny.tensors()
+    tensors[name][3, 5] = value
+    save(path / "model.safetensors", tensors)
+    with pytest.raises(InvalidArgument, match=name.removesuffix(".weight")):
+        openvino.load(EngineSpec("openvino", str(path)))
+
+
 @pytest.mark.parametrize(
     "said",
     [

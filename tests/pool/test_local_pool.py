@@ -316,6 +316,20 @@ def test_engines_die_with_the_service() -> None:
         pools.await_end(pid)
 
 
+def test_an_engine_that_fails_before_anybody_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """Its lane is broken at once, and says why; so does the log."""
+    model = serve_model(DEFAULT_MODEL, engine="openvino", options={"bogus": "1"})
+    with pools.opened() as pool, caplog.at_level("WARNING", "embatch.pool"):
+        pool.begin(model)
+        (starting,) = pool.status()
+        assert starting.pid is not None
+        pools.await_end(starting.pid)
+        while (lane := pool.status()[0]).state == "starting":  # it is being buried
+            pass
+        assert (lane.state, lane.message) == ("broken", "the openvino engine has no option bogus")
+    assert [vars(record)["fields"].get("why") for record in caplog.records] == [lane.message]
+
+
 def test_a_real_model_gives_the_same_bytes_in_halves() -> None:
     """The process is killed in the middle: what is done again, padded to its plan, is not a bit different."""
     lines = (Path(__file__).parents[1] / "engine" / "references" / "texts.jsonl").read_text().splitlines()

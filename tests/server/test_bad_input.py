@@ -26,6 +26,9 @@ EMBED = f"/v1/models/{MODEL}:embedContent"
 RECEIVE_SECONDS = "2"
 JSON = "Content-Type: application/json"
 CHUNKED = "Transfer-Encoding: chunked"
+ORIGIN = "Origin: https://page.example"
+PLAIN = "Content-Type: text/plain"
+UPLOAD = "/upload/v1/files"
 
 
 def call(method: str, target: str, *headers: str, body: bytes = b"") -> bytes:
@@ -175,6 +178,11 @@ TABLE: list[tuple[str, bytes, int, str | None]] = [
     ("73 host with a question mark", call("GET", "/v1/batches", "Host: localhost?x"), 400, "BAD_HOST"),
     ("73 a foreign host", call("GET", "/v1/batches", "Host: rebound.example"), 400, "BAD_HOST"),
     ("73 no host", b"GET /v1/batches HTTP/1.1\r\n\r\n", 400, None),
+    ("73 a foreign page submits", post(GOOD, ORIGIN, JSON), 403, "FOREIGN_ORIGIN"),
+    ("73 a foreign page submits as text", post(GOOD, ORIGIN, PLAIN), 403, "FOREIGN_ORIGIN"),
+    ("73 a foreign page uploads", call("POST", UPLOAD, ORIGIN, PLAIN, body=b"{}"), 403, "FOREIGN_ORIGIN"),
+    ("73 a foreign page cancels", call("POST", "/v1/batches/nothing:cancel", ORIGIN), 403, "FOREIGN_ORIGIN"),
+    ("73 a page of no origin uploads", call("POST", UPLOAD, "Origin: null", PLAIN), 403, "FOREIGN_ORIGIN"),
     ("74 two slashes", call("GET", "//v1/batches"), 404, None),
     ("74 dots", call("GET", "/v1/../v1/batches"), 404, None),
     ("74 encoded dots", call("GET", "/v1/%2e%2e/v1/batches"), 404, None),

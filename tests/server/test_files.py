@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import random
+import sqlite3
 import warnings
 from base64 import b64decode
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -57,7 +59,9 @@ def google(service: Served, version: str) -> Iterator[genai.Client]:
 
 def stored(service: Served, name: str) -> bytes:
     """Return what the service keeps of an uploaded file: it never gives one out again."""
-    return (service.data / name).read_bytes()
+    with closing(sqlite3.connect(f"file:{service.data / 'embatch.db'}?mode=ro", uri=True)) as opened:
+        ((path,),) = opened.execute("SELECT path FROM file WHERE id = ?", [name.removeprefix("files/")])
+    return (service.data / str(path)).read_bytes()
 
 
 def begin(web: httpx2.Client, description: Any = None, **headers: str) -> httpx2.Response:
@@ -338,6 +342,16 @@ def test_an_upload_that_breaks_off_leaves_nothing_in_one_request_and_goes_on_in_
     done = send(web, address, LINES[received:], offset=received).json()["file"]
     assert stored(service, done["name"]) == LINES
     assert uploads() == before
+
+
+def test_the_last_answer_is_given_again(web: httpx2.Client) -> None:
+    """Whoever lost it asks how far the upload is, and hears the file; of one that is gone, nothing."""
+    address = begin(web).headers["x-goog-upload-url"]
+    made = send(web, address, LINES).json()
+    again = send(web, address, b"", command="query")
+    assert (again.headers["x-goog-upload-status"], again.json()) == ("final", made)
+    assert web.delete(f"/v1/{made['file']['name']}").status_code == 200
+    fault(send(web, address, b"", command="query"), 404)
 
 
 def test_a_cancelled_upload_is_gone(web: httpx2.Client, service: Served) -> None:

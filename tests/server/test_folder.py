@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ def test_a_folder_has_one_holder_and_the_refusal_names_it(tmp_path: Path) -> Non
     """The second one learns the process id and the address; afterwards the folder is free."""
     place = tmp_path / "data"
     listener = bind_tcp("127.0.0.1", 0)
-    with locked(place), noted(place, listener):
+    with locked(place), noted(place, listener, "name"):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
         with pytest.raises(FolderTaken) as taken, locked(place):
             pass
@@ -30,6 +31,32 @@ def test_a_folder_has_one_holder_and_the_refusal_names_it(tmp_path: Path) -> Non
     listener.stream.close()
     with locked(place):
         assert not (place / "service.json").exists()
+
+
+def test_what_a_dead_service_noted_is_gone_once_the_folder_is_held(tmp_path: Path) -> None:
+    """Clients must not look for the next service where the last one was."""
+    (tmp_path / "service.json").write_text('{"pid": 1, "url": "http://127.0.0.1:1"}')
+    with locked(tmp_path):
+        assert not (tmp_path / "service.json").exists()
+
+
+def test_a_client_that_looks_at_the_lock_keeps_no_service_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the lock for an instant, and just then a service starts."""
+    (tmp_path / "lock").touch()
+    looking = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        fcntl.flock(looking, fcntl.LOCK_UN)
+
+    monkeypatch.setattr("embatch.server.folder.time.sleep", wait)
+    with locked(tmp_path):
+        assert len(waits) == 1
+    os.close(looking)
 
 
 def test_child_processes_do_not_inherit_the_lock(tmp_path: Path) -> None:
@@ -60,9 +87,10 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
 def test_the_note_says_where_the_service_listens(tmp_path: Path) -> None:
     """One of socket and url is set; at the end note and socket are gone."""
     listener = bind_unix(tmp_path / "s")
-    with noted(tmp_path, listener):
+    with noted(tmp_path, listener, "name"):
         about = json.loads((tmp_path / "service.json").read_text())
-        assert about == {"pid": os.getpid(), "socket": str(tmp_path / "s"), "url": None}
+        place = {"socket": str(tmp_path / "s"), "url": None}
+        assert about == {"pid": os.getpid(), **place, "instance": "name"}
     listener.stream.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -72,7 +100,7 @@ def test_a_service_whose_folder_was_replaced_removes_nothing_of_the_next(tmp_pat
     place = tmp_path / "data"
     place.mkdir()
     old = bind_unix(own_socket(place))
-    with noted(place, old):
+    with noted(place, old, "name"):
         shutil.rmtree(place)
         place.mkdir()
         new = bind_unix(own_socket(place))

@@ -255,6 +255,18 @@ JSON = ("Content-Type", "application/json")
         (head(("Host", "user@localhost")), "BAD_HOST"),
         (head(("Host", "LOCALHOST:1")), None),
         (head(("Host", "")), "BAD_HOST"),
+        (head(("Origin", "http://localhost:8080")), None),
+        (head(("Origin", "https://LOCALHOST:8080")), None),
+        (head(("Origin", "http://localhost")), "FOREIGN_ORIGIN"),
+        (head(("Origin", "http://localhost:8080.evil.example")), "FOREIGN_ORIGIN"),
+        (head(("Origin", "https://evil.example")), "FOREIGN_ORIGIN"),
+        (head(("Origin", "null")), "FOREIGN_ORIGIN"),
+        (head(("Origin", "")), "FOREIGN_ORIGIN"),
+        (head(("Origin", "https://evil.example"), ("Origin", "http://localhost:8080")), "FOREIGN_ORIGIN"),
+        (head(("Origin", "https://evil.example"), target="/upload/v1/files"), "FOREIGN_ORIGIN"),
+        (head(("Origin", "https://evil.example"), method="DELETE"), "FOREIGN_ORIGIN"),
+        (head(("Origin", "https://evil.example"), method="PATCH"), "FOREIGN_ORIGIN"),
+        (head(("Origin", "https://evil.example"), method="GET"), None),
         (head(("Upgrade", "websocket"), ("Connection", "Upgrade"), method="GET"), "NO_UPGRADE"),
         (head(*[(f"X-{n}", "1") for n in range(20)]), "HEADERS_TOO_LARGE"),
         (head(("X-Long", "x" * 4096)), "HEADERS_TOO_LARGE"),
@@ -271,6 +283,16 @@ def test_any_host_is_fine_where_no_browser_can_come() -> None:
     open_bounds = replace(BOUNDS, hosts=None)
     assert judge_head(head(("Host", "embed.example.org")), open_bounds) is None
     assert judge_head(head(("Host", "embed example")), open_bounds) is not None
+
+
+def test_a_page_of_another_origin_changes_nothing_at_any_address() -> None:
+    """A public address has no list of names, but its own is in each request."""
+    open_bounds, host = replace(BOUNDS, hosts=None), ("Host", "embed.example.org")
+    assert judge_head(head(host, ("Origin", "https://embed.example.org")), open_bounds) is None
+    refusal = judge_head(head(host, ("Origin", "https://other.example.org")), open_bounds)
+    assert refusal is not None
+    assert refusal.status == 403
+    assert b"PERMISSION_DENIED" in refusal.encode()
 
 
 @given(st.lists(st.tuples(st.binary(max_size=64), st.booleans()), max_size=200), st.integers(0, 5000))

@@ -68,6 +68,9 @@ def test_ready_in_seconds_with_one_holder_of_the_folder(tmp_path: Path) -> None:
         with httpx2.Client(base_url=service.url) as web:
             health = web.get("/healthz")
             assert (health.status_code, health.json()) == (200, {"status": "ok"})
+            about = json.loads((service.data / "service.json").read_text())
+            assert health.headers["Embatch-Instance"] == about["instance"]
+            assert len(about["instance"]) == 32
             assert web.get("/readyz").status_code == 200
             assert web.get("/private/attach").status_code == 404
             second = Served(service.data)
@@ -117,7 +120,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         process = service.process
         assert process is not None
         began = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        # A shell has SIGINT ignored by what runs behind it, these tests perhaps and what they start.
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
         while '"leaving"' not in service.tail():
             assert time.monotonic() - began < 20
             time.sleep(0.02)
@@ -129,6 +134,36 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         service.start()
         with httpx2.Client(base_url=service.url) as web:
             assert await_final(web, name)["metadata"]["state"] == "BATCH_STATE_SUCCEEDED"
+
+
+class Lasting(Served):
+    """A service whose terminal may go."""
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of the service."""
+        return ["nohup", *super().command]
+
+
+@pytest.mark.parametrize("kind", [Served, Lasting])
+def test_a_hang_up_ends_a_service_unless_it_was_started_by_nohup(tmp_path: Path, kind: type[Served]) -> None:
+    """What the one who started it had ignored stays ignored; SIGTERM ends it all the same."""
+    service = kind(tmp_path / "data")
+    try:
+        service.start()
+        process = service.process
+        assert process is not None
+        process.send_signal(signal.SIGHUP)
+        if kind is Lasting:
+            with httpx2.Client(base_url=service.url, timeout=30) as web:
+                assert web.get("/healthz").status_code == 200
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        (leaving,) = (event for event in service.events() if event["event"] == "leaving")
+        assert leaving["signal"] == (signal.SIGTERM if kind is Lasting else signal.SIGHUP)
+    finally:
+        if service.process is not None and service.process.poll() is None:
+            service.kill()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104  (refused)

@@ -14,25 +14,27 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from service_world import Clock
 
 from embatch.backoff import Backoff
 from embatch.engine import hashing
 from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec, Shape
 from embatch.pool import LocalPool, Referenced
+from embatch.pool.embedding import computed_by
 from embatch.service import Service
 from embatch.settings import Settings
-from embatch.shard import Done, RequestRow, results_schema
+from embatch.shard import COMPUTED_BY, Done, RequestRow, results_schema
 from embatch.store.blobs import Blobs
 from embatch.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,21 +54,6 @@ QUICK = Backoff(first=0.001, limit=0.001, attempts=1_000_000)
 """In place of a back-off that a test cannot wait for."""
 WITHIN = 30.0
 """Seconds after which a wait has failed; a busy machine needs a fraction of it."""
-
-
-class Clock:
-    """The time as the service is told it; it stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self._time = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        """Return what time it is."""
-        return self._time
-
-    def turn(self, seconds: float) -> None:
-        """Let time pass."""
-        self._time += timedelta(seconds=seconds)
 
 
 class Signals:
@@ -111,14 +98,16 @@ class WatchedStore(Store):
         found: tuple[BatchRecord, bool] = self._around("accept", lambda: Store.accept(self, new, shards))
         return found
 
-    def claim(self, now: datetime, *, without: Any = ()) -> Claim | None:
+    def claim(self, now: datetime, *, without: Any = (), resting: Any = ()) -> Claim | None:
         """As `Store.claim`."""
-        found: Claim | None = self._around("claim", lambda: Store.claim(self, now, without=without))
+        found: Claim | None = self._around(
+            "claim", lambda: Store.claim(self, now, without=without, resting=resting)
+        )
         return found
 
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, *, excused: bool = False) -> bool:
         """As `Store.release`."""
-        return bool(self._around("release", lambda: Store.release(self, claim)))
+        return bool(self._around("release", lambda: Store.release(self, claim, excused=excused)))
 
     def commit(self, claim: Claim, result: ResultShard, now: datetime) -> Committed:
         """As `Store.commit`."""
@@ -284,7 +273,8 @@ def embedded(model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         pa.array([False] * len(texts)),
         *(requests.column(name) for name in ("error_code", "error_reason", "error_message")),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=results_schema(size))
+    found = pa.RecordBatch.from_arrays(columns, schema=results_schema(size))
+    return found.replace_schema_metadata({COMPUTED_BY: computed_by(engine.describe()).encode()})
 
 
 class Rig:
@@ -319,7 +309,15 @@ class Rig:
         self.store = WatchedStore.open(f"sqlite:///{self.folder / 'embatch.db'}")
         self.store.signals, self.store.before, self.store.after = self.signals, self.before, self.after
         pool = LocalPool(self.settings) if self._local else self.pool
-        self.service = Service(self.store, self.blobs, self.catalog, pool, self.settings, now=self.clock)
+        self.service = Service(
+            self.store,
+            self.blobs,
+            self.catalog,
+            pool,
+            self.settings,
+            now=self.clock,
+            steady=self.clock.steady,
+        )
         self._open = True
 
     def stop(self, grace: float = WITHIN) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from service_rig import Rig, large, rows
+from service_world import Clock
 
+from embatch.ageing import AgeClock, since_boot
 from embatch.errors import NotFound, PermissionDenied
 from embatch.service import Draft
 from embatch.states import State
@@ -93,11 +97,13 @@ def test_uploaded_files_are_deleted_after_their_time(rig: Rig) -> None:
     rig.clock.turn(rig.settings.file_expiry - 1)
     rig.service.sweep()
     assert rig.service.file(file).size
+    stored = rig.service.file(file).path
+    assert stored in rig.files()
     rig.clock.turn(1)
     rig.service.sweep()
     with pytest.raises(PermissionDenied):
         rig.service.file(file)
-    assert file not in rig.files()
+    assert stored not in rig.files()
     assert rig.read(name)[0]["embedding"]
 
 
@@ -122,18 +128,138 @@ def test_a_sweep_that_fails_keeps_none_of_the_others(rig: Rig, caplog: pytest.Lo
     def fail() -> None:
         raise ZeroDivisionError
 
-    rig.service._dispatcher.sweeps.insert(0, fail)
+    rig.service._ageing.sweeps.insert(0, fail)
     name = rig.done(rig.service.submit_inline(Draft(), rows(1)).name).name
     rig.clock.turn(rig.settings.retention + 1)
     rig.service.sweep()
     with pytest.raises(NotFound):
         rig.service.get(name)
-    assert [record.name for record in caplog.records] == ["embatch.dispatcher"]
+    assert [record.name for record in caplog.records] == ["embatch.ageing"]
+
+
+DAYS = 86_400.0
+
+
+@pytest.mark.parametrize("jump", [31 * DAYS, 3600.0, -31 * DAYS, 26 * 365 * DAYS])
+def test_a_wall_clock_that_is_set_ends_nothing_before_its_time(
+    rig: Rig, caplog: pytest.LogCaptureFixture, jump: float
+) -> None:
+    """Work goes on, results and files stay, for as long as they would have (I17); it is logged once."""
+    file = rig.upload(b"{}")
+    old = rig.done(rig.service.submit_inline(Draft(), rows(3)).name).name
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    rig.until(lambda: rig.pool.running == 1)
+    rig.clock.set(jump)
+    for _ in range(int(rig.settings.batch_expiry / 3600) - 1):
+        rig.clock.turn(3600)
+        rig.service.sweep()
+    assert rig.service.get(name).state is State.PROCESSING
+    assert rig.service.file(file).size == 2
+    assert [record.getMessage() for record in caplog.records] == ["the wall clock was set"]
+    rig.clock.turn(3600)
+    rig.service.sweep()
+    if jump > 0:  # after a jump backwards things live longer than they should
+        assert rig.service.get(name).state is State.EXPIRED
+        with pytest.raises(PermissionDenied):
+            rig.service.file(file)
+    rig.clock.turn(rig.settings.retention - rig.settings.batch_expiry - 1)
+    rig.service.sweep()
+    assert rig.service.get(old).done
+    rig.clock.turn(2 + max(0.0, -jump))
+    rig.service.sweep()
+    with pytest.raises(NotFound):
+        rig.service.get(old)
+
+
+def test_what_comes_after_the_clock_was_set_ends_at_its_time(rig: Rig) -> None:
+    """An earlier jump, in whatever direction, neither shortens nor lengthens its life."""
+    for jump in (31 * DAYS, -31 * DAYS):
+        rig.clock.set(jump)
+        rig.service.sweep()
+        rig.pool.gated = True
+        name = rig.service.submit_inline(Draft(), rows(3)).name
+        for seconds, state in ((rig.settings.batch_expiry - 1, State.PROCESSING), (1, State.EXPIRED)):
+            rig.until(lambda: rig.pool.running == 1)
+            rig.clock.turn(seconds)
+            rig.service.sweep()
+            assert rig.service.get(name).state is state
+        rig.until(lambda: rig.pool.running == 0)
+
+
+def test_a_mistake_that_is_put_right_leaves_no_trace(rig: Rig) -> None:
+    """Forwards and back, backwards and forth, however far: ages are right at once."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    for jump in (31 * DAYS, -31 * DAYS, -400 * DAYS, 400 * DAYS):
+        rig.clock.set(jump)
+        rig.service.sweep()
+    rig.clock.turn(rig.settings.batch_expiry - 1)
+    rig.service.sweep()
+    assert not rig.service.get(name).done
+    rig.clock.turn(1)
+    rig.service.sweep()
+    assert rig.service.get(name).state is State.EXPIRED
+
+
+def test_a_machine_that_was_just_switched_on_deletes_nothing(rig: Rig) -> None:
+    """It may have no clock of its own and not have heard from a time server yet."""
+    old = rig.done(rig.service.submit_inline(Draft(), rows(3)).name).name
+    rig.stop()
+    rig.clock.boot(10.0)
+    rig.clock.set(70 * 365 * DAYS)
+    rig.restart()
+    rig.service.sweep()
+    rig.clock.turn(120)
+    rig.service.sweep()
+    assert rig.service.get(old).done
+    rig.clock.set(-70 * 365 * DAYS)  # the time server answers
+    for _ in range(3):
+        rig.clock.turn(3600)
+        rig.service.sweep()
+    assert rig.service.get(old).done
+    rig.clock.turn(rig.settings.retention)
+    rig.service.sweep()
+    with pytest.raises(NotFound):
+        rig.service.get(old)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 60.0, 3600.0, -3600.0, 30 * DAYS, -30 * DAYS]), st.floats(0, 7200)),
+        max_size=30,
+    ),
+    st.sampled_from([3600.0, DAYS, 30 * DAYS]),
+)
+def test_nothing_is_older_than_the_time_that_has_passed(
+    story: list[tuple[float, float]], lifetime: float
+) -> None:
+    """Whatever is done to the wall clock; and a jump is over once a lifetime has passed."""
+    clock = Clock()
+    ages = AgeClock(clock, clock.steady)
+    born: list[tuple[float, float]] = []
+    for jump, seconds in story:
+        born.append((clock.steady(), clock().timestamp()))
+        clock.set(jump)
+        clock.turn(seconds)
+        looked = ages.by(lifetime).timestamp()
+        assert looked <= clock().timestamp()
+        for steady, stamp in born:
+            lived = clock.steady() - steady
+            assert lived >= lifetime - 1e-3 or looked - stamp <= lived + 1e-3
+    clock.turn(lifetime + 1)
+    assert ages.by(lifetime) == clock()
+
+
+def test_the_time_since_the_machine_was_switched_on_only_grows() -> None:
+    """It is read from the system."""
+    first = since_boot()
+    assert 0 < first <= since_boot()
 
 
 def test_sweeps_are_done_unasked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds while the service runs."""
-    monkeypatch.setattr("embatch.dispatcher.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("embatch.ageing.SWEEP_SECONDS", 0.01)
     rig.restart()
     rig.pool.gated = True
     name = rig.service.submit_inline(Draft(), rows(3)).name

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+import pyarrow as pa
 import pytest
 from service_rig import QUICK, Rig, large, rows, vector
+from service_world import unreadable
 
-from embatch.errors import DataLoss
+from embatch import planning
+from embatch.errors import DataLoss, Unavailable
 from embatch.service import Draft
 from embatch.shard import RequestRow
 from embatch.states import State
@@ -18,6 +23,19 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("rig_fixture",)
 
+
+def arrow_file(texts: list[str]) -> bytes:
+    """Return an Arrow stream of texts."""
+    buffer, batch = io.BytesIO(), pa.RecordBatch.from_pydict({"text": texts})
+    with pa.ipc.new_stream(buffer, batch.schema) as writer:
+        writer.write_batch(batch)
+    return buffer.getvalue()
+
+
+CONTENT = {
+    "application/jsonl": b'{"request":{"content":{"parts":[{"text":"a"}]}}}\n' * 24,
+    "application/vnd.apache.arrow.stream": arrow_file(["a"] * 24),
+}
 SEED = 15
 FLIPS = 200
 
@@ -91,25 +109,102 @@ def test_requests_whose_texts_are_damaged_before_their_turn_fail(rig: Rig) -> No
 def test_a_payload_that_cannot_be_opened_just_now_is_not_lost(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too many open files, say: the shard is tried again before anything is given up."""
+    """Too many open files, say: however often it is tried, nothing is given up, and no claim counts."""
     monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
-    read = rig.blobs.read
-    failed: list[str] = []
-
-    def refuse(relative: str, digest: str) -> object:
-        if len(failed) < 2:
-            failed.append(relative)
-            raise DataLoss("it cannot be read") from OSError(24, "Too many open files")
-        return read(relative, digest)
-
-    monkeypatch.setattr(rig.blobs, "read", refuse)
-    done = rig.done(rig.service.submit_inline(Draft(), rows(3)).name)
-    assert (len(failed), done.batch_stats.successful_request_count) == (2, 3)
+    refused = unreadable(monkeypatch, "payload", 20)
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    assert rig.done(name).batch_stats.successful_request_count == 3
+    assert len(refused) == 20
+    assert [suspect for _, _, suspect in rig.pool.calls] == [False]
+    (shard,) = rig.store.shards(name.removeprefix("batches/"))
+    assert shard.attempt == 21
+    rig.until(lambda: rig.service.health().reasons == ())
 
 
-def test_a_payload_that_is_gone_fails_its_requests(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the attempts that a file which cannot be opened is given."""
-    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+def test_a_disk_that_cannot_be_read_is_asked_ever_more_seldom_and_told_of_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Health says what waits, and goes on saying that the service is ready."""
+    waited: list[int] = []
+
+    def patience(failures: int) -> float:
+        waited.append(failures)
+        return 0.001
+
+    monkeypatch.setattr("embatch.dispatcher._patience", patience)
+    refused = unreadable(monkeypatch, "payload", 10**6)
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    rig.until(lambda: len(refused) >= 12)
+    health = rig.service.health()
+    assert health.ready
+    assert health.reasons == ("the data folder cannot be read just now: Too many open files",)
+    assert max(waited) > 6
+    assert [record.getMessage() for record in caplog.records] == ["work pauses"]
+    rig.service.cancel(name)
+    rig.until(lambda: not rig.service._dispatcher._running)
+    assert rig.service.health().reasons == ()
+
+
+def test_one_file_that_cannot_be_read_delays_no_other_batch(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even at the highest priority its batch waits while others are worked."""
+    unreadable(monkeypatch, "payload-00002", 10**6)
+    bad = rig.service.submit_inline(Draft(priority=100), large(4)).name
+    rig.until(lambda: rig.service.health().reasons)
+    assert rig.done(rig.service.submit_inline(Draft(), rows(3)).name).state is State.COMPLETED
+    assert not rig.service.get(bad).done
+
+
+def test_results_that_cannot_be_opened_just_now_are_not_lost(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a vector nor the text of a request that was not reached."""
+    done = rig.done(rig.service.submit_inline(Draft(), rows(3)).name).name
+    rig.pool.gated = True
+    stopped = rig.service.submit_inline(Draft(), rows(3)).name
+    rig.service.cancel(stopped)
+    for name, kind in ((done, "result"), (done, "payload"), (stopped, "payload")):
+        with monkeypatch.context() as broken:
+            unreadable(broken, kind, 1)
+            with pytest.raises(Unavailable, match="just now"):
+                rig.read(name)
+        assert len(rig.read(name)) == 3
+
+
+class Flaky:
+    """A file on a disk whose first reads fail."""
+
+    def __init__(self, file: BinaryIO, failed: list[int]) -> None:
+        self._file, self._failed = file, failed
+
+    def read(self, size: int) -> bytes:
+        """Read, in the end."""
+        if len(self._failed) < 5:
+            self._failed.append(size)
+            raise OSError(errno.EIO, "Input/output error")
+        return self._file.read(size)
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_an_input_file_that_cannot_be_read_just_now_is_not_lost(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Without free descriptors, or with a disk that fails: told of once, and planned when it can be."""
+    monkeypatch.setattr("embatch.planning._AGAIN", QUICK)
+    file = rig.upload(CONTENT[kind], kind)
+    failed: list[int] = []
+    checked = planning._Checked
+    monkeypatch.setattr(planning, "_Checked", lambda stored: checked(Flaky(stored, failed)))  # type: ignore[arg-type]  # it reads
+    refused = unreadable(monkeypatch, rig.service.file(file).path, 5)
+    done = rig.done(rig.service.submit_file(Draft(), file).name)
+    assert (done.state, done.batch_stats.request_count) == (State.COMPLETED, 24)
+    assert (len(refused), len(failed)) == (5, 5)
+    assert [record.name for record in caplog.records] == ["embatch.planning"]
+
+
+def test_a_payload_that_is_gone_fails_its_requests(rig: Rig) -> None:
+    """At once: a file that is not there does not come back."""
     rig.pool.gated = True
     name = rig.service.submit_inline(Draft(), large(3)).name
     rig.until(lambda: rig.pool.running == 2)

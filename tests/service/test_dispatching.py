@@ -84,8 +84,10 @@ def test_engine_trouble_blames_nobody_and_ends_by_itself(rig: Rig) -> None:
     assert (health.ready, health.reasons) == (False, ("the weights are missing",))
     batch = rig.service.get(name)
     assert (batch.state, batch.batch_stats.pending_request_count) == (State.PROCESSING, 5)
+    assert batch.notes == ("it waits: the weights are missing",)
     del rig.pool.broken["test"]
     assert rig.done(name).batch_stats.successful_request_count == 5
+    assert rig.service.get(name).notes == ()
     rig.until(lambda: rig.service.health().ready)
     assert rig.service.health().reasons == ()
 
@@ -102,7 +104,7 @@ def test_a_model_in_trouble_is_paused_and_delays_no_other(rig: Rig) -> None:
     assert rig.claimed(broken.name) == 0
     # Nobody waits for it any more once the batch is gone, and health forgets after the pause.
     rig.service.cancel(broken.name)
-    pauses = rig.service._dispatcher._pauses
+    pauses = rig.service._dispatcher._models._pauses
     pauses["other"] = replace(pauses["other"], until=0.0)
     rig.service._dispatcher.wake()
     rig.until(lambda: rig.service.health().ready)
@@ -145,6 +147,21 @@ def test_a_shard_that_never_commits_becomes_suspect(rig: Rig) -> None:
     name = rig.service.submit_inline(Draft(), rows(3)).name
     assert rig.done(name).state is State.COMPLETED
     assert [suspect for _, _, suspect in rig.pool.calls] == [False] * attempts + [True] * 3
+
+
+def test_claims_that_a_stop_cut_short_say_nothing_against_a_shard(rig: Rig) -> None:
+    """However often the service was started again while it was worked."""
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), rows(3)).name
+    for _ in range(rig.settings.suspect_attempts + 2):
+        rig.until(lambda: rig.pool.running == 1)
+        rig.stop()
+        rig.pool = type(rig.pool)(rig.signals)
+        rig.pool.gated = True
+        rig.start()
+    rig.pool.open()
+    rig.done(name)
+    assert [suspect for _, _, suspect in rig.pool.calls] == [False]
 
 
 def test_a_drain_leaves_no_claimed_shard(rig: Rig) -> None:
@@ -207,6 +224,7 @@ def test_a_killed_service_is_taken_up_where_it_was(rig: Rig) -> None:
     # What a kill leaves: claims in the store, files without rows, nobody to clean up.
     dead._dispatcher._store = Refusing()  # type: ignore[assignment]  # nothing it still does reaches the store
     dead._dispatcher._closing.set()
+    dead._ageing.close(0.0)
     rig.pool.open()
     for path in ("batches/orphan/payload-00000.arrow", "uploads/orphan", "files/orphan"):
         rig.blobs.path(path).parent.mkdir(exist_ok=True)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from service_rig import DIMENSIONS, MODEL
+from service_rig import DIMENSIONS, MODEL, Rig
 
 from embatch.batch import TaskType
-from embatch.intake import Judge, ShardWriter
+from embatch.intake import Draft, Judge, ShardWriter
 from embatch.settings import Settings
 from embatch.shard import GIVEN, RequestRow, ShardCutter
+from embatch.states import State
 from embatch.store.blobs import Blobs
+from embatch.wire.columns import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +39,7 @@ ANY = st.builds(
     text=st.none()
     | st.sampled_from(["", " \u2003", "\x1c\x1f", "。", "-", "a", "x" * 40, "ä" * 21, "x" * 41]),
     key=st.none() | st.sampled_from(["one", "two", "a\0b", "k" * 513]),
-    metadata=st.none() | st.just('{"a":1}'),
+    metadata=st.none() | st.sampled_from(['{"a":1}', "[1]", "", '{"a":"\\ud800"}', "{" * 2000]),
     task_type=st.none() | st.sampled_from([*TaskType, "DANCE"]),
     title=st.none() | st.sampled_from(["", "t" * 39]),
     dimensions=st.none() | st.integers(-1, DIMENSIONS + 1),
@@ -79,6 +82,49 @@ def test_columns_and_rows_make_the_same_shards(
     rows = stored(one, by_rows.shards(row for lot in lots for row in lot))
     assert stored(two, by_columns.shards_of(columns(lot) for lot in lots)) == rows
     assert by_columns.notes() == by_rows.notes()
+
+
+def test_metadata_that_is_no_object_fails_its_request_alone(tmp_path: Path) -> None:
+    """One of many, whether it is a list, no JSON at all or holds a lone surrogate; it is not echoed."""
+    faulty = {3: "[1]", 5: '{"a":"\\ud800"}', 8: "no JSON"}
+    given = [RequestRow(f"text {at}", key=str(at), metadata=faulty.get(at, '{"a":1}')) for at in range(10)]
+    rig = Rig(tmp_path)
+    try:
+        batch = rig.service.submit_file(Draft(), rig.upload(arrow(columns(given)), MEDIA_TYPE))
+        batch = rig.done(batch.name)
+        found = rig.read(batch.name)
+    finally:
+        rig.stop()
+    assert batch.state is State.COMPLETED
+    assert {at for at, row in enumerate(found) if row["error_code"] is not None} == set(faulty)
+    assert [row["key"] for row in found] == [str(at) for at in range(10)]
+    assert {row["metadata"] for at, row in enumerate(found) if at not in faulty} == {'{"a":1}'}
+    assert {found[at]["metadata"] for at in faulty} == {None}
+    assert "metadata is no JSON object" in found[3]["error_message"]
+
+
+def test_a_record_batch_too_large_to_decode_fails_its_batch(tmp_path: Path) -> None:
+    """The batch says why and what to do; it is final, so that no restart meets the file again."""
+    large = pa.array(["a" * (1 << 20)] * 70)
+    bomb = pa.RecordBatch.from_pydict({"text": large, "title": large})
+    rig = Rig(tmp_path)
+    try:
+        batch = rig.service.submit_file(Draft(), rig.upload(arrow(bomb, compression="zstd"), MEDIA_TYPE))
+        batch = rig.done(batch.name)
+        assert batch.state is State.FAILED
+        assert "write smaller ones" in str(batch.error)
+        rig.restart()
+        assert rig.service.get(batch.name).state is State.FAILED
+    finally:
+        rig.stop()
+
+
+def arrow(batch: pa.RecordBatch, **options: Any) -> bytes:
+    """Return an input file of one record batch."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
 
 
 @pytest.mark.parametrize(

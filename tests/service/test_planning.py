@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_as_a_whole_fails_its_batch(
         assert word in (batch.error or "")
         assert batch.batch_stats.request_count == 0
         assert list(rig.service.results(batch.name).parts) == []
-        rig.until(lambda: rig.files() == {file})
+        rig.until(lambda: rig.files() == {rig.service.file(file).path})
     finally:
         rig.stop()
 
@@ -274,7 +274,7 @@ def test_cancelled_while_planned_it_stays_cancelled_without_files(rig: Rig) -> N
     assert reached.wait(30)
     cancelled = rig.service.cancel(name)
     go_on.set()
-    rig.until(lambda: rig.files() == {file})
+    rig.until(lambda: rig.files() == {rig.service.file(file).path})
     assert rig.service.get(name) == cancelled
     assert (cancelled.state, cancelled.batch_stats.request_count) == (State.CANCELLED, 0)
     assert rig.read(name) == []
@@ -303,7 +303,7 @@ def test_an_input_file_that_was_damaged_fails_its_batch(rig: Rig) -> None:
         (ARROW, arrow_file(text=["a river"] * 50)),
     ):
         file = rig.upload(content, kind)
-        stored = rig.folder / file
+        stored = rig.folder / rig.service.file(file).path
         damaged = bytearray(stored.read_bytes())
         damaged[damaged.rindex(b"river")] ^= 1
         stored.write_bytes(damaged)
@@ -316,7 +316,7 @@ def test_an_input_file_that_was_damaged_fails_its_batch(rig: Rig) -> None:
 def test_an_input_file_that_is_gone_fails_its_batch(rig: Rig) -> None:
     """As when somebody tidied up the data folder."""
     file = rig.upload(line("a"))
-    (rig.folder / file).unlink()
+    (rig.folder / rig.service.file(file).path).unlink()
     batch = rig.done(rig.service.submit_file(Draft(), file).name)
     assert batch.state is State.FAILED
     assert "gone" in (batch.error or "")

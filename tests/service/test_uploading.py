@@ -6,6 +6,7 @@ import base64
 import errno
 import hashlib
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,9 +24,16 @@ from embatch.errors import (
 from embatch.planning import Planner
 from embatch.service import Draft
 from embatch.settings import Settings
+from embatch.states import State
+from embatch.store.records import UploadRecord
+from embatch.store.trouble import storage_full
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
+
+    from embatch.store.records import FileRecord
 
 pytest_plugins = ("rig_fixture",)
 
@@ -34,6 +42,25 @@ def begin(rig: Rig, **more: Any) -> str:
     """Begin an upload."""
     asked: dict[str, Any] = {"file_id": None, "display_name": None, "mime_type": "text/plain", "size": None}
     return rig.service.begin_upload(**{**asked, **more})
+
+
+def whole(rig: Rig, file_id: str, content: bytes) -> FileRecord:
+    """Upload a file under a name."""
+    token = begin(rig, file_id=file_id, size=len(content), mime_type="application/jsonl")
+    rig.service.append(token, 0, content)
+    return rig.service.finish(token)
+
+
+def requests(count: int) -> bytes:
+    """Return an input file of so many requests."""
+    return b'{"request":{"content":{"parts":[{"text":"a"}]}}}\n' * count
+
+
+def worked(rig: Rig, name: str) -> int:
+    """Return how many requests of a batch from a file succeeded."""
+    batch = rig.done(rig.service.submit_file(Draft(), name).name)
+    assert batch.state is State.COMPLETED, batch.error
+    return batch.batch_stats.successful_request_count
 
 
 def test_an_upload_in_pieces_across_a_restart(rig: Rig) -> None:
@@ -49,8 +76,8 @@ def test_an_upload_in_pieces_across_a_restart(rig: Rig) -> None:
     assert (made.id, made.display_name, made.size, made.source) == ("my-file", "Mine", 10, "UPLOADED")
     assert made.sha256 == hashlib.sha256(b"1234567890").hexdigest()
     assert rig.service.file("files/my-file") == made
-    assert (rig.folder / "files/my-file").read_bytes() == b"1234567890"
-    assert (rig.folder / "files/my-file").stat().st_mode & 0o777 == 0o600
+    assert (rig.folder / made.path).read_bytes() == b"1234567890"
+    assert (rig.folder / made.path).stat().st_mode & 0o777 == 0o600
     with pytest.raises(NotFound):
         rig.service.append(token, 10, b"more")
     rig.restart()
@@ -115,6 +142,90 @@ def test_a_name_is_given_once(rig: Rig) -> None:
     begin(rig, file_id="mine")
 
 
+def test_a_name_taken_again_while_its_file_is_removed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes that go are those of the file that was deleted; those of the new one stay."""
+    whole(rig, "mine", requests(1))
+    remove = rig.blobs.remove
+
+    def late(path: str) -> None:
+        monkeypatch.undo()
+        whole(rig, "mine", requests(2))
+        remove(path)
+
+    monkeypatch.setattr(rig.blobs, "remove", late)
+    rig.service.delete_file("files/mine")
+    assert worked(rig, "files/mine") == 2
+    assert sum(path.startswith("files/") for path in rig.files()) == 1
+
+
+def test_a_sweep_spares_a_fresh_file_under_an_old_name(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its user was quicker: between the list of what has expired and the deletion the name is taken again."""
+    whole(rig, "mine", requests(1))
+    rig.clock.turn(rig.settings.file_expiry)
+    expired = rig.store.expired_files
+
+    def listed(now: datetime) -> Sequence[FileRecord]:
+        found = expired(now)
+        rig.service.delete_file("files/mine")
+        whole(rig, "mine", requests(2))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.store, "expired_files", listed)
+        rig.service.sweep()
+    assert worked(rig, "files/mine") == 2
+
+
+def test_a_file_of_an_older_data_folder_is_read_and_deleted_where_it_stands(rig: Rig) -> None:
+    """There its bytes stand under its name; a start leaves them, and the name can be taken again."""
+    made = rig.service.file(rig.upload(requests(3)))
+    (rig.folder / "files/mine").write_bytes(requests(3))
+    rig.store.begin_upload(UploadRecord("t", "mine", None, made.mime_type, None, rig.clock()))
+    rig.store.finish_upload("t", replace(made, id="mine", path="files/mine"))
+    rig.restart()
+    assert worked(rig, "files/mine") == 3
+    rig.service.delete_file("files/mine")
+    assert not (rig.folder / "files/mine").exists()
+    whole(rig, "mine", requests(2))
+    assert worked(rig, "files/mine") == 2
+
+
+def test_an_upload_is_finished_once_however_often_that_is_asked(rig: Rig) -> None:
+    """Whoever did not hear the answer asks again and gets the same file, after a restart too."""
+    token = begin(rig, file_id="mine")
+    rig.service.append(token, 0, b"12345")
+    made: list[FileRecord] = []
+    together(4, lambda _: made.append(rig.service.finish(token)))
+    rig.restart()
+    assert {rig.service.finish(token), *made} == {rig.service.file("files/mine")}
+    rig.service.drop_upload(token)
+    assert (rig.folder / made[0].path).read_bytes() == b"12345"
+    rig.service.delete_file("files/mine")
+    whole(rig, "mine", b"another")
+    with pytest.raises(NotFound):
+        rig.service.finish(token)
+
+
+def test_a_finish_that_fails_changes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upload is as it was: it can be finished later, or dropped without a trace."""
+
+    def full(*_: object) -> None:
+        raise storage_full()
+
+    tokens = [begin(rig), begin(rig)]
+    for token in tokens:
+        rig.service.append(token, 0, b"12345")
+        with monkeypatch.context() as patched:
+            patched.setattr(rig.store, "finish_upload", full)
+            with pytest.raises(Unavailable):
+                rig.service.finish(token)
+    assert rig.service.append(tokens[0], 5, b"67890") == 10
+    made = rig.service.finish(tokens[0])
+    assert made.sha256 == hashlib.sha256(b"1234567890").hexdigest()
+    rig.service.drop_upload(tokens[1])
+    assert rig.files() == {made.path}
+
+
 def test_an_upload_that_is_dropped_is_gone(rig: Rig) -> None:
     """Also when asked twice, or of none at all."""
     token = begin(rig)
@@ -173,8 +284,8 @@ def test_chunks_at_the_same_time_do_not_mix(rig: Rig) -> None:
     together(8, send)
     assert len(refused) == 7
     rig.service.finish(token)
-    (name,) = (record.id for record in rig.service.files(10, None).items)
-    assert len(set((rig.folder / "files" / name).read_bytes())) == 1
+    (path,) = (record.path for record in rig.service.files(10, None).items)
+    assert len(set((rig.folder / path).read_bytes())) == 1
 
 
 def test_pages_of_files(rig: Rig) -> None:
@@ -223,7 +334,7 @@ def test_results_of_a_file_batch_are_a_file(rig: Rig) -> None:
 
 def test_files_that_no_row_speaks_of_go_at_the_start(rig: Rig) -> None:
     """The others stay, though there be more than a page of them."""
-    kept = {rig.upload(b"x") for _ in range(3)}
+    kept = {rig.service.file(rig.upload(b"x")).path for _ in range(3)}
     token = begin(rig)
     (rig.folder / "files/orphan").write_bytes(b"x")
     (rig.folder / "uploads/orphan").write_bytes(b"x")

@@ -254,6 +254,39 @@ def test_a_full_disk_is_told_apart(blobs: Blobs, monkeypatch: pytest.MonkeyPatch
     assert names(blobs.path(PATH).parent) == []
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_full_sync_that_fails_is_an_error(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """On macOS: what the drive could not keep is not said to be durable."""
+    _full_sync(monkeypatch, number)
+    with pytest.raises(Unavailable):
+        blobs.write(PATH, shard(1))
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
+def test_a_file_system_without_a_full_sync_is_synced_as_it_can(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """On macOS, on a network drive for instance: fsync it is then."""
+    synced = _full_sync(monkeypatch, number)
+    blobs.write(PATH, shard(1))
+    assert synced
+
+
+def _full_sync(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Let the system have a full sync that fails so; return what fsync is called with."""
+    synced: list[int] = []
+
+    def refuse(*_: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(durable, "_FULL_SYNC", 51)
+    monkeypatch.setattr("embatch.durable.fcntl.fcntl", refuse)
+    monkeypatch.setattr("embatch.durable.os.fsync", synced.append)
+    return synced
+
+
 def test_many_threads_can_begin_one_batch(blobs: Blobs) -> None:
     """Shards of one new batch written at once all stand in its folder, each its own."""
     start = threading.Barrier(8)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, text, update
 from sqlalchemy.exc import IntegrityError
-from storing import NOW, accept, claim, commit
+from storing import NOW, accept, claim, commit, result
 
 from embatch.errors import FailedPrecondition
 from embatch.states import ACTIVE, State
@@ -112,6 +113,31 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
     assert held.payload.cached_count == 0
     commit(store, held)
     assert store.get("a").state is State.COMPLETED
+    store.close()
+
+
+def test_a_batch_that_the_second_version_began_goes_on(tmp_path: Path) -> None:
+    """Nobody wrote down what computed its first shard: the next one decides."""
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    store = Store.open(url)
+    accept(store, "a", shards=3)
+    commit(store, claim(store))
+
+    def age(connection: Connection) -> int:
+        connection.execute(text("ALTER TABLE batch DROP COLUMN computed_by"))
+        connection.execute(text("ALTER TABLE shard DROP COLUMN excused"))
+        return connection.execute(text("UPDATE alembic_version SET version_num = '0002'")).rowcount
+
+    store._writer.run(age)
+    store.close()
+    store = Store.open(url)
+    held = claim(store)
+    assert (held.computed_by, held.excused) == (None, 0)
+    assert store.commit(held, replace(result(held), computed_by="one"), NOW).accepted
+    held = claim(store)
+    assert held.computed_by == "one"
+    assert store.commit(held, replace(result(held), computed_by="two"), NOW).foreign
+    assert commit(store, held).state is State.COMPLETED
     store.close()
 
 

@@ -183,6 +183,17 @@ def test_models_that_are_left_out_are_not_claimed(store: Store) -> None:
     assert claim(store).batch_id == "a"
 
 
+def test_batches_that_rest_are_not_claimed(store: Store) -> None:
+    """Nor are models that are left out at the same time; an empty list leaves out nothing."""
+    for name, model in (("a", "there"), ("b", "there"), ("c", "gone")):
+        store.accept(replace(new_batch(name), model=model), [payload()])
+    found = store.claim(NOW, without=["gone"], resting=["a"])
+    assert found is not None
+    assert (found.batch_id, store.claim(NOW, without=["gone"], resting=["a"])) == ("b", None)
+    assert [store.claim(NOW, resting=["a"]), store.claim(NOW, resting=["a"])].count(None) == 1
+    assert claim(store).batch_id == "a"
+
+
 def test_claims_from_many_threads_are_never_the_same(store: Store) -> None:
     """Every shard is claimed exactly once however many ask at the same time."""
     for number in range(5):
@@ -209,6 +220,15 @@ def test_a_released_shard_is_claimed_again_under_a_new_attempt(store: Store) -> 
     assert commit(store, first) == Committed(accepted=False, state=State.PROCESSING)
     assert commit(store, second) == Committed(accepted=True, state=State.COMPLETED)
     assert not store.release(second)
+
+
+def test_an_excused_claim_counts_as_an_attempt_and_says_nothing(store: Store) -> None:
+    """The attempt fences as ever; beside it stands how many claims were nobody's fault."""
+    accept(store, "a")
+    for excused in (True, False, True):
+        assert store.release(claim(store), excused=excused)
+    last = claim(store)
+    assert (last.attempt, last.excused) == (4, 2)
 
 
 def test_counts_add_up_and_the_last_commit_completes(store: Store) -> None:
@@ -341,6 +361,7 @@ def test_only_batches_whose_time_has_passed_expire(store: Store) -> None:
     store.accept(replace(new_batch("file", input_file="f"), expire_time=at(5)), [])
     assert sorted(store.expire(at(20))) == ["due", "file", "just"]
     assert store.expire(at(20)) == []
+    assert store.expire(at(99999), due=at(20)) == []
     assert store.get("due").end_time == at(20)
     assert store.unplanned() == []
     assert store.get("later").state is State.PENDING

@@ -36,6 +36,7 @@ class Shard:
     requests: int
     state: str = "waiting"
     attempt: int = 0
+    excused: int = 0
     failed: int = 0
 
 
@@ -146,6 +147,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         if model.state is State.PENDING:
             model.state = advance(model.state, Event.CLAIM)
         assert (found.batch_id, found.number, found.attempt) == (name, number, shard.attempt)
+        assert found.excused == shard.excused
         return found
 
     def _holds(self, claim: Claim) -> Shard | None:
@@ -166,13 +168,14 @@ class StoreAgainstModel(RuleBasedStateMachine):
         model = self.batches.get(claim.batch_id)
         assert committed == Committed(shard is not None, None if model is None else model.state)
 
-    @rule(claim=consumes(claims))
-    def release(self, claim: Claim) -> None:
+    @rule(claim=consumes(claims), excused=st.booleans())
+    def release(self, claim: Claim, excused: bool) -> None:  # noqa: FBT001  (as above)
         """A claim is given back, perhaps late."""
         shard = self._holds(claim)
-        assert self.store.release(claim) == (shard is not None)
+        assert self.store.release(claim, excused=excused) == (shard is not None)
         if shard is not None:
             shard.state = "waiting"
+            shard.excused += excused
 
     @rule()
     def start_again(self) -> None:

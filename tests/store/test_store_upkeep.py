@@ -157,8 +157,8 @@ def test_a_name_that_is_taken_is_refused(store: Store) -> None:
 def test_a_dropped_upload_is_gone(store: Store) -> None:
     """Dropping is safe to repeat and frees the name."""
     store.begin_upload(upload("t", "f"))
-    store.drop_upload("t")
-    store.drop_upload("t")
+    assert store.drop_upload("t")
+    assert not store.drop_upload("t")
     assert store.uploads() == []
     store.begin_upload(upload("u", "f"))
 
@@ -168,6 +168,20 @@ def test_a_missing_file_is_answered_as_google_does(store: Store) -> None:
     for ask in (store.file, store.delete_file):
         with pytest.raises(PermissionDenied, match="may not exist"):
             ask("nothing")
+
+
+def test_a_file_is_told_by_where_its_bytes_stand(store: Store) -> None:
+    """Its name may be another one's by now: that one stays."""
+    add_file(store, uploaded("f"))
+    assert store.file_at("files/f") == store.file("f")
+    for path in ("files/g", "f", ""):
+        with pytest.raises(NotFound):
+            store.file_at(path)
+        with pytest.raises(PermissionDenied):
+            store.delete_file("f", path=path)
+    assert store.delete_file("f", path="files/f") == "files/f"
+    with pytest.raises(NotFound):
+        store.file_at("files/f")
 
 
 def test_files_are_listed_newest_first(store: Store) -> None:

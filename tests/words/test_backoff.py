@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.backoff import Backoff, poll_interval, time_limit
+from embatch.backoff import Backoff, Pauses, poll_interval, time_limit
 
 CHANCE = st.floats(0, 1, exclude_max=True)
 
@@ -53,3 +55,22 @@ def test_poll_intervals_and_limits_are_the_guides() -> None:
     ]
     assert time_limit(0) == 120.0
     assert time_limit(1_000) == 1_120.0
+
+
+def test_what_pauses_is_told_of_once_and_waits_longer_each_time() -> None:
+    """Until it is tried with success: then the next failure is the first again."""
+    pauses = Pauses()
+    assert pauses.begin("a", "why", 100.0, float)
+    assert not pauses.begin("a", "why else", 101.0, float)
+    assert pauses.begin("b", "why not", 101.0, float)
+    assert (pauses.waiting(101.5), pauses.next_end(101.5)) == ({"a", "b"}, 0.5)
+    assert (pauses.waiting(102.5), pauses.next_end(102.5)) == ({"a"}, 0.5)
+    # What waits no more has not been tried yet: it is still told why.
+    assert (pauses.waiting(103.0), pauses.next_end(103.0)) == (set(), math.inf)
+    assert pauses.messages() == {"a": "why else", "b": "why not"}
+    pauses.end("a")
+    pauses.end("a")
+    assert pauses.begin("a", "again", 200.0, float)
+    assert pauses.waiting(200.5) == {"a"}
+    pauses.keep({"b"})
+    assert pauses.messages() == {"b": "why not"}

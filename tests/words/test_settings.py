@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
 import pytest
 
 from embatch.errors import InvalidArgument
-from embatch.settings import Settings
+from embatch.settings import MOST, PREFIX, Settings
 
 
 def test_the_environment_overrides_by_name() -> None:
@@ -16,9 +21,25 @@ def test_the_environment_overrides_by_name() -> None:
     assert settings.retention == Settings().retention
 
 
-@pytest.mark.parametrize("value", ["", "soon", "-1", "nan", "1e3x"])
+@pytest.mark.parametrize("value", ["", "soon", "-1", "nan", "1e3x", "inf", "1e11", "315360001"])
 def test_a_senseless_value_names_the_variable(value: str) -> None:
-    """Not a number, negative and NaN are refused with the variable's name and unit."""
+    """Not a number, negative, NaN and what no date can hold are refused with the variable's name and unit."""
     with pytest.raises(InvalidArgument, match="EMBATCH_BATCH_EXPIRY must be a number of seconds") as caught:
         Settings.read({"EMBATCH_BATCH_EXPIRY": value})
     assert caught.value.field == "EMBATCH_BATCH_EXPIRY"
+
+
+def test_the_largest_values_overflow_nothing() -> None:
+    """Every setting has a largest value, and with all of them dates, waits and counts can be told."""
+    environ = {PREFIX + one.name.upper(): str(MOST[one.metadata["unit"]]) for one in fields(Settings)}
+    settings = Settings.read(environ)
+    for one in fields(Settings):
+        value = getattr(settings, one.name)
+        assert value == MOST[one.metadata["unit"]]
+        assert list(islice([1], int(value))) == [1]
+        if one.metadata["unit"] == "seconds":
+            now = datetime.now(UTC)
+            assert now - timedelta(seconds=value) < now < now + timedelta(seconds=value)
+            assert value < threading.TIMEOUT_MAX
+        with pytest.raises(InvalidArgument, match=f"{PREFIX}{one.name.upper()} must be"):
+            Settings.read({PREFIX + one.name.upper(): str(MOST[one.metadata["unit"]] + 1)})

@@ -118,9 +118,9 @@ class _Files:
             if "cancel" in commands:
                 await to_thread.run_sync(self._service.drop_upload, token)
                 return _status("cancelled")
-            received = await to_thread.run_sync(self._service.upload_offset, token)
             if "query" in commands:
-                return _status("active", received)
+                return await self._query(request, token)
+            received = await to_thread.run_sync(self._service.upload_offset, token)
             if not commands & {"upload", "finalize"}:
                 raise InvalidArgument(
                     "the command is upload, finalize, query or cancel", field="X-Goog-Upload-Command"
@@ -139,6 +139,13 @@ class _Files:
             answer = problems.answer(error)
             answer.headers["X-Goog-Upload-Status"] = "cancelled" if isinstance(error, NotFound) else "refused"
             return answer
+
+    async def _query(self, request: Request, token: str) -> Response:
+        try:
+            return _status("active", await to_thread.run_sync(self._service.upload_offset, token))
+        except NotFound:
+            # The answer to its end may have been lost: whoever hears it now need not send everything again.
+            return await self._finish(request, token)
 
     async def _write(self, token: str, offset: int, body: AsyncIterator[bytes]) -> int:
         """Append a body from an offset on; return where the next one begins."""

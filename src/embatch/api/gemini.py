@@ -14,6 +14,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from embatch.api.waiting import EngineThreads
 from embatch.errors import InvalidArgument, NotFound
 from embatch.intake import check_dimensions
 from embatch.service import Draft
@@ -64,26 +65,27 @@ class _Face:
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service = service
         self._settings = settings
+        self._engines = EngineThreads()
 
     # interactive
 
     async def embed(self, request: Request, model: str) -> Response:
         """Answer `embedContent`."""
         body = await request.body()
-        return await to_thread.run_sync(self._embed, body, model)
-
-    def _embed(self, body: bytes, model: str) -> Response:
         served = self._service.model(model)
+        return await self._engines.run(f"query {served.name}", self._embed, body, served)
+
+    def _embed(self, body: bytes, served: ServedModel) -> Response:
         row = inputs.embed(body, self._service.naming(served))
         return self._embedded(served, [row], [""], single=True)
 
     async def embed_many(self, request: Request, model: str) -> Response:
         """Answer `batchEmbedContents`."""
         body = await request.body()
-        return await to_thread.run_sync(self._embed_many, body, model)
-
-    def _embed_many(self, body: bytes, model: str) -> Response:
         served = self._service.model(model)
+        return await self._engines.run(f"query {served.name}", self._embed_many, body, served)
+
+    def _embed_many(self, body: bytes, served: ServedModel) -> Response:
         rows = inputs.embed_many(body, self._service.naming(served), self._settings.interactive_requests)
         return self._embedded(served, rows, [f"requests[{at}]." for at in range(len(rows))], single=False)
 
@@ -103,10 +105,10 @@ class _Face:
     async def count_tokens(self, request: Request, model: str) -> dict[str, int]:
         """Answer `countTokens`: as many contents as an inline batch may hold."""
         body = await request.body()
-        return {"totalTokens": await to_thread.run_sync(self._count_tokens, body, model)}
-
-    def _count_tokens(self, body: bytes, model: str) -> int:
         served = self._service.model(model)
+        return {"totalTokens": await self._engines.run(_bulk(served), self._count_tokens, body, served)}
+
+    def _count_tokens(self, body: bytes, served: ServedModel) -> int:
         rows = inputs.count_tokens(body, self._settings.inline_requests)
         return int(self._service.interactive.count(served.name, rows).sum())
 
@@ -117,13 +119,20 @@ class _Face:
         body = await request.body()
         key = request.headers.get("idempotency-key")
         run = request.headers.get("embatch-run")
-        return _json(await to_thread.run_sync(self._create, body, model, key, run))
-
-    def _create(self, body: bytes, model: str, key: str | None, run: str | None) -> dict[str, Any]:
         served = self._service.model(model)
+        made, draft = await to_thread.run_sync(self._read, body, model, served, key, run)
+        if _may_wait(served, made, run):
+            return _json(await self._engines.run(_bulk(served), self._create, draft, made))
+        return _json(await to_thread.run_sync(self._create, draft, made))
+
+    def _read(
+        self, body: bytes, model: str, served: ServedModel, key: str | None, run: str | None
+    ) -> tuple[inputs.Created, Draft]:
         made = inputs.create(body, model, self._service.naming(served))
         digest = None if key is None else hashlib.sha256(served.name.encode() + b"\0" + body).hexdigest()
-        draft = Draft(served.name, made.display_name, made.priority, key, digest, run)
+        return made, Draft(served.name, made.display_name, made.priority, key, digest, run)
+
+    def _create(self, draft: Draft, made: inputs.Created) -> dict[str, Any]:
         if made.rows is not None:
             batch = self._service.submit_inline(draft, made.rows)
         else:
@@ -166,7 +175,8 @@ class _Face:
 
     async def delete(self, id: str) -> Response:  # noqa: A002
         """Delete a final batch."""
-        await to_thread.run_sync(self._service.delete, f"batches/{id}")
+        # What a run computed is kept under the identity of its engine, which only loading tells.
+        await self._engines.run("delete", self._service.delete, f"batches/{id}")
         return _json({})
 
     async def update(self, request: Request, id: str) -> Response:  # noqa: A002
@@ -215,6 +225,18 @@ class _Face:
             raise NotFound("there is no such method of a model")
         served = await to_thread.run_sync(self._service.model, model)
         return _json({**_model(served), "name": f"models/{model}"})
+
+
+def _bulk(served: ServedModel) -> str:
+    return f"bulk {served.name}"
+
+
+def _may_wait(served: ServedModel, made: inputs.Created, run: str | None) -> bool:
+    """Return whether a submit needs what only a loaded model tells: its native dimensions, its identity."""
+    rows = made.rows or ()
+    return bool(rows) and (
+        run is not None or (served.dimensions is None and any(row.dimensions is not None for row in rows))
+    )
 
 
 def _dimensions(rows: list[RequestRow]) -> Any:

@@ -44,7 +44,11 @@ _LOOPBACK: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 
 _log = logging.getLogger("embatch.api")
 
+_READS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+"""Methods that change nothing: what they answer, a browser keeps from the page of another origin."""
+
 _NAMES: Final = {
+    HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
     HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
     HTTPStatus.METHOD_NOT_ALLOWED: "UNIMPLEMENTED",
 }
@@ -126,7 +130,11 @@ def judge_head(request: h11.Request, bounds: Bounds) -> Refusal | None:
     if len(names) > bounds.header_count or size > bounds.header_bytes:
         return too_large_head(bounds)
     headers = dict(request.headers)
-    return _judge_address(headers, names, bounds) or _judge_body(request, headers, bounds)
+    return (
+        _judge_address(headers, names, bounds)
+        or _judge_origin(request, headers)
+        or _judge_body(request, headers, bounds)
+    )
 
 
 def too_large_head(bounds: Bounds) -> Refusal:
@@ -156,6 +164,20 @@ def _judge_address(headers: dict[bytes, bytes], names: list[bytes], bounds: Boun
     if b"upgrade" in headers and headers[b"upgrade"].lower() == b"websocket":
         return _bad("NO_UPGRADE", "this service speaks HTTP only", HTTPStatus.METHOD_NOT_ALLOWED)
     return None
+
+
+def _judge_origin(request: h11.Request, headers: dict[bytes, bytes]) -> Refusal | None:
+    """Any page may send a file or a form to any address; but its browser says whose page it is."""
+    host = headers[b"host"].lower()
+    own = (b"http://" + host, b"https://" + host)
+    origins = [value.lower() for name, value in request.headers if name == b"origin"]
+    if request.method in _READS or all(origin in own for origin in origins):
+        return None
+    return _bad(
+        "FOREIGN_ORIGIN",
+        "a page of another address may change nothing here: the Origin header must name this service",
+        HTTPStatus.FORBIDDEN,
+    )
 
 
 def _judge_body(request: h11.Request, headers: dict[bytes, bytes], bounds: Bounds) -> Refusal | None:

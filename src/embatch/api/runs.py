@@ -8,11 +8,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from embatch.api.waiting import EngineThreads
 from embatch.wire import inputs, outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from embatch.engine.models import ServedModel
     from embatch.service import Service
     from embatch.settings import Settings
 
@@ -36,15 +38,17 @@ class _Runs:
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service, self._settings = service, settings
+        self._engines = EngineThreads()
 
     async def reference(self, request: Request, model: str) -> Response:
-        """Answer `embedReference`: a few texts in float32, one at a time."""
+        """Answer `embedReference`: a few texts in float32, one at a time; none at all only get it ready."""
         body = await request.body()
-        return await to_thread.run_sync(self._reference, body, model)
-
-    def _reference(self, body: bytes, model: str) -> Response:
         served = self._service.model(model)
-        rows = inputs.embed_many(body, self._service.naming(served), self._settings.interactive_requests)
+        return await self._engines.run(f"reference {served.name}", self._reference, body, served)
+
+    def _reference(self, body: bytes, served: ServedModel) -> Response:
+        most = self._settings.interactive_requests
+        rows = inputs.embed_many(body, self._service.naming(served), most, least=0)
         found = self._service.interactive.reference(served.name, rows)
         about = found.compared
         engine = {

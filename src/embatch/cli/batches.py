@@ -132,6 +132,7 @@ def results(
     partial: Annotated[bool, Parameter(help="Read what a cancelled or expired batch finished.")] = False,
 ) -> int:
     """Write the embeddings of a finished batch to a file of id, embedding and error."""
+    import numpy as np  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
 
     from embatch.numbers import Numbers  # noqa: PLC0415
@@ -142,13 +143,19 @@ def results(
         batch = service.get_batch_status(name)
         result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)
     vectors = result.to_numpy()
+    if not vectors.shape[1]:  # nothing succeeded, and nobody says how wide it would have been
+        vectors = np.full((len(vectors), dim or 1), np.nan, np.float32)
     errors: list[str | None] = [None] * len(vectors)
     for index, error in result.failed_responses:
         errors[index] = error.message
     ids = [str(at) if key is None else key for at, key in enumerate(result.keys)]
     sink = open_sink(out, Layout(pa.string(), vectors.shape[1]), {"embatch.model": batch.model})
-    sink.write(0, pa.array(ids, pa.string()), vectors, errors)
-    written = sink.finish()
+    try:
+        sink.write(0, pa.array(ids, pa.string()), vectors, errors)
+        written = sink.finish()
+    except BaseException:
+        sink.abandon()
+        raise
     size = "" if written.bytes is None else f", {written.bytes / 1e6:,.1f} MB"
     report(f"{len(ids)} embeddings, {len(result.failed_responses)} failed{size} in {written.place}")
     for line in usage_lines(batch):

@@ -129,8 +129,8 @@ class Client(Shell):
             name: `batches/{id}`, or the batch.
             poll_interval: seconds between polls; `None` takes the guide's, by the batch's size: 2, 5, 10, 30
                 for fewer than 100, 1,000, 10,000 and more.
-            timeout: seconds to wait at most; `None` takes the guide's: one a request and two minutes.
-                `math.inf` waits for ever.
+            timeout: seconds to wait at most; `None` takes the guide's: one a request and two minutes, from
+                when the number of requests is known. `math.inf` waits for ever.
             on_progress: called with the batch after every poll, the last included; what it raises ends the
                 wait.
 
@@ -286,7 +286,8 @@ class Client(Shell):
         """Embed a few texts by the service's reference path: float32, one text at a time.
 
         For certificates: what a batch gave is compared with it. Returns embeddings in order, what they cost,
-        and the engine they stand against; `None` where the target has no such path.
+        and the engine they stand against; `None` where the target has no such path. Without texts the path
+        gets ready while the caller does something else.
 
         Raises:
             InvalidArgument: a text is empty or too long, or a setting is refused.

@@ -5,6 +5,7 @@ A flow knows no socket, no event loop and no sleeping; see `calls`. Errors leave
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from functools import partial
@@ -135,7 +136,10 @@ def _get(terms: Terms, name: str) -> Call:
 def await_batch(
     terms: Terms, which: str | Batch, wait: Wait, on_progress: Callable[[Batch], object] | None
 ) -> Flow[Batch]:
-    """Poll until the batch is final. Transient errors are waited out within the same time limit."""
+    """Poll until the batch is final. Transient errors are waited out within the same time limit.
+
+    The guide's limit counts from when the number of requests is known: a file is read first, however long.
+    """
     name, clock = _name(which), terms.outside.clock
     started, failures, count, after = clock(), 0, 0, 0.0
     state = "not heard of yet"
@@ -150,13 +154,15 @@ def await_batch(
                 raise
             after = delay
         else:
+            if wait.limit is None and not count:
+                started = clock()
             failures, count, state = 0, batch.batch_stats.request_count, batch.state.value
             if on_progress is not None:
                 on_progress(batch)
             if batch.done:
                 return batch
             after = poll_interval(count) if wait.interval is None else wait.interval
-        limit = time_limit(count) if wait.limit is None else wait.limit
+        limit = (time_limit(count) if count else math.inf) if wait.limit is None else wait.limit
         left = started + limit - clock()
         if left <= 0:
             raise BatchTimeout(

@@ -1,13 +1,16 @@
 """The local target: a private service in the data folder, started when needed, shared by all its clients.
 
 A client that starts it runs `python -m embatch.server` in a session of its own and finds it through
-`service.json`. While it lives, a client keeps one connection to `/private/attach` open and never uses it: the
-service counts these and ends when none is left. A client that dies, however, drops its connection with it.
+`service.json`. That note counts while who wrote it holds the folder's lock and answers by the name in it: a
+service that was killed leaves it behind, and anybody may get its port. While it lives, a client keeps one
+connection to `/private/attach` open and never uses it: the service counts these and ends when none is left. A
+client that dies, however, drops its connection with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import importlib.util
 import json
@@ -20,6 +23,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 120.0
 """A service that does not listen by then is given up; it loads no model before it listens."""
 _FOLDER_TAKEN: Final = 75
+_INSTANCE: Final = "Embatch-Instance"
 _NEEDED: Final = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
 _LOG_BYTES: Final = 8 << 20
 
@@ -51,6 +56,12 @@ class Place:
     socket: Path | None
     url: str | None
     """Set instead of `socket` when somebody runs `embatch serve --data` here on a port."""
+    instance: str | None
+    """What the service's answers name it in a header; `None` for an earlier version, which has no name."""
+
+    def answered(self, reply: http.client.HTTPResponse) -> bool:
+        """Return whether an answer is this service's."""
+        return self.instance is None or reply.getheader(_INSTANCE) == self.instance
 
 
 class _Child(subprocess.Popen[bytes]):
@@ -129,7 +140,7 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
     child = _begun.pop(data, None)
     pause = 0.01
     while True:
-        if (place := _read(data)) and (attachment := _try(place)):
+        if (place := _read(data)) and _holder(data) == place.pid and (attachment := _try(place)):
             return attachment
         if child is None:
             child = _start(data)
@@ -159,16 +170,37 @@ def _read(data: Path) -> Place | None:
     try:
         found = json.loads((data / "service.json").read_bytes())
         named = found.get("socket")
-        return Place(int(found["pid"]), Path(named) if named else None, found.get("url"))
+        return Place(
+            int(found["pid"]), Path(named) if named else None, found.get("url"), found.get("instance")
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
+def _holder(data: Path) -> int | None:
+    """Return the process id of the service that holds the data folder, `None` if none does."""
+    try:
+        lock = os.open(data / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # At once: a service that starts is trying to take it. Closing alone would leave it to a forked child.
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    except BlockingIOError:
+        said = os.pread(lock, 32, 0).strip()
+        return int(said) if said.isdigit() else None
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
 def _try(place: Place) -> Attachment | None:
-    """Attach to a service; `None` if nobody listens there any more."""
+    """Attach to a service; `None` if nobody listens there any more, or a stranger does."""
     if place.socket is None:
-        # The port of a service that was killed may belong to a stranger by now: its process must live too.
-        return Attachment(place, None) if place.url and _lives(place.pid) and _listens(place.url) else None
+        return Attachment(place, None) if _answers(place) else None
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         line.settimeout(10.0)
@@ -181,6 +213,9 @@ def _try(place: Place) -> Attachment | None:
     except (OSError, http.client.HTTPException):
         line.close()
         return None
+    if not place.answered(status):
+        line.close()
+        return None
     if status.status == 404:  # a service on a socket that somebody runs for good
         line.close()
         return Attachment(place, None)
@@ -191,23 +226,19 @@ def _try(place: Place) -> Attachment | None:
     return Attachment(place, line)
 
 
-def _lives(pid: int) -> bool:
+def _answers(place: Place) -> bool:
+    """Ask for nothing but health, and see who answers."""
+    speaker = None
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        found = urlsplit(place.url or "")
+        speaker = http.client.HTTPConnection(found.hostname or "", found.port, timeout=5.0)
+        speaker.request("GET", "/healthz")
+        return place.answered(speaker.getresponse())
+    except (OSError, ValueError, http.client.HTTPException):
         return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _listens(url: str) -> bool:
-    host, _, port = url.rpartition("://")[2].rstrip("/").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    finally:
+        if speaker is not None:
+            speaker.close()
 
 
 def _start(data: Path) -> _Child:

@@ -12,7 +12,7 @@ from embatch.batch import Request, Texts
 from embatch.client.asking import Parcel
 from embatch.client.readers import tagged_line
 from embatch.errors import InvalidArgument
-from embatch.wire.bodies import LineWriter, StreamWriter
+from embatch.wire.bodies import LineWriter, StreamWriter, refuse_unsayable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -44,7 +44,7 @@ def request(given: object, index: int, defaults: Request) -> Request:
     """Return one request with what it does not say taken from the defaults.
 
     Raises:
-        InvalidArgument: it is neither text nor a request.
+        InvalidArgument: it is neither text nor a request, or its key, title or metadata cannot be sent.
     """
     if isinstance(given, str):
         return replace(defaults, text=given)
@@ -53,6 +53,7 @@ def request(given: object, index: int, defaults: Request) -> Request:
             f"requests[{index}] is a {type(given).__name__}, not a text or a Request",
             field=f"requests[{index}]",
         )
+    refuse_unsayable(given, f"requests[{index}]")
     return replace(
         given,
         task_type=given.task_type or defaults.task_type,

@@ -88,7 +88,7 @@ class Checkpoint:
         """Return a tensor of this shape; `None` in it stands for any size.
 
         Raises:
-            InvalidArgument: there is none, or it has another shape.
+            InvalidArgument: there is none, it has another shape, or a number of it is none.
         """
         tensor = self._tensors.get(self._prefix + name)
         if tensor is None:  # LayerNorm in checkpoints of the first years
@@ -102,6 +102,10 @@ class Checkpoint:
             want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
         ):
             raise InvalidArgument(f"{name} has another shape than config.json says", field="model")
+        if not np.isfinite(tensor).all():  # every vector would be wrong, and no text to blame
+            raise InvalidArgument(
+                f"a weight of the model is infinite or not a number: in {name}", field="model"
+            )
         return tensor
 
     def words(self, sizes: Sizes) -> NDArray[np.float32]:

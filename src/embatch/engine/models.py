@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 ENGINES: Final = ("auto", "amx", "openvino", "torch", "remote", "hashing")
+PRECISIONS: Final = ("auto", "f32", "bf16")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.:-]*(/[\w.:-]+){0,3}", re.ASCII)
 
 
@@ -168,7 +169,7 @@ def serve_model(
     Args:
         reference: a folder, a Hub name (`org/name`), or the name a remote endpoint knows.
         engine: one of `ENGINES`.
-        precision: `auto`, `f32` or `bf16`.
+        precision: one of `PRECISIONS`.
         threads: 0 for one per core.
         url: the remote engine's endpoint.
         options: the engine's own; `revision` chooses a commit, tag or branch on the Hub.
@@ -180,6 +181,10 @@ def serve_model(
     """
     if engine not in ENGINES:
         raise InvalidArgument(f"engine must be one of {', '.join(ENGINES)}", field="engine")
+    if precision not in PRECISIONS:
+        raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}", field="precision")
+    if threads < 0:
+        raise InvalidArgument("threads must be 0, for one per core, or more", field="threads")
     spec = EngineSpec(engine, reference, precision, threads, url, dict(options or {}))
     if engine in {"remote", "hashing"}:
         name = _bare(reference)

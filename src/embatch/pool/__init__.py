@@ -57,7 +57,8 @@ class Pool(Protocol):
     def reference(self, model: ServedModel, requests: pa.RecordBatch) -> Referenced:
         """Embed a few texts by the reference path: float32, one text at a time. Raises EngineTrouble.
 
-        It waits behind the bulk work of the moment.
+        It waits behind the bulk work of the moment. Without texts it waits for the bulk engine alone, and an
+        engine of its own, where it needs one, begins to load.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -14,13 +15,14 @@ from embatch.engine.packing import distinct
 from embatch.engine.texts import compose
 from embatch.errors import Code, Reason, RequestError
 from embatch.pool.work import ShardWork
-from embatch.shard import FROZEN, IDENTITY, Done, frozen, results_schema
+from embatch.shard import COMPUTED_BY, FROZEN, IDENTITY, Done, frozen, results_schema, thawed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from embatch.engine.protocol import Description
     from embatch.pool.lane import Processes
     from embatch.pool.work import Outcome
 
@@ -61,11 +63,12 @@ class Embedding:
             EngineTrouble: as `ShardWork.run`.
         """
         about = self.processes.process(self.stop).await_ready()
-        known = frozen(self.requests)
-        open_ = np.flatnonzero(_sound(self.requests) & ~known).tolist()
-        counted = int(pc.sum(self.requests.column(FROZEN[1])).as_py()) if known.any() else 0
-        self.on_progress(Done(self.requests.num_rows - len(open_), counted))
-        merged = distinct(composed(self.requests, open_, about.prompts))
+        requests = thawed(self.requests, computed_by(about))
+        known = frozen(requests)
+        open_ = np.flatnonzero(_sound(requests) & ~known).tolist()
+        counted = int(pc.sum(requests.column(FROZEN[1])).as_py()) if known.any() else 0
+        self.on_progress(Done(requests.num_rows - len(open_), counted))
+        merged = distinct(composed(requests, open_, about.prompts))
         repeats = np.bincount(np.array(merged.of, np.int64), minlength=len(merged.texts))
         told = 0.0
 
@@ -76,21 +79,30 @@ class Embedding:
             spent, told = work.outcome.cpu_seconds - told, work.outcome.cpu_seconds
             self.on_progress(Done(int(repeats[at].sum()), tokens, spent))
 
-        work = ShardWork(
-            merged.texts, about.dimensions, self.processes, self.stop, finished, self.doubted, self.alone
+        work = ShardWork(merged.texts, about, self.processes, self.stop, finished, self.doubted, self.alone)
+        found = _results(requests, open_, merged.of, work.run())
+        return found.replace_schema_metadata(
+            {IDENTITY: about.identity.encode(), COMPUTED_BY: computed_by(about).encode()}
         )
-        found = _results(self.requests, open_, merged.of, work.run())
-        return found.replace_schema_metadata({IDENTITY: about.identity.encode()})
 
     def count(self) -> NDArray[np.int32]:
         """Return the tokens of each request, int32 (n,), 0 for a faulty one. Raises as `run`."""
         about = self.processes.process(self.stop).await_ready()
         sound = np.flatnonzero(_sound(self.requests)).tolist()
         merged = distinct(composed(self.requests, sound, about.prompts))
-        work = ShardWork(merged.texts, about.dimensions, self.processes, self.stop, lambda _: None)
+        work = ShardWork(merged.texts, about, self.processes, self.stop, lambda _: None)
         counts = np.zeros(self.requests.num_rows, np.int32)
         counts[sound] = work.count()[list(merged.of)]
         return counts
+
+
+def computed_by(about: Description) -> str:
+    """Return a digest of all that decides what a request's vector is: the engine, its prompts, its limit.
+
+    An engine's own `identity` says nothing of prompts, and that of a remote one nothing of the limit.
+    """
+    said = (about.identity, about.max_tokens, sorted(about.prompts.items()))
+    return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
 def composed(requests: pa.RecordBatch, rows: Sequence[int], prompts: Mapping[str, str]) -> Iterator[str]:

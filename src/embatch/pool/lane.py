@@ -120,7 +120,9 @@ class Lane:
     def status(self) -> EngineStatus:
         """Return how it does, without waiting for it."""
         with self._lock:
-            process, message = self._process, self._message
+            process = self._process
+            # One that was only begun has failed before anybody waited for it.
+            message = self._message or (process.trouble if process is not None else None)
             state = "broken" if message else "ready" if process is not None and process.ready else "starting"
             pid = process.pid if process is not None and process.alive else None
             return EngineStatus(self._model, self.name, pid, state, max(0, self._starts - 1), message)

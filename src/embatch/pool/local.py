@@ -18,7 +18,7 @@ from embatch.pool.embedding import Embedding
 from embatch.pool.lane import BULK, QUERY, REFERENCE, Apart, Lane
 from embatch.pool.process import CLOSING, Stopped
 from embatch.pool.supervisor import Supervisor
-from embatch.shard import Done
+from embatch.shard import Done, results_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,6 +128,11 @@ class LocalPool:
             about = lane.process().await_ready()
             if about.precision != "f32" and model.spec.engine != "remote":
                 lane = self._lane(model, REFERENCE)
+            if not requests.num_rows:
+                with suppress(EngineTrouble):  # whoever brings texts is told
+                    lane.begin()
+                nothing = pa.RecordBatch.from_pylist([], schema=results_schema(about.dimensions))
+                return Referenced(nothing, 0, 0.0, about)
             found, total = _one_by_one(lane, requests)
             return Referenced(found, total.tokens, total.cpu_seconds, about)
 

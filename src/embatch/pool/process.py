@@ -125,6 +125,12 @@ class EngineProcess:
         return self._gone is None and self._description is not None
 
     @property
+    def trouble(self) -> str | None:
+        """Why the engine did not load; `None` while it may, once it has, and where we ended it ourselves."""
+        ended = self._gone is not None and self._gone.end is not End.CLOSED
+        return self._failure if ended and self._description is None else None
+
+    @property
     def usable(self) -> bool:
         """Whether new jobs should go to it."""
         return self._gone is None and self._wanted_end is None and not self._retired
@@ -284,21 +290,24 @@ class EngineProcess:
         end = self._wanted_end or (End.KILLED if code == -signal.SIGKILL else End.DIED)
         how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"signal {-code}"
         gone = Gone(end, how)
-        with self._lock:
-            self._gone = gone
-            jobs = list(self._jobs.values())
-            self._jobs.clear()
         if end is End.CLOSED:
             self._failure = CLOSING
         elif not self._failure:
             self._failure = f"the engine process ended while loading ({how})"
             if self._said:
                 self._failure += f": {self._said}"
+        with self._lock:
+            self._gone = gone
+            jobs = list(self._jobs.values())
+            self._jobs.clear()
         self._settled.set()
         for job in jobs:
             job.events.put(gone)
         if end is not End.CLOSED:
-            _log.warning("engine process ended", extra={"fields": {"pid": self.pid, "how": how}})
+            fields = {"pid": self.pid, "how": how}
+            if self._description is None:
+                fields["why"] = self._failure
+            _log.warning("engine process ended", extra={"fields": fields})
 
 
 class Job:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embatch.engine.frames import Frame
+    from embatch.engine.protocol import Description
     from embatch.errors import RequestError
     from embatch.pool.lane import Processes
     from embatch.pool.process import EngineProcess, Job
@@ -81,7 +82,8 @@ class ShardWork:
     """Works the rows of one shard. Use once."""
 
     texts: Sequence[str]
-    dimensions: int
+    about: Description
+    """What shall embed them: a process that loaded something else is not asked."""
     processes: Processes
     stop: threading.Event
     on_rows: Callable[[Sequence[int]], None]
@@ -97,7 +99,7 @@ class ShardWork:
     def __post_init__(self) -> None:
         count = len(self.texts)
         self.outcome = Outcome(
-            np.zeros((count, self.dimensions), np.float32),
+            np.zeros((count, self.about.dimensions), np.float32),
             np.zeros(count, np.int32),
             np.zeros(count, np.bool_),
         )
@@ -190,7 +192,7 @@ class ShardWork:
 
     def _control(self, process: EngineProcess) -> None:
         """Embed a harmless text. Raises EngineTrouble when the engine fails on that too."""
-        work = ShardWork([CONTROL], self.dimensions, self.processes, self.stop, on_rows=lambda _: None)
+        work = ShardWork([CONTROL], self.about, self.processes, self.stop, on_rows=lambda _: None)
         course = work._attempt(process, [0], None)
         fault = course.fault or next((fault for _, fault, _ in course.failed), None)
         if fault is not None:
@@ -205,7 +207,13 @@ class ShardWork:
     def _attempt(
         self, process: EngineProcess, rows: Sequence[int] | None, groups: Sequence[Group] | None
     ) -> _Course:
-        """Run rows (planned by the process) or groups in one process; return how far that came."""
+        """Run rows (planned by the process) or groups in one process; return how far that came.
+
+        Raises:
+            EngineTrouble: the process was started after the model's files, or the engine, had changed.
+        """
+        if process.await_ready() != self.about:
+            raise EngineTrouble("the model changed while a shard was worked: it is begun anew")
         if rows is None:
             rows = [row for group in groups or () for row in group.rows]
         shapes = (

@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOTE: Final = "service.json"
+INSTANCE: Final = "Embatch-Instance"
+"""Header of every answer: the random name in the note, by which clients know that it was this service's."""
+_TRIES: Final = 50
+_BETWEEN_TRIES: Final = 0.01
 _SOCKET_BYTES: Final = 100
 """Longest path of a Unix socket that every platform takes (Linux 108, macOS 104, both with a zero byte)."""
 
@@ -33,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Make the data folder if needed (0700) and hold it: one service at a time.
 
     The lock is the kernel's (flock on a file of its own, not inherited by child processes), so it ends with
-    this process however that ends.
+    this process however that ends. What a dead service noted is removed.
 
     Raises:
         FolderTaken: another service holds it.
@@ -47,15 +52,24 @@ def locked(folder: Path) -> Iterator[None]:
             f"the data folder {folder} cannot be used: {error.strerror}", field="--data"
         ) from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderTaken(_holder(folder, lock)) from None
+        if not _taken(lock):
+            raise FolderTaken(_holder(folder, lock))
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        (folder / NOTE).unlink(missing_ok=True)
         yield
     finally:
         os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    """Take the lock. A client that looks whether somebody has it may hold it for an instant."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_BETWEEN_TRIES)
+    return False
 
 
 def _holder(folder: Path, lock: int) -> str:
@@ -96,9 +110,11 @@ def bind_tcp(host: str, port: int) -> Listener:
     """Bind a TCP address; port 0 takes any free one.
 
     Raises:
-        InvalidArgument: this machine has no such address.
+        InvalidArgument: this machine has no such address, or no address such a port.
         Unavailable: the port is taken.
     """
+    if not 0 <= port < 1 << 16:  # some systems would take its last 16 bits
+        raise InvalidArgument("a port is from 1 to 65535, or 0 for any free one", field="--port")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -175,14 +191,15 @@ def own_socket(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def noted(folder: Path, listener: Listener) -> Iterator[None]:
-    """Say in the data folder where the service listens, for as long as it does."""
+def noted(folder: Path, listener: Listener, instance: str) -> Iterator[None]:
+    """Say in the data folder where the service listens and how it is known, for as long as it does."""
     note = folder / NOTE
     fresh = folder / f"{NOTE}.{os.getpid()}"
     about = {
         "pid": os.getpid(),
         "socket": None if listener.path is None else str(listener.path),
         "url": listener.url,
+        "instance": instance,
     }
     fresh.write_text(json.dumps(about) + "\n")
     fresh.replace(note)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import threading
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class _Process:
         self._parts, self._service, self._store = parts, service, store
         self._attached = Attached(self._leave) if parts.private else None
         self._leaving = False
+        self._instance = secrets.token_hex(16)
 
     async def run(self) -> int:
         """Serve until told to leave; return the exit code."""
@@ -111,7 +113,9 @@ class _Process:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(logs.report_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._signalled, number)
+            # Whoever started us may have had them ignored: nohup does, and a shell for what runs behind it.
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._signalled, number)
         self._server = _Uvicorn(self._config())
         self._remove_traces = contextlib.ExitStack()
         with self._remove_traces:
@@ -119,7 +123,7 @@ class _Process:
             listening = asyncio.create_task(self._server.listening.wait())
             await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
-                self._remove_traces.enter_context(folder.noted(self._parts.place, listener))
+                self._remove_traces.enter_context(folder.noted(self._parts.place, listener, self._instance))
                 if self._attached is not None:
                     self._attached.begin()
                 _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
@@ -141,6 +145,7 @@ class _Process:
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=[(folder.INSTANCE, self._instance)],
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_ANSWER_SECONDS,

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss
-from embatch.store.trouble import disk
+from embatch.store.trouble import disk, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,14 +96,17 @@ class Blobs:
 
         Raises:
             DataLoss: the file is missing, or its bytes are not the ones that were written.
+            Unavailable: it cannot be read just now (too many open files, say); nothing is known to be lost.
         """
         try:
             with self.path(relative).open("rb") as file:
                 if os.fstat(file.fileno()).st_size > LARGEST:
                     raise DataLoss(f"{relative} is larger than any shard")
                 content = file.read(LARGEST)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataLoss(f"{relative} cannot be read: it is gone") from error
         except OSError as error:
-            raise DataLoss(f"{relative} cannot be read") from error
+            raise unreadable(error) from error
         # What was hashed is what is decoded: the file is not looked at again.
         if hashlib.sha256(content).hexdigest() != digest:
             raise DataLoss(f"{relative} does not match its checksum")

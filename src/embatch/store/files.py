@@ -95,10 +95,10 @@ class Files:
 
         self._writer.run(write)
 
-    def drop_upload(self, token: str) -> None:
-        """Forget an upload. Repeating is safe."""
+    def drop_upload(self, token: str) -> bool:
+        """Forget an upload under way; return whether there was one. Repeating is safe."""
         forget = delete(UPLOAD).where(UPLOAD.c.token == token)
-        self._writer.run(lambda connection: connection.execute(forget).rowcount, makes_room=True)
+        return self._writer.run(lambda connection: connection.execute(forget).rowcount > 0, makes_room=True)
 
     def file(self, file_id: str) -> FileRecord:
         """Return a file.
@@ -110,6 +110,18 @@ class Files:
             row = connection.execute(select(FILE).where(FILE.c.id == file_id)).first()
         if row is None:
             raise missing_file(file_id)
+        return _file(row)
+
+    def file_at(self, path: str) -> FileRecord:
+        """Return the file whose bytes stand there.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with reading(self._readers) as connection:
+            row = connection.execute(select(FILE).where(FILE.c.path == path)).first()
+        if row is None:
+            raise NotFound("there is no such upload: begin it again")
         return _file(row)
 
     def files(self, limit: int, after: tuple[int, str] | None) -> Sequence[FileRecord]:
@@ -126,24 +138,34 @@ class Files:
         with reading(self._readers) as connection:
             return [_file(row) for row in connection.execute(query)]
 
-    def delete_file(self, file_id: str) -> None:
-        """Remove a file from the database; its bytes are the caller's.
+    def delete_file(self, file_id: str, *, path: str | None = None) -> str:
+        """Remove a file from the database; return where its bytes stand, which are the caller's.
+
+        Args:
+            file_id: its id.
+            path: where they stand for the file that is meant: another one that has taken its name stays.
+                `None` for whichever has the name.
 
         Raises:
             PermissionDenied: there is none.
             FailedPrecondition: a batch is still being planned from it.
         """
+        meant = delete(FILE).where(
+            FILE.c.id == file_id, literal(value=True) if path is None else FILE.c.path == path
+        )
 
-        def write(connection: Connection) -> None:
+        def write(connection: Connection) -> str:
             reading = select(BATCH.c.id).where(_reading(), BATCH.c.input_file == file_id)
             if connection.execute(reading.limit(1)).first() is not None:
                 raise FailedPrecondition(
                     "a batch is still reading this file: delete it once its requests are counted"
                 )
-            if connection.execute(delete(FILE).where(FILE.c.id == file_id)).rowcount == 0:
+            freed = connection.execute(meant.returning(FILE.c.path)).scalar()
+            if freed is None:
                 raise missing_file(file_id)
+            return str(freed)
 
-        self._writer.run(write, makes_room=True)
+        return self._writer.run(write, makes_room=True)
 
 
 def missing_file(file_id: str) -> PermissionDenied:

@@ -70,6 +70,8 @@ class ResultShard:
     """Native dimensions of its vectors."""
     cpu_micros: int = 0
     """CPU time of the engine for it, in microseconds."""
+    computed_by: str | None = None
+    """Digest of what computed its vectors; `None`: it has none, or nobody says. Kept with the batch alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,10 @@ class Claim:
     attempt: int
     payload: PayloadShard
     expire_time: datetime
+    excused: int = 0
+    """Earlier claims among `attempt` that say nothing against the shard."""
+    computed_by: str | None = None
+    """Digest of what computed the batch's vectors so far; `None` before there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,8 @@ class Committed:
     """`False`: the claim was lost (a newer attempt, or the batch was stopped): drop the result."""
     state: State | None
     """The batch's state afterwards; `None` if the batch is gone."""
+    foreign: bool = False
+    """Whether it was refused only because something else computed the batch so far: the claim still holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from embatch.states import ACTIVE, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-VERSION: Final = "0002"
+VERSION: Final = "0003"
 """The newest migration. A test holds it, the migrations and these tables together."""
 METADATA: Final = MetaData()
 
@@ -65,6 +65,8 @@ BATCH: Final = Table(
     Column("notes", Text, nullable=False),
     # Whose end hands this batch's vectors to the cache.
     Column("run", Text),
+    # What computed its first vectors, as a digest: no others are taken. NULL before there are any.
+    Column("computed_by", Text),
     CheckConstraint(one_of("state", State), name="known_state"),
     CheckConstraint(f"(end_time IS NULL) = ({_ACTIVE})", name="ended_exactly_when_final"),
     CheckConstraint("waiting >= 0", name="waiting_not_negative"),
@@ -99,6 +101,8 @@ SHARD: Final = Table(
     Column("native_dimensions", Integer),
     Column("cached_count", Integer, nullable=False, server_default="0"),
     Column("cpu_micros", BigInteger, nullable=False, server_default="0"),
+    # Claims among `attempt` that say nothing against the shard.
+    Column("excused", Integer, nullable=False, server_default="0"),
     CheckConstraint("state IN ('claimed', 'done', 'waiting')", name="known_shard_state"),
     CheckConstraint("attempt >= 0 AND (state = 'waiting' OR attempt > 0)", name="worked_only_when_claimed"),
     CheckConstraint("request_count > 0", name="no_empty_shard"),

@@ -69,7 +69,7 @@ NOTE: Final = update(BATCH).where(_THIS).values(notes=bindparam("words"))
 # claim, release, commit
 
 
-def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str, int]]:
+def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str, int, str | None]]:
     """Return the statement that takes the next batch with a waiting shard, among some or all."""
     following = (
         select(BATCH.c.id)
@@ -87,12 +87,15 @@ def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str,
             state=case((_in(sources(Event.CLAIM)), _word(_target(Event.CLAIM))), else_=BATCH.c.state),
             update_time=_NOW,
         )
-        .returning(BATCH.c.id, BATCH.c.model, BATCH.c.expire_time)
+        .returning(BATCH.c.id, BATCH.c.model, BATCH.c.expire_time, BATCH.c.computed_by)
     )
 
 
 CLAIM_BATCH: Final = _claim_batch()
-CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(BATCH.c.model.not_in(bindparam("without", expanding=True)))
+CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(
+    BATCH.c.model.not_in(bindparam("without", expanding=True)),
+    BATCH.c.id.not_in(bindparam("resting", expanding=True)),
+)
 FIRST_WAITING: Final = select(func.min(SHARD.c.number)).where(
     SHARD.c.batch_id == bindparam("owner"), SHARD.c.state == _word("waiting"), SHARD.c.state != _word("done")
 )
@@ -112,6 +115,7 @@ CLAIM_SHARD: Final = (
         SHARD.c.byte_count,
         SHARD.c.dimensions,
         SHARD.c.cached_count,
+        SHARD.c.excused,
     )
 )
 # The guard of every later write about a shard: this attempt still owns it and its batch is active. In one
@@ -123,7 +127,9 @@ _HELD: Final = and_(
     SHARD.c.state == _word("claimed"),
     select(BATCH.c.id).where(_THIS, IS_ACTIVE).exists(),
 )
-RELEASE: Final = update(SHARD).where(_HELD).values(state=_word("waiting"))
+RELEASE: Final = (
+    update(SHARD).where(_HELD).values(state=_word("waiting"), excused=SHARD.c.excused + bindparam("forgiven"))
+)
 WAIT_AGAIN: Final = update(BATCH).where(_THIS, IS_ACTIVE).values(waiting=BATCH.c.waiting + 1)
 COMMIT: Final = (
     update(SHARD)
@@ -138,6 +144,12 @@ COMMIT: Final = (
         cpu_micros=bindparam("cpu"),
         native_dimensions=bindparam("native"),
     )
+)
+# The first vectors of a batch decide what computes it.
+COMPUTED_BY: Final = (
+    update(BATCH)
+    .where(_THIS, func.coalesce(BATCH.c.computed_by, bindparam("engine")) == bindparam("engine"))
+    .values(computed_by=bindparam("engine"))
 )
 _ALL_DONE: Final = and_(
     BATCH.c.planned,
@@ -194,7 +206,7 @@ END: Final = {
 }
 EXPIRE: Final = (
     update(BATCH)
-    .where(BATCH.c.end_time.is_(None), BATCH.c.expire_time <= _NOW, _in(sources(Event.EXPIRE)))
+    .where(BATCH.c.end_time.is_(None), BATCH.c.expire_time <= bindparam("due"), _in(sources(Event.EXPIRE)))
     .values(**_ending(Event.EXPIRE))
     .returning(BATCH.c.id)
 )
@@ -208,7 +220,7 @@ _RECORDS: Final = (
         *(
             column
             for column in BATCH.c
-            if column.name not in ("idempotency_key", "body_digest", "turn", "waiting")
+            if column.name not in ("idempotency_key", "body_digest", "turn", "waiting", "computed_by")
         ),
         func.sum(SHARD.c.request_count).label("requests"),
         func.sum(SHARD.c.successful_count).label("successful"),
@@ -216,7 +228,11 @@ _RECORDS: Final = (
         func.sum(SHARD.c.token_count).label("tokens"),
         func.sum(SHARD.c.cached_count).label("cached"),
         func.sum(SHARD.c.cpu_micros).label("cpu"),
-        func.max(SHARD.c.native_dimensions).label("native"),
+        # Without a vector a shard says nothing of them: it may have failed under another model.
+        func.coalesce(
+            func.max(case((SHARD.c.successful_count > literal_column("0"), SHARD.c.native_dimensions))),
+            func.max(SHARD.c.native_dimensions),
+        ).label("native"),
         case(
             (func.min(SHARD.c.dimensions) == func.max(SHARD.c.dimensions), func.min(SHARD.c.dimensions)),
             else_=literal_column(str(MIXED)),

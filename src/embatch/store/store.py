@@ -50,6 +50,10 @@ class _LostError(Exception):
     """The claim is lost; raised inside a write to undo what it began."""
 
 
+class _ForeignError(Exception):
+    """Something else computed the batch so far; raised as `_LostError` is."""
+
+
 class Store(Batches, Files):
     """Batches, shards and files of one data folder (SQLite) or one database (Postgres)."""
 
@@ -183,16 +187,19 @@ class Store(Batches, Files):
 
     # claim and commit
 
-    def claim(self, now: datetime, *, without: Collection[str] = ()) -> Claim | None:
+    def claim(
+        self, now: datetime, *, without: Collection[str] = (), resting: Collection[str] = ()
+    ) -> Claim | None:
         """Claim the next shard: highest priority, then the batch whose turn is longest ago, then the oldest.
 
         The attempt is raised, and PENDING becomes PROCESSING, before this returns. `None`: nothing waits, the
-        models of `without` left out.
+        models of `without` and the batches of `resting` left out.
         """
         chosen: dict[str, object] = {"now": micros(now)}
-        if without:
-            chosen["without"] = list(without)
-        statement = statements.CLAIM_BATCH_OF_OTHERS if without else statements.CLAIM_BATCH
+        statement = statements.CLAIM_BATCH
+        if without or resting:
+            chosen |= {"without": list(without), "resting": list(resting)}
+            statement = statements.CLAIM_BATCH_OF_OTHERS
 
         def write(connection: Connection) -> Claim | None:
             batch = connection.execute(statement, chosen).first()
@@ -200,16 +207,27 @@ class Store(Batches, Files):
                 return None
             shard = connection.execute(statements.CLAIM_SHARD, {"owner": batch.id}).one()
             return Claim(
-                batch.id, batch.model, shard.number, shard.attempt, payload(shard), moment(batch.expire_time)
+                batch.id,
+                batch.model,
+                shard.number,
+                shard.attempt,
+                payload(shard),
+                moment(batch.expire_time),
+                shard.excused,
+                batch.computed_by,
             )
 
         return self._writer.run(write)
 
-    def release(self, claim: Claim) -> bool:
-        """Let a claimed shard wait again. `False`: the claim was lost. Repeating is safe."""
+    def release(self, claim: Claim, *, excused: bool = False) -> bool:
+        """Let a claimed shard wait again. `False`: the claim was lost. Repeating is safe.
+
+        `excused`: that it was claimed and not worked says nothing against it.
+        """
+        given_back = {**_held(claim), "forgiven": int(excused)}
 
         def write(connection: Connection) -> None:
-            if connection.execute(statements.RELEASE, _held(claim)).rowcount == 0:
+            if connection.execute(statements.RELEASE, given_back).rowcount == 0:
                 raise _LostError
             if connection.execute(statements.WAIT_AGAIN, {"owner": claim.batch_id}).rowcount == 0:
                 raise _LostError
@@ -236,7 +254,8 @@ class Store(Batches, Files):
     def commit(self, claim: Claim, result: ResultShard, now: datetime) -> Committed:
         """Store the counts and digest of a worked shard, if the claim still holds and the batch is active.
 
-        With the last shard of a planned batch the batch becomes COMPLETED in the same transaction.
+        With the last shard of a planned batch the batch becomes COMPLETED in the same transaction. What
+        computed the first vectors of a batch computes all of it: a result of something else is refused.
         """
         worked = {
             **_held(claim),
@@ -249,10 +268,13 @@ class Store(Batches, Files):
             "native": result.dimensions,
         }
         this = {"owner": claim.batch_id, "now": micros(now)}
+        computed = {"owner": claim.batch_id, "engine": result.computed_by}
 
         def write(connection: Connection) -> State:
             if connection.execute(statements.COMMIT, worked).rowcount == 0:
                 raise _LostError
+            if result.computed_by and connection.execute(statements.COMPUTED_BY, computed).rowcount == 0:
+                raise _ForeignError
             state = connection.execute(statements.FINISH, this).scalar()
             if state is None:  # another service stopped the batch between the two statements
                 raise _LostError
@@ -260,10 +282,11 @@ class Store(Batches, Files):
 
         try:
             return Committed(accepted=True, state=self._writer.run(write, makes_room=True))
-        except _LostError:
+        except (_LostError, _ForeignError) as refused:
             with reading(self._readers) as connection:
                 state = connection.execute(statements.STATE, {"owner": claim.batch_id}).scalar()
-            return Committed(accepted=False, state=None if state is None else State(state))
+            foreign = isinstance(refused, _ForeignError)
+            return Committed(accepted=False, state=None if state is None else State(state), foreign=foreign)
 
     # the ends of a batch
 
@@ -287,11 +310,14 @@ class Store(Batches, Files):
             raise IllegalTransition(f"a {record.state} batch cannot {event}")
         return record
 
-    def expire(self, now: datetime) -> Sequence[str]:
-        """End every active batch whose time has passed as EXPIRED; return their ids. Repeating is safe."""
-        due = {"now": micros(now), "message": None}
+    def expire(self, now: datetime, *, due: datetime | None = None) -> Sequence[str]:
+        """End every active batch whose time has passed as EXPIRED; return their ids. Repeating is safe.
+
+        `due` is the time that counts where it is not what the clock shows; `None`: `now`.
+        """
+        times = {"now": micros(now), "due": micros(due or now), "message": None}
         return self._writer.run(
-            lambda connection: connection.execute(statements.EXPIRE, due).scalars().all(), makes_room=True
+            lambda connection: connection.execute(statements.EXPIRE, times).scalars().all(), makes_room=True
         )
 
     def delete(self, batch_id: str) -> None:

@@ -140,6 +140,15 @@ def reading(readers: Engine) -> Iterator[Connection]:
         raise kind.error from error
 
 
+def unreadable(error: OSError) -> Unavailable:
+    """Return what a failed read of a file means: that it cannot be read just now, and no more."""
+    return Unavailable(
+        f"the data folder cannot be read just now: {os.strerror(error.errno or 0)}",
+        reason="STORAGE_UNREADABLE",
+        retry_after=5.0,
+    )
+
+
 def disk(error: OSError) -> Unavailable:
     """Return what a failed write of a file means."""
     if error.errno in _FULL_ERRNO:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
-
-import orjson
 
 from embatch.batch import Texts
 from embatch.errors import InvalidArgument
+from embatch.wire import exact, messages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,14 +79,35 @@ def _embed(model: str | None, request: Request) -> dict[str, Any]:
 
 def _json(said: object) -> bytes:
     try:
-        return orjson.dumps(said)
-    except TypeError:
-        pass
-    # orjson refuses what JSON can say all the same, such as integers beyond 64 bits in somebody's metadata.
+        return exact.dumps(said)
+    except ValueError:
+        raise InvalidArgument(
+            "JSON cannot say this: a text holds a lone surrogate, or metadata something of Python's"
+        ) from None
+
+
+def refuse_unsayable(request: Request, place: str) -> None:
+    """Refuse what JSON cannot say beside the text; a text that it cannot say will fail alone.
+
+    Raises:
+        InvalidArgument: naming the field below `place`.
+    """
+    for name, text in (("key", request.key), ("title", request.title)):
+        if isinstance(text, str) and encodable(text) is None:
+            raise InvalidArgument(
+                f"{place}.{name} holds a lone surrogate: give whole characters", field=f"{place}.{name}"
+            )
+    if request.metadata is None:
+        return
     try:
-        return json.dumps(said, allow_nan=False).encode()
-    except (TypeError, ValueError):
-        raise InvalidArgument("metadata must be a JSON object", field="metadata") from None
+        if isinstance(request.metadata, Mapping):
+            exact.dumps(dict(request.metadata))
+            return
+    except ValueError:
+        pass
+    raise InvalidArgument(
+        f"{place}.metadata must be a JSON object of whole characters", field=f"{place}.metadata"
+    )
 
 
 LINES: Final = "application/jsonl"
@@ -129,7 +149,7 @@ class StreamWriter:
         self._stream = pa.ipc.new_stream(cast("IOBase", file), self._schema)
 
     def write(self, requests: Sequence[Request]) -> None:
-        """Append requests as one record batch."""
+        """Append requests, as one record batch unless they are large."""
         if isinstance(requests, Texts):
             texts, one = requests.texts, requests.like
             columns: dict[str, Any] = {name: [value] * len(texts) for name, value in _columns_of(one).items()}
@@ -141,7 +161,9 @@ class StreamWriter:
             columns["text"] = self._arrow.array(texts, self._arrow.string())
         except UnicodeEncodeError:
             columns["text"] = [encodable(text) for text in texts]
-        self._stream.write_batch(self._arrow.RecordBatch.from_pydict(columns, schema=self._schema))
+        batch = self._arrow.RecordBatch.from_pydict(columns, schema=self._schema)
+        for piece in messages.pieces(batch):  # a service bounds what it reads at once
+            self._stream.write_batch(piece)
 
     def finish(self) -> None:
         """Complete the file, which stays open."""
@@ -151,7 +173,7 @@ class StreamWriter:
 def _columns_of(one: Request) -> dict[str, Any]:
     return {
         "key": one.key,
-        "metadata": None if one.metadata is None else _json(one.metadata).decode(),
+        "metadata": None if one.metadata is None else _json(dict(one.metadata)).decode(),
         "task_type": one.task_type and one.task_type.value,
         "title": one.title,
         "dimensions": one.output_dimensionality,

@@ -1,7 +1,8 @@
 """Our Arrow streams: input files of requests, and results with their vectors in the form a reader asks for.
 
-An input is validated fully before a value of it is used: Arrow's offsets are the sender's, and a bad one
-would read outside the buffer. Results are one stream of record batches, in order:
+An input is bounded before it is decoded (`messages`) and validated fully before a value of it is used:
+Arrow's offsets are the sender's, and a bad one would read outside the buffer. Results are one stream of
+record batches, in order:
 
     index int64 · key · metadata (JSON text) · embedding · tokens int32 · truncated bool ·
     error_code int32 · error_reason · error_message
@@ -13,68 +14,80 @@ int8 * scale); for `bits` of uint8, eight signs a byte, most significant first, 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers, narrowed
 from embatch.shard import GIVEN, completed
 from embatch.vectors import truncate
+from embatch.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 NUMBERS: Final = tuple(Numbers)
-_FIELD: Final = "batch.inputConfig.fileName"
+_BESIDE: Final = 64
+"""Bytes that a column of one text may have beside it."""
 
 
-def read_batches(file: BinaryIO) -> Iterator[pa.RecordBatch]:
-    """Yield the requests of an input stream, columns as in `shard.GIVEN`, a record batch at a time.
+def read_batches(file: io.BufferedIOBase, text_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Yield the requests of an input stream, columns as in `shard.GIVEN`, in pieces and in bounded memory.
+
+    Args:
+        file: the bytes; read once, from where they stand.
+        text_bytes: what the longest good text has; of a text that makes a huge request of its own, only this
+            much and a little more is said.
 
     Raises:
-        InvalidArgument: not an Arrow stream, a column that is missing, unknown or of another type, offsets
-            that do not hold, or metadata that is no JSON object.
+        InvalidArgument: not an Arrow stream, a column that is missing, unknown, there twice or of another
+            type, a record batch that is too large, or offsets that do not hold.
     """
-    try:
-        with pa.ipc.open_stream(pa.PythonFile(cast("io.IOBase", file), mode="r")) as reader:
-            _check(reader.schema)
-            for batch in reader:
-                batch.validate(full=True)
-                given = completed(batch, GIVEN)
-                if not all(map(_is_object, given.column("metadata").drop_null().to_pylist())):
-                    raise InvalidArgument(
-                        "column metadata holds text that is not a JSON object", field=_FIELD
-                    )
-                yield given
-    except (pa.ArrowException, OSError) as error:  # a torn stream is an OSError
-        raise InvalidArgument(
-            f"the file is not a readable Arrow stream: {str(error)[:200]}", field=_FIELD
-        ) from None
+    schema = _schema(messages.read_columns(file))
+    for message in messages.record_batches(file):
+        try:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(message), schema)
+            batch.validate(full=True)
+        except (pa.ArrowException, OSError) as error:  # what does not decompress is an OSError
+            raise messages.unreadable(str(error)[:200]) from None
+        for piece in messages.pieces(batch):
+            yield _cut(completed(piece, GIVEN), max(text_bytes, messages.PIECE_BYTES))
 
 
-def _check(schema: pa.Schema) -> None:
-    if "text" not in schema.names:
-        raise InvalidArgument("the Arrow stream has no column text", field=_FIELD)
-    for column in schema:
+def _schema(columns: Sequence[messages.Column]) -> pa.Schema:
+    """Return the schema of an input's columns: made anew, so that Arrow need not believe the sender's."""
+    names = [column.name for column in columns]
+    if "text" not in names:
+        raise InvalidArgument("the Arrow stream has no column text", field=messages.FIELD)
+    for at, column in enumerate(columns):
         if column.name not in GIVEN.names:
             known = ", ".join(GIVEN.names)
             raise InvalidArgument(
-                f"unknown column {column.name[:64]!r}: the columns are {known}", field=_FIELD
+                f"unknown column {column.name[:64]!r}: the columns are {known}", field=messages.FIELD
             )
-        if column.type != (expected := GIVEN.field(column.name).type):
-            raise InvalidArgument(f"column {column.name} is {column.type}, not {expected}", field=_FIELD)
+        if column.name in names[:at]:
+            raise InvalidArgument(f"there are two columns {column.name}", field=messages.FIELD)
+        if column.type != (expected := str(GIVEN.field(column.name).type)):
+            raise InvalidArgument(
+                f"column {column.name} is {column.type}, not {expected}", field=messages.FIELD
+            )
+    return pa.schema([GIVEN.field(name) for name in names])
 
 
-def _is_object(text: Any) -> bool:
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        return False
+def _cut(piece: pa.RecordBatch, most: int) -> pa.RecordBatch:
+    """Return a piece in which no text has more than `most + 1` bytes: it fails for its length all the same.
+
+    Only a request that is a piece of its own can have one, and as a value of Python it may take four times
+    its bytes.
+    """
+    if piece.num_rows != 1 or piece.nbytes <= most:
+        return piece
+    texts = [one if one.nbytes <= most + _BESIDE else pa.array(["x" * (most + 1)]) for one in piece.columns]
+    return pa.RecordBatch.from_arrays(texts, schema=piece.schema)
 
 
 def results_stream(

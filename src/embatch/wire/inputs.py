@@ -16,6 +16,7 @@ import orjson
 
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import RequestRow
+from embatch.wire import exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +63,7 @@ def load(body: bytes) -> Any:
         )
     _check_depth(body)
     try:
-        value = orjson.loads(body)
+        value = exact.loads(body)
         _refuse_twice(body)
     except orjson.JSONDecodeError as error:
         encoding = any(word in str(error).lower() for word in ("utf-8", "surrogate"))
@@ -223,7 +224,10 @@ def _metadata(fields: Fields) -> str | None:
         return None
     if not isinstance(value, dict):
         fields.refuse("metadata", "metadata must be a JSON object")
-    return orjson.dumps(value).decode()
+    try:
+        return exact.dumps(value).decode()
+    except ValueError:
+        fields.refuse("metadata", "metadata nests too deeply")
 
 
 def request_row(
@@ -289,10 +293,12 @@ def embed(body: bytes, same_model: Callable[[str], bool]) -> RequestRow:
     return request_row(load(body), "", same_model)
 
 
-def embed_many(body: bytes, same_model: Callable[[str], bool], most: int) -> list[RequestRow]:
+def embed_many(
+    body: bytes, same_model: Callable[[str], bool], most: int, *, least: int = 1
+) -> list[RequestRow]:
     """Read the body of `batchEmbedContents`. Raises InvalidArgument naming the field."""
     entries = Fields(load(body), "", ("requests",)).get("requests")
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list) or len(entries) < least:
         raise InvalidArgument(
             "this must be a list of at least one request", field="requests", reason="EMPTY_BATCH"
         )

@@ -13,6 +13,7 @@ import orjson
 
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import RequestRow
+from embatch.wire import exact
 from embatch.wire.inputs import row_of_line
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _row(line: bytes, number: int, same_model: Callable[[str], bool]) -> Request
     except UnicodeDecodeError:
         return _faulty(Reason.BAD_ENCODING, f"line {number} is not UTF-8")
     try:
-        value = orjson.loads(line)
+        value = exact.loads(line)
     except orjson.JSONDecodeError as error:
         reason = Reason.BAD_UNICODE if "surrogate" in str(error) else Reason.BAD_LINE
         return _faulty(reason, f"line {number} is not JSON: {error.msg}")

@@ -173,7 +173,9 @@ def lines(part: pa.RecordBatch) -> Iterator[bytes]:
         if row["key"] is not None:
             line = {"key": row["key"], **line}
         text = orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY)
-        tail = b"}\n" if row["metadata"] is None else b',"metadata":' + row["metadata"].encode() + b"}\n"
+        # Somebody's JSON may stand on several lines; within its texts there is no line end.
+        metadata = (row["metadata"] or "").replace("\n", " ").replace("\r", " ").encode()
+        tail = b',"metadata":' + metadata + b"}\n" if metadata else b"}\n"
         yield text[:-1] + tail
 
 

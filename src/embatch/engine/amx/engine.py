@@ -222,8 +222,6 @@ def _read(described: folder.ModelFolder) -> tuple[library.Form, list[NDArray[np.
     tensors = [stored.words(sizes), positions]
     for name, shape in pairs:
         tensors += [stored.tensor(f"{name}.weight", *shape), stored.tensor(f"{name}.bias", shape[0])]
-    if not all(np.isfinite(tensor).all() for tensor in tensors):
-        raise InvalidArgument("a weight of the model is infinite or not a number", field="model")
     form = library.Form(
         hidden=hidden,
         inner=inner,

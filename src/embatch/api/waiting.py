@@ -1,0 +1,66 @@
+"""Threads for calls that wait for an engine, apart from those that answer polls, submits, cancel and health.
+
+A cold model or a remote endpoint that has gone holds each of its callers for minutes, and a query waits for
+those before it. So every line of callers, one for each lane of a model, has threads of its own: nobody else
+stands behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
+
+from anyio import CapacityLimiter, Semaphore, fail_after, to_thread
+
+from embatch.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+THREADS: Final = 40
+"""Calls of one line that are with the engine at once."""
+WAITING: Final = 200
+"""Calls of one line that wait for a thread; one more is refused at once."""
+PATIENCE: Final = 30.0
+"""Seconds that a call waits for a thread."""
+_RETRY_SECONDS: Final = 5.0
+
+
+class EngineThreads:
+    """Runs calls that may wait for an engine."""
+
+    def __init__(self, threads: int = THREADS, waiting: int = WAITING, patience: float = PATIENCE) -> None:
+        self._threads, self._waiting, self._patience = threads, waiting, patience
+        self._lines: dict[str, Semaphore] = {}
+        # Who has its turn has a thread: the framework's own count of threads is that of all other calls.
+        self._unlimited = CapacityLimiter(math.inf)
+
+    async def run(self, line: str, call: Callable[[*Args], T], *args: *Args) -> T:
+        """Return what a call gives, once its turn in a line has come.
+
+        Raises:
+            Unavailable: too many wait already, or its turn did not come in time; nothing was done.
+        """
+        turns = self._lines.setdefault(line, Semaphore(self._threads))
+        if turns.statistics().tasks_waiting >= self._waiting:
+            raise _overloaded()
+        try:
+            with fail_after(self._patience):
+                await turns.acquire()
+        except TimeoutError:
+            raise _overloaded() from None
+        try:
+            return await to_thread.run_sync(call, *args, limiter=self._unlimited)
+        finally:
+            turns.release()
+
+
+def _overloaded() -> Unavailable:
+    return Unavailable(
+        "too many calls wait for the engine of this model: come back later, or submit a batch",
+        reason="OVERLOADED",
+        retry_after=_RETRY_SECONDS,
+    )

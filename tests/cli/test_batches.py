@@ -1,0 +1,93 @@
+"""The commands about batches, at a service that runs already."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import httpx2
+import orjson
+import pytest
+from serving import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from serving import Served
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service that computes nothing."""
+    with serving(tmp_path_factory.mktemp("data")) as served:
+        yield served
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command whose output goes to another program, from a terminal of 80 columns."""
+    done = subprocess.run(
+        [sys.executable, "-m", "embatch", *map(str, arguments)],
+        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_a_batch_of_which_nothing_succeeded(service: Served, tmp_path: Path) -> None:
+    """Its errors can be read; its vectors are null, however wide they would have been."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b'{"text":""}\n{"text":" "}\n')
+    name = run("submit", source, "--to", service.url).stdout.strip()
+    run("watch", name, "--to", service.url, code=3)
+    said = run("results", name, "--to", service.url, "-o", out, code=3)
+    assert "2 embeddings, 2 failed" in said.stderr
+    rows = [orjson.loads(line) for line in out.read_bytes().splitlines()]
+    assert [row["embedding"] for row in rows] == [None, None]
+    assert all("empty" in row["error"] for row in rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_names_can_be_copied(service: Served, tmp_path: Path) -> None:
+    """A batch is one line, however narrow the terminal is."""
+    source = tmp_path / "a rather long name of a file, as they often are.jsonl"
+    source.write_bytes(b'{"text":"one"}\n')
+    name = run("submit", source, "--to", service.url).stdout.strip()
+    lines = run("list", "--to", service.url).stdout.splitlines()
+    (line,) = [line for line in lines if name in line]
+    assert source.name in line
+
+
+def test_an_engine_that_does_not_come_up(tmp_path: Path) -> None:
+    """The service says so before anybody waits, and to whoever waits for a batch."""
+    why, source = "the openvino engine has no option bogus", tmp_path / "in.jsonl"
+    source.write_bytes(b'{"text":"one"}\n')
+    with serving(tmp_path / "data", "--engine", "openvino", "--engine-option", "bogus=1") as served:
+        deadline = time.monotonic() + 60
+        while (reply := httpx2.get(f"{served.url}/readyz")).status_code == 200:
+            assert time.monotonic() < deadline, "it seems ready"
+        assert reply.json() == {"status": "unready", "reasons": [why]}
+        name = run("submit", source, "--to", served.url).stdout.strip()
+        said = run("watch", name, "--to", served.url, "--timeout", "1", "--interval", "0.1", code=6).stderr
+    assert said.splitlines()[0] == f"it waits: {why}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--port", "99999"), "--port"),
+        (("--port", "-5"), "--port"),
+        (("--threads", "-2"), "threads"),
+        (("--precision", "f16"), "precision"),
+    ],
+)
+def test_a_service_that_cannot_be(tmp_path: Path, flags: tuple[str, str], said: str) -> None:
+    """What makes no sense is refused before anything is started, by its name."""
+    assert said in run("serve", "--data", tmp_path, *flags, code=2).stderr

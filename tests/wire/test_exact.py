@@ -1,0 +1,149 @@
+"""Integers of any length keep their digits, on every way that metadata and keys take."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embatch.batch import Request
+from embatch.errors import InvalidArgument
+from embatch.shard import RequestRow
+from embatch.wire import answers, bodies, columns, exact, inputs, lines, outputs, stream
+
+BIG = {
+    "id": 10**20 + 1,
+    "deep": [{"n": -(2**63) - 1}, 2**64],
+    "most": 2**64 - 1,
+    "text": "9" * 40,
+    "half": 0.5,
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=3), st.sampled_from([None, 1]))
+def test_what_goes_in_comes_out(value: dict[str, Any], indent: int | None) -> None:
+    """Of whatever JSON says, in bytes and in text, however it is laid out."""
+    assert exact.loads(exact.dumps(value)) == value
+    assert exact.loads(json.dumps(value, indent=indent)) == value
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"a":1',
+        b'{"a":NaN, "b":99999999999999999999}',
+        b'{"a":1e400}',
+        b'{"a":[' + b"9" * 5000 + b"]}",
+        b'{"a":"\\ud800","b":[18446744073709551616]}',
+        b'{"a":' * 1010 + b"[18446744073709551616]" + b"}" * 1010,
+    ],
+)
+def test_what_is_no_json_is_not_read_by_either_reader(said: bytes) -> None:
+    """The standard library would take some of these."""
+    with pytest.raises(orjson.JSONDecodeError):
+        exact.loads(said)
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, "\ud800", {"a": [10**20, "\ud800"]}, {"a": [10**20, float("nan")]}]
+)
+def test_what_json_cannot_say_is_a_value_error(value: object) -> None:
+    """Also where an integer beyond 64 bits stands beside it."""
+    with pytest.raises(ValueError, match="no JSON"):
+        exact.dumps(value)
+
+
+def _same(_: str) -> bool:
+    return True
+
+
+def test_metadata_of_a_body_keeps_its_digits() -> None:
+    """From the client's body to the row of the service."""
+    body = bodies.create_body("m", "d", 0, [Request("a", metadata=BIG), Request("b")])
+    rows = inputs.create(body, "m", _same).rows
+    assert rows is not None
+    assert json.loads(rows[0].metadata or "") == BIG
+
+
+def test_metadata_and_keys_of_lines_keep_their_digits() -> None:
+    """A key that is a number becomes text of the same digits."""
+    line = json.dumps(
+        {"key": 10**20 + 1, "metadata": BIG, "request": {"content": {"parts": [{"text": "a"}]}}}
+    )
+    (row,) = lines.read_rows(io.BytesIO(line.encode()), 1 << 20, _same)
+    assert (row.key, json.loads(row.metadata or "")) == (str(10**20 + 1), BIG)
+
+
+def test_an_integer_that_no_field_takes_is_refused_by_name() -> None:
+    """As before, whatever its length."""
+    with pytest.raises(InvalidArgument) as refused:
+        inputs.embed(
+            b'{"content":{"parts":[{"text":"a"}]},"outputDimensionality":100000000000000000001}', _same
+        )
+    assert refused.value.field == "outputDimensionality"
+
+
+def test_metadata_nested_beyond_json_fails_its_line_alone() -> None:
+    """It could be read, but not be written again."""
+    deep = b'{"a":' * 1005 + b"1" + b"}" * 1005
+    line = b'{"metadata":' + deep + b',"request":{"content":{"parts":[{"text":"a"}]}}}\n'
+    rows = list(
+        lines.read_rows(
+            io.BytesIO(line + b'{"request":{"content":{"parts":[{"text":"b"}]}}}'), 1 << 20, _same
+        )
+    )
+    assert [row.text for row in rows] == [None, "b"]
+    assert "nests too deeply" in str(rows[0].fault)
+
+
+def result() -> pa.RecordBatch:
+    """Return one result, with metadata that stands on several lines."""
+    return pa.RecordBatch.from_pydict(
+        {
+            "index": pa.array([0], pa.int64()),
+            "key": ["k"],
+            "metadata": [json.dumps(BIG, indent=1)],
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2, np.float32)), 2),
+            "tokens": pa.array([1], pa.int32()),
+            "truncated": [False],
+            "error_code": pa.array([None], pa.int32()),
+            "error_reason": pa.array([None], pa.string()),
+            "error_message": pa.array([None], pa.string()),
+        }
+    )
+
+
+def test_metadata_of_results_keeps_its_digits() -> None:
+    """On the line of a file, which is one line; in an operation; in the Arrow stream."""
+    (line,) = outputs.lines(result())
+    assert line.count(b"\n") == 1
+    assert answers.parse_line(line).metadata == BIG
+    (item,) = outputs.items(result())
+    body = b'{"metadata":{"output":{"inlinedResponses":{"inlinedResponses":[' + item + b"]}}}}"
+    (found,) = answers.parse_items(body) or []
+    assert found.metadata == BIG
+    (part,) = stream.read_parts(b"".join(columns.results_stream(iter([result()]), 2, None, "float32")))
+    assert part.metadata == [BIG]
+
+
+def test_a_row_of_the_columns_keeps_its_digits() -> None:
+    """The text of the metadata passes as it is."""
+    sink = io.BytesIO()
+    writer = bodies.StreamWriter(sink)
+    writer.write([Request("a", metadata=BIG)])
+    writer.finish()
+    (piece,) = columns.read_batches(io.BytesIO(sink.getvalue()), 1 << 20)
+    assert RequestRow(*next(zip(*piece.to_pydict().values(), strict=True))).text == "a"
+    assert json.loads(piece.column("metadata")[0].as_py()) == BIG
