@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embatch import cli
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -160,6 +162,10 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
         (["embed", "IN", "-o", "/nowhere/at/all.parquet"], "there is no folder /nowhere/at"),
         (["embed", "IN", "-o", "OUT", "--to", "ftp://host"], "a target is"),
         (["embed", "IN", "-o", "OUT", "--task-type", "POETRY"], "task-type"),
+        (["embed", "IN", "-o", "IN"], "is a file of the input, which would be lost"),
+        (["embed", "IN", "-o", "FOLDER"], "is a folder"),
+        (["embed", "IN", "-o", "out\udcff.parquet"], "is not UTF-8"),
+        (["embed", "IN", "-o", "OUT", "--retry-failed", "--restart"], "give one of them"),
         (["embed", "IN", "-o", "OUT", "--dim", "385"], "--dim 385: the vectors have 384 dimensions"),
         (["serve", "--alias", "x"], "takes NAME=VALUE"),
         (["serve", "--host", "0.0.0.0"], "--insecure-no-auth"),  # noqa: S104  (refused is what is tested)
@@ -169,11 +175,32 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
 def test_wrong_usage_ends_with_2_and_says_what_to_do(tmp_path: Path, arguments: list[str], said: str) -> None:
     """Each mistake has its message and writes nothing."""
     source = _jsonl(tmp_path / "in.jsonl", [b'{"text":"one"}'])
-    places = {"IN": str(source), "OUT": str(tmp_path / "out.parquet")}
+    before, folder = source.read_bytes(), tmp_path / "folder.parquet"
+    folder.mkdir()
+    places = {"IN": str(source), "OUT": str(tmp_path / "out.parquet"), "FOLDER": str(folder)}
     done = _run(tmp_path / "data", *[places.get(argument, argument) for argument in arguments])
     assert done.returncode == 2, done.stderr
     assert said in done.stderr + done.stdout
     assert not (tmp_path / "out.parquet").exists()
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no room in out.parquet"), pa.ArrowKeyError("no room in out.parquet")]
+)
+def test_trouble_with_a_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Whatever nobody else has caught: no traceback, and the code of a failure."""
+
+    def full(*_: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["list"])
+    assert left.value.code == 1
+    assert capsys.readouterr().err == "error: no room in out.parquet\n"
 
 
 def test_help_says_where_the_data_folder_is(tmp_path: Path) -> None:

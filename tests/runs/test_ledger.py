@@ -132,6 +132,23 @@ def test_another_run_is_refused(tmp_path: Path, opened: Callable[..., Ledger]) -
     assert not list((tmp_path / "out.embatch").glob("part-*"))
 
 
+def test_what_the_first_call_decided_stays(tmp_path: Path, opened: Callable[..., Ledger]) -> None:
+    """Until the run begins anew; a ledger from before it was kept opens, and has nothing of it."""
+    folder, log = tmp_path / "out.embatch", tmp_path / "out.embatch" / "ledger.jsonl"
+    opened(folder, ABOUT, {"token": "a"}).close()
+    ledger = opened(folder, ABOUT, {"token": "b"})
+    assert (ledger.about, ledger.begun) == (ABOUT, {"token": "a"})
+    ledger.commit(block(0), rows(0))
+    ledger.close()
+    about, *blocks = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(about.replace(b',"begun":{"token":"a"}', b"") + b"".join(blocks))
+    older = opened(folder, ABOUT, {"token": "c"})
+    assert (older.about, older.begun, sorted(older.blocks)) == (ABOUT, {}, [0])
+    older.close()
+    opened(folder, ABOUT, {"token": "d"}, restart=True).close()
+    assert opened(folder, ABOUT, {"token": "e"}).begun == {"token": "d"}
+
+
 def test_two_at_once_are_refused(tmp_path: Path, opened: Callable[..., Ledger]) -> None:
     """The second process hears it at once; when the first has ended it may go on."""
     ledger = opened(tmp_path / "out.embatch", ABOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,6 @@ from embatch.runs.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from embatch.runs.standing import Standing, Summary
 
@@ -62,15 +63,36 @@ def _texts(count: int, word: str = "") -> list[str | None]:
     return [f"text {word} with the number {number}" for number in range(count)]
 
 
-def _run(client: Client, source: Path, out: Path, **more: object) -> Summary:
-    wish = Wish(**{name: more.pop(name) for name in ("dimensions", "numbers", "task_type") if name in more})  # type: ignore[arg-type]
+def _run(client: Client, source: Path | str, out: Path, **more: object) -> Summary:
+    wishes = ("dimensions", "numbers", "task_type", "display_name")
+    wish = Wish(**{name: more.pop(name) for name in wishes if name in more})  # type: ignore[arg-type]
     seen: list[Standing] = more.pop("seen", [])  # type: ignore[assignment]
+    polled: Callable[[], object] = more.pop("polled", lambda: None)  # type: ignore[assignment]
 
     def show(standing: Standing) -> None:
         seen.append(standing)
+        polled()
 
     conduct = Conduct(out.parent / "data", **{"block_rows": BLOCK, **more})  # type: ignore[arg-type]
     return embed_dataset(client, open_source(source, None, "id"), str(out), wish, conduct, show)
+
+
+def _stopped(client: Client, source: Path | str, out: Path, **more: object) -> set[str]:
+    """Stop a run at its first poll, with nothing committed; return the names of all batches there are."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(client, source, out, polled=stop, **more)
+    return {batch.name for batch in client.list_batches()}
+
+
+def _drop_all(client: Client) -> None:
+    for batch in client.list_batches():
+        with contextlib.suppress(FailedPrecondition):  # it has ended
+            client.cancel_batch(batch)
+        client.delete_batch(batch)
 
 
 def _embed(service: Served, source: Path, out: Path) -> subprocess.Popen[str]:
@@ -314,3 +336,63 @@ def test_an_input_without_any_text_is_an_error(client: Client, tmp_path: Path) -
         _run(client, source, tmp_path / "out.parquet")
     assert error.value.field == "IN"
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "data") == ["in.jsonl"]
+
+
+@pytest.fixture
+def folder(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with 60 texts in the files of `in`, three blocks; the service has no batch."""
+    _drop_all(client)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        _write(tmp_path / "in" / f"{name}.jsonl", _texts(30, f"{tmp_path.name} {name}"))
+    return tmp_path
+
+
+def test_a_respelled_command_finds_its_batches(client: Client, folder: Path) -> None:
+    """They keep the name that the first call gave them, and the cache gets them all."""
+    handed = _stopped(client, "in", folder / "out.parquet")
+    assert {batch.display_name for batch in client.list_batches()} == {
+        f"2 files of in rows {rows}" for rows in ("0-24", "25-49", "50-59")
+    }
+    seen: list[Standing] = []
+    assert _run(client, "./in", Path("out.parquet"), display_name="other", seen=seen).rows == 60
+    assert {one.batch.name for one in seen} == handed
+    assert list(client.list_batches()) == []
+    assert _run(client, "in", folder / "later.parquet").cached == 60
+
+
+def test_a_restart_shares_no_batch_with_what_was(client: Client, folder: Path) -> None:
+    """However it is spelled; what had been handed over stays where it is."""
+    handed = _stopped(client, "in", folder / "out.parquet")
+    _run(client, "./in", folder / "out.parquet", display_name="other", restart=True)
+    assert {batch.name for batch in client.list_batches()} == handed
+
+
+def test_two_outputs_of_one_input_share_no_batch(client: Client, folder: Path) -> None:
+    """One that ends first takes nothing away from the other."""
+    done: list[Summary] = []
+
+    def other() -> None:
+        if not done:
+            done.append(_run(client, "in", folder / "other.parquet"))
+
+    assert _run(client, "in", folder / "one.parquet", polled=other).rows == done[0].rows == 60
+    assert (folder / "one.parquet").read_bytes() == (folder / "other.parquet").read_bytes()
+    assert list(client.list_batches()) == []
+
+
+def test_a_ledger_from_before_is_taken_up(client: Client, folder: Path) -> None:
+    """It finds its batches as it always did; where it cannot, it says what to do."""
+    out, log = folder / "out.parquet", folder / "out.parquet.embatch" / "ledger.jsonl"
+    _stopped(client, "in", out)
+    _drop_all(client)
+    about = orjson.loads(log.read_bytes())
+    del about["begun"]
+    log.write_bytes(orjson.dumps(about) + b"\n")
+    handed = _stopped(client, "in", out)
+    with pytest.raises(FailedPrecondition, match=r"rows 0-24 were handed over.*--restart"):
+        _run(client, "./in", out)
+    seen: list[Standing] = []
+    assert _run(client, "in", out, seen=seen).rows == 60
+    assert {one.batch.name for one in seen} == handed

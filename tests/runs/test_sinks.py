@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from typing import TYPE_CHECKING, Any, LiteralString
+from uuid import UUID
 
 import numpy as np
 import orjson
@@ -17,7 +18,7 @@ from pyarrow import fs
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers, widened
 from embatch.runs.places import resolve
-from embatch.runs.sinks import Layout, check_sink, open_sink, writes_through
+from embatch.runs.sinks import Layout, check_sink, open_sink, qdrant, writes_through
 from embatch.runs.sources import open_source
 from embatch.vectors import normalize, truncate
 
@@ -248,6 +249,17 @@ def test_pgvector_holds_blocks(postgres: str, numbers: Numbers) -> None:
         assert nearest == [(7,)]
 
 
+def test_pgvector_holds_bits_of_any_dimensions(postgres: str) -> None:
+    """Also two numbers of them that take as many bytes, and one that fills no byte."""
+    address = f"{postgres}{'&' if '?' in postgres else '?'}table=odd"
+    layout, data = Layout(pa.int64(), NATIVE, (17, 24), Numbers.BITS), rows(5)
+    check_sink(address, layout.dimensions, layout.numbers)
+    write(address, layout, data)
+    found = _asked(postgres, "SELECT embedding_17::text, embedding_24::text FROM {table} ORDER BY row", "odd")
+    bits = ["".join("1" if value > 0 else "0" for value in vector) for vector in data[1]]
+    assert found == [(word[:17], word) for word in bits]
+
+
 def test_pgvector_refuses_what_it_cannot_hold(postgres: str) -> None:
     """Before anything is spent, and no password ever stands in an error."""
     with pytest.raises(InvalidArgument, match="int8"):
@@ -281,6 +293,35 @@ def test_qdrant_holds_points(tmp_path: Path) -> None:
         check_sink("qdrant://localhost", (), Numbers.FLOAT32)
     with pytest.raises(InvalidArgument, match="cannot be reached"):
         check_sink("qdrant://127.0.0.1:1/texts", (), Numbers.FLOAT32)
+
+
+def test_qdrant_keeps_nothing_of_a_longer_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much more it had; points that are named by no row are somebody else's."""
+    from qdrant_client import QdrantClient, models
+
+    monkeypatch.setattr(qdrant, "_AT_ONCE", 4)
+    address, name = f"qdrant+file://{tmp_path}/store/texts", "12345678-1234-5678-1234-567812345678"
+    layout, data = Layout(pa.int64(), NATIVE), rows(20)
+
+    def run(count: int) -> set[int | str]:
+        sink = open_sink(address, layout, {})
+        sink.write(0, pa.array(data[0][:count]), data[1][:count], data[2][:count])
+        sink.finish(rows=count)
+        client = QdrantClient(path=str(tmp_path / "store"))
+        try:
+            found, _ = client.scroll("texts", limit=100)
+            if count == 20:
+                point = models.PointStruct(id=name, vector={"embedding": data[1][0].tolist()})
+                client.upsert("texts", [point])
+            return {point.id for point in found if not isinstance(point.id, UUID)}
+        finally:
+            client.close()
+
+    assert run(20) == set(range(20))
+    assert run(3) == {0, 1, 2, name}
+    assert run(3) == {0, 1, 2, name}
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,28 @@ def test_bad_lines_of_jsonl_fail_alone(tmp_path: Path) -> None:
     assert rows.faults[5].startswith("line 7: not JSON")
 
 
+def test_ids_of_jsonl_keep_their_digits(tmp_path: Path) -> None:
+    """Also numbers that no machine word holds, alone or within something; what cannot be read fails alone."""
+    ids = ["100000000000000000001", "100000000000000000002", "-9223372036854775809", "18446744073709551616"]
+    ids += [
+        "1.10",
+        "0.12345678901234567891",
+        "9007199254740993.0",
+        "1E5",
+        "18446744073709551615",
+        "-7",
+        "true",
+    ]
+    ids += ['[100000000000000000001,{"a":1.50,"b":["x","\u00fc"]}]', "9" * 300]
+    lines = [f'{{"text":"t","id":{id_}}}\n' for id_ in ids]
+    deep = "[" * 1000 + "]" * 1000
+    lines += [f'{{"text":"t","id":{deep}}}\n', '{"text":"t","id":"100000000000000000001"}\n']
+    (tmp_path / "in.jsonl").write_text("".join(lines), "utf-8")
+    (rows,) = open_source(tmp_path / "in.jsonl", None, "id").blocks()
+    assert rows.ids.to_pylist() == [*ids, None, "100000000000000000001"]
+    assert rows.faults == {len(ids): f"line {len(ids) + 1}: nested too deeply"}
+
+
 def test_bad_lines_of_csv_fail_alone(tmp_path: Path) -> None:
     """Too few values, too many, and what is not UTF-8; the line is where the record begins."""
     (tmp_path / "in.csv").write_bytes(

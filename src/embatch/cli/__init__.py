@@ -43,6 +43,12 @@ def _exit_code(error: EmbatchError) -> int:
             return FAILED
 
 
+def _place_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised where a file or a store is at fault; Arrow's own only if anybody imported it."""
+    arrow = sys.modules.get("pyarrow")
+    return (OSError,) if arrow is None else (OSError, arrow.ArrowException)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     try:
@@ -54,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         report("interrupted: the work stays in the data folder, the same command goes on with it")
         code = INTERRUPTED
+    except _place_errors() as error:  # what says more of it has caught it before
+        report(f"error: {error}")
+        code = FAILED
     sys.exit(code if isinstance(code, int) else DONE)
 
 

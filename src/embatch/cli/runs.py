@@ -63,7 +63,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     """Embed a dataset into one output of id, embedding and error, in the input's order.
 
     Interrupted or killed, the same command goes on: what is finished stands in OUT.embatch, which goes when
-    every row is embedded.
+    no row is left that another try could change.
     """
     for flag, wrong in (
         ("--dim", any(one < 1 for one in dim or ())),
@@ -98,9 +98,10 @@ def _report(summary: Summary, elapsed: float, *, free: bool) -> None:
         f"{summary.rows:,} rows, {summary.failed:,} failed, {dimensions} dimensions, {summary.model}{size} "
         f"in {summary.place}"
     )
-    done = summary.rows - summary.resumed
+    done = summary.rows - summary.earlier
     rate = f" ({done / elapsed:,.0f} rows/s)" if elapsed > 0 and done > 0 else ""
-    tokens = f", {summary.tokens:,} tokens" if summary.tokens else ""
+    calls = " in all calls" if summary.earlier else ""
+    tokens = f", {summary.tokens:,} tokens{calls}" if summary.tokens else ""
     report(
         f"{seconds_words(elapsed)}{rate}{tokens}, {summary.duplicates:,} duplicates, {summary.cached:,} from "
         f"the cache, {summary.truncated:,} truncated"
@@ -135,7 +136,11 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     data: Data = None,
     model: Model = None,
     sample: Annotated[
-        int | None, Parameter(help="Count only so many rows from the beginning, and extrapolate.")
+        int | None,
+        Parameter(
+            help="Count only so many rows from the beginning; extrapolated for Parquet and Arrow, which say "
+            "how many they have."
+        ),
     ] = None,
     measure: Annotated[int, Parameter(help="Texts embedded to measure this machine; 0 for none.")] = 256,
     prices: Annotated[Path | None, Parameter(help="JSON file with prices of your own.")] = None,

@@ -33,7 +33,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A dataset in numbers. Where only a sample was counted, the rest is extrapolated from it."""
+    """A dataset in numbers. Where a sample was counted and the length is known, the rest is extrapolated."""
 
     rows: int
     readable: int
@@ -45,8 +45,12 @@ class Estimate:
     counted: int
     """Rows that were read; fewer than `rows` for an extrapolation."""
     model: str
+    open_end: bool
+    """Whether the input goes on behind what was counted and does not say how far: the rest is left out."""
     rate: Rate | None
     """`None` where nothing was measured."""
+    unmeasured: str
+    """Why nothing was measured; empty where something was, or nothing was asked for."""
     prices: Prices
 
 
@@ -68,7 +72,11 @@ def estimate(
     """
     rows = readable = tokens = unlike = unlike_tokens = 0
     kept: list[str] = []
+    behind = False
     for block in source.blocks():
+        behind = rows == sample
+        if behind:
+            break
         part = block.texts if sample is None else block.texts[: sample - rows]
         rows += len(part)
         texts, places = distinct(part, range(len(part)))
@@ -78,14 +86,16 @@ def estimate(
         tokens += counted + client.count_tokens(again, model=model)
         readable += len(places)
         kept += texts[: max(0, measure - len(kept))]
-        if sample is not None and rows >= sample:
+        behind = len(part) < len(block.texts)
+        if behind:
             break
     if not readable:
         raise InvalidArgument("the input holds no text", field="IN")
     # A source that does not know its length is read to the end, or stands for what was read.
     whole = source.rows if source.rows is not None and sample is not None else rows
     factor = whole / rows
-    measured = _measured(client, kept, model) if client.ours and len(kept) >= _SHORTEST else None
+    unmeasured = _unmeasured(client, len(kept), measure)
+    measured = _measured(client, kept, model) if measure and not unmeasured else None
     return Estimate(
         whole,
         round(readable * factor),
@@ -94,7 +104,9 @@ def estimate(
         round(unlike_tokens * factor),
         rows,
         model or next(client.list_models()).name,
+        behind and source.rows is None,
         measured,
+        unmeasured,
         prices,
     )
 
@@ -108,6 +120,18 @@ def _repeated(texts: list[str], of: list[int]) -> list[str]:
             again.append(texts[which])
         seen.add(which)
     return again
+
+
+def _unmeasured(client: Client, texts: int, measure: int) -> str:
+    """Return why the rate is not measured; empty where it is, or nobody asked for it."""
+    if not measure:
+        return ""
+    if not client.ours:
+        return "the target is no service of embatch's"
+    if texts < _SHORTEST:
+        found = f"there are {texts}" if measure >= _SHORTEST else f"--measure gives {measure}"
+        return f"that takes {_SHORTEST} different texts, and {found}"
+    return ""
 
 
 def _measured(client: Client, texts: list[str], model: str | None) -> Rate:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embatch.errors import FailedPrecondition
+from embatch.errors import EmbatchError, FailedPrecondition
 from embatch.runs import sample as certificate
 from embatch.runs.ledger import Block
+from embatch.runs.standing import total
 
 if TYPE_CHECKING:
     from embatch.batch import Batch, TaskType
@@ -47,6 +49,8 @@ class Sent:
     places: dict[int, int]
     """Row of the block to the request that has its text."""
     texts: list[str]
+    earlier: tuple[int, int] = (0, 0)
+    """Rows and tokens of the batch that were finished when this call found it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,11 @@ class Judge:
     ledger: Ledger
     wish: Wish
     threshold: float
+
+    def prepare(self) -> None:
+        """Let the reference path get ready while batches run: it may need an engine of its own."""
+        with suppress(EmbatchError):  # what it is comes again when texts are compared
+            self.client.embed_reference([], model=self.wish.model)
 
     def block(self, sent: Sent, batch: Batch | None, result: BatchResult | None) -> Block:
         """Return the block that a batch made, compared to the reference path; not committed yet.
@@ -89,6 +98,7 @@ class Judge:
                 cached=batch.usage.cached_request_count,
                 tokens=int(result.tokens.sum()),
                 cpu_seconds=batch.usage.cpu_seconds,
+                interactive_cpu_seconds=batch.usage.interactive_cpu_seconds,
                 model=batch.model,
                 batch=batch.name,
                 notes=batch.notes,
@@ -104,6 +114,7 @@ class Judge:
             cached=earlier.cached + block.cached,
             tokens=earlier.tokens + block.tokens,
             cpu_seconds=earlier.cpu_seconds + block.cpu_seconds,
+            interactive_cpu_seconds=total([earlier.interactive_cpu_seconds, block.interactive_cpu_seconds]),
             native=block.native or earlier.native,
             model=block.model or earlier.model,
             engine=block.engine or earlier.engine,

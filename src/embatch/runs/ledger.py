@@ -1,8 +1,9 @@
 """What a run has done, durable beside its output: a log of finished blocks, and part files with their rows.
 
-`OUT.embatch/ledger.jsonl` begins with a line that says which run it is; each further line is one finished
-block. A line is written once its part file is durable, and counts once it is whole: a torn last line is what
-a crash leaves, and its block is worked again. A later line of a block takes the place of an earlier one.
+`OUT.embatch/ledger.jsonl` begins with a line that says which run it is, and what its first call decided for
+all later ones; each further line is one finished block. A line is written once its part file is durable, and
+counts once it is whole: a torn last line is what a crash leaves, and its block is worked again. A later line
+of a block takes the place of an earlier one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -20,13 +22,14 @@ import pyarrow as pa
 
 from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
+from embatch.runs.places import SUFFIX
 from embatch.runs.sample import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SUFFIX: Final = ".embatch"
 _LOG: Final = "ledger.jsonl"
+_BEGUN: Final = "begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,40 +58,74 @@ class Block:
     engine: Mapping[str, object] = field(default_factory=dict)
     """What computed the vectors: `identity` and the files it covers; empty where the target does not say."""
     notes: tuple[str, ...] = ()
+    interactive_cpu_seconds: float | None = None
+    """What its tokens cost that engine one text at a time; `None` where the service has not measured it."""
     sample: Sample | None = None
     """What the certificate found; `None` where nothing could be compared."""
     batch: str = ""
     """The batch that worked it last, dropped from the service once this is durable; empty: none did."""
     part: str = ""
+    size: int = 0
+    """Bytes of the part; 0 in a ledger from before they were kept."""
     sha256: str = ""
+
+
+class PartLost(DataLoss):
+    """The part of a block is missing or not what was written; the block does not count any more."""
 
 
 class Ledger:
     """The log of one run. One process holds it at a time."""
 
-    def __init__(self, folder: Path, file: Any, about: Mapping[str, object]) -> None:
+    def __init__(
+        self, folder: Path, file: Any, about: Mapping[str, object], begun: Mapping[str, object]
+    ) -> None:
         self.about = dict(about)
+        self.begun = dict(begun)
+        """What the first call gave to be kept; empty in a ledger from before anything was."""
+        self.fresh = False
+        """Whether this call begins the run."""
         self.blocks: dict[int, Block] = {}
         self.verdict: str | None = None
         """`done` or `rejected` once the output is in place."""
         self.last: Block | None = None
         """The block committed last, whose batch may still be there."""
+        self.lost: dict[int, Block] = {}
+        """Blocks that were done and whose parts are missing or damaged: they have to be worked again."""
         self._folder, self._file = folder, file
 
     @classmethod
-    def open(cls, folder: Path, about: Mapping[str, object], *, restart: bool = False) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        about: Mapping[str, object],
+        begun: Mapping[str, object] | None = None,
+        *,
+        restart: bool = False,
+    ) -> Self:
         """Take up the run that a folder remembers, or begin one. Durable on return.
 
         Args:
             folder: `OUT.embatch`; its parent must exist.
             about: what the run is, as JSON: the same words mean the same blocks.
+            begun: what else is kept if this call begins the run, as JSON; one that takes it up finds in
+                `Ledger.begun` what the first call gave. A mapping under a name of `about` says what that
+                consists of, so that a refusal can name it.
             restart: forget what is there.
 
         Raises:
-            InvalidArgument: the folder remembers another run; says what differs, and the remedy.
+            InvalidArgument: the folder remembers another run, and it says what differs and the remedy; or a
+                file is in its place.
             FailedPrecondition: another process writes the same output now.
         """
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise InvalidArgument(
+                f"{folder} is a file, and the run needs a folder of that name: move it, or give the output "
+                "another name",
+                field="--out",
+            ) from None
         file = (folder / _LOG).open("a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +135,7 @@ class Ledger:
                 f"another embatch is writing this output ({folder.name} is locked): wait for it",
                 field="--out",
             ) from None
-        ledger = cls(folder, file, about)
+        ledger = cls(folder, file, about, begun or {})
         try:
             if restart:
                 ledger._clear()
@@ -112,6 +149,19 @@ class Ledger:
         for part in self._folder.glob("part-*"):
             part.unlink()
         self._file.truncate(0)
+
+    def _drop(self, block: Block) -> None:
+        """Let a block have to be worked again; the run is not done any more."""
+        self.lost[block.number] = self.blocks.pop(block.number, block)
+        self.verdict = None
+
+    def _missing(self, block: Block) -> bool:
+        """Return whether a part is not there, or not all of it: what a look at the folder tells."""
+        try:
+            size = (self._folder / block.part).stat().st_size
+        except FileNotFoundError:
+            return True
+        return size != (block.size or size)
 
     def _read(self) -> None:
         self._file.seek(0)
@@ -131,8 +181,11 @@ class Ledger:
                 self._compare(said)
             whole += len(line)
         self._file.truncate(whole)
+        for block in filter(self._missing, list(self.blocks.values())):
+            self._drop(block)
+        self.fresh = not whole
         if not whole:
-            self._append(self.about)
+            self._append({**self.about, _BEGUN: self.begun})
             sync_folder(self._folder)
             sync_folder(self._folder.parent)
 
@@ -146,10 +199,14 @@ class Ledger:
         self.verdict = None
 
     def _compare(self, said: object) -> None:
-        other = said if isinstance(said, dict) else {}
+        other = dict(said) if isinstance(said, dict) else {}
+        mine, self.begun = self.begun, other.pop(_BEGUN, {})
         differing = [name for name in self.about if other.get(name) != self.about[name]]
         if differing or set(other) != set(self.about):
             what = differing[0] if differing else "kind"
+            parts, theirs = mine.get(what), self.begun.get(what)
+            if isinstance(parts, dict) and isinstance(theirs, dict):
+                what = " and ".join(name for name in parts if parts[name] != theirs.get(name)) or what
             raise InvalidArgument(
                 f"{self._folder.name} remembers an unfinished run of another {what}: give "
                 "that run's input and options to go on with it, or --restart to begin anew",
@@ -158,7 +215,7 @@ class Ledger:
 
     def commit(self, block: Block, rows: pa.RecordBatch) -> Block:
         """Keep a block's rows; durable on return. Repeating is safe; the last one counts."""
-        earlier = self.blocks.get(block.number)
+        earlier = self.blocks.get(block.number) or self.lost.pop(block.number, None)
         again = 0 if earlier is None else int(earlier.part.rsplit("-", 1)[1].partition(".")[0]) + 1
         name = f"part-{block.number:06}-{again}.arrow"
         path = self._folder / name
@@ -170,7 +227,7 @@ class Ledger:
         sync_folder(self._folder)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        kept = replace(block, part=name, sha256=digest)
+        kept = replace(block, part=name, size=path.stat().st_size, sha256=digest)
         self._append(asdict(kept))
         self.blocks[block.number] = self.last = kept
         self.verdict = None
@@ -182,7 +239,7 @@ class Ledger:
         """Return the rows of a block as they were committed, memory-mapped.
 
         Raises:
-            DataLoss: the part is missing or not what was written.
+            PartLost: the part is missing or not what was written: the block is now one of `lost`.
         """
         path = self._folder / block.part
         try:
@@ -192,7 +249,11 @@ class Ledger:
                 return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         except (OSError, pa.ArrowException):
             pass
-        raise DataLoss(f"{self._folder.name}/{block.part} is missing or damaged: --restart begins anew")
+        self._drop(block)
+        raise PartLost(
+            f"{self._folder.name}/{block.part} is missing or damaged: the same command without "
+            "--retry-failed works its rows again, --restart begins anew"
+        )
 
     def end(self, verdict: str) -> None:
         """Note that the output is in place: `done` or `rejected`. Durable on return."""
@@ -207,7 +268,8 @@ class Ledger:
 
     def close(self) -> None:
         """Let others have it. Repeating is safe."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take was an error before
+            self._file.close()
 
     def remove(self) -> None:
         """Forget the run: the output holds all there is to know."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
+
+from embatch.errors import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
     from embatch.client.results import BatchResult
     from embatch.runs.sources import Rows
+
+_TOO_LARGE: Final = (Reason.TEXT_TOO_LARGE, Reason.TOO_LONG)
+"""As hopeless as a text that cannot be read: the same words would be refused again."""
 
 
 @dataclass(slots=True)
@@ -28,7 +33,7 @@ class Part:
     tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     readable: NDArray[np.bool_]
-    """Whether the row has a text at all: only then can another try change anything."""
+    """Whether the row has a text that can be sent: only then can another try change anything."""
 
     @classmethod
     def of(cls, rows: Rows) -> Part:
@@ -54,7 +59,7 @@ class Part:
     def fill(self, places: Mapping[int, int], result: BatchResult) -> None:
         """Put a batch's outcome at the rows that were sent: `places[row]` is the request with its text."""
         found = result.to_numpy()
-        errors: Mapping[int, str] = {at: error.message for at, error in result.failed_responses}
+        errors = dict(result.failed_responses)
         at, of = np.array(list(places), np.intp), np.array(list(places.values()), np.intp)
         if len(errors) < len(found) and self.vectors.shape[1] != found.shape[1]:
             # The first vectors of the block; an earlier try of it gave none.
@@ -64,7 +69,9 @@ class Part:
             self.vectors[at[good]] = found[of[good]]
         self.tokens[at], self.truncated[at] = result.tokens[of], result.truncated[of]
         for row, request in places.items():
-            self.errors[row] = errors.get(request)
+            error = errors.get(request)
+            self.errors[row] = None if error is None else error.message
+            self.readable[row] = error is None or error.reason not in _TOO_LARGE
 
     def record(self) -> pa.RecordBatch:
         """Return the part as it is stored: with its vectors, for a retry writes the whole block again."""

@@ -11,12 +11,23 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 import pyarrow as pa
 from pyarrow import fs
 
-from embatch.errors import InvalidArgument
+from embatch.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES: Final = ("file", "s3", "gs", "hf")
+SUFFIX: Final = ".embatch"
+"""What the folder of a run's ledger is called, behind the name of its output."""
+
+
+def encodable(name: str) -> bool:
+    """Return whether a name is UTF-8: one that is not came in as lone surrogates, and nothing stores it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def scheme(place: str | Path) -> str:
@@ -35,6 +46,7 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
 
     Raises:
         InvalidArgument: the scheme is not known, or a library for it is missing; `field` names it.
+        Unavailable: the store was asked for the bucket's region and does not answer.
     """
     kind = scheme(place)
     text = str(place)
@@ -52,6 +64,8 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
                 return _from_hub(text)
     except (pa.ArrowException, ValueError) as error:
         raise InvalidArgument(f"{text} is no address of a file: {error}", field=field) from None
+    except OSError as error:
+        raise Unavailable(f"{text} cannot be reached: {error}", field=field) from None
     raise InvalidArgument(
         f"{kind}:// is not known here: give a path, or one of {', '.join(f'{one}://' for one in SCHEMES)}",
         field=field,

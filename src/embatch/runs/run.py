@@ -3,7 +3,7 @@
 A block's rows are durable in the ledger before its batch is dropped from the service; the output is put
 together from the ledger once every block is there, and appears whole. So the same command goes on wherever it
 was stopped, embeds nothing twice that was committed, and writes the same bytes. A batch that was handed over
-before the stop is found again by its idempotency key, a digest of what is embedded and how.
+before the stop is found again by its idempotency key, a digest of the run, what is embedded and how.
 """
 
 from __future__ import annotations
@@ -14,34 +14,52 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import orjson
+import pyarrow as pa
 
-from embatch.errors import BatchFailed, DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from embatch.errors import (
+    AlreadyExists,
+    BatchFailed,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
 from embatch.numbers import Numbers
 from embatch.runs import sample as certificate
+from embatch.runs.apart import check_apart
+from embatch.runs.identity import about, batch_key, begun
 from embatch.runs.judge import Judge, Sent, Wish
-from embatch.runs.ledger import Ledger, folder_of
+from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.output import Output
 from embatch.runs.part import Part, distinct
 from embatch.runs.sinks import check_sink
 from embatch.runs.sources import BLOCK_ROWS
-from embatch.runs.standing import Standing, Summary
+from embatch.runs.standing import Standing, Summary, finished
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from embatch.batch import Batch
     from embatch.client.client import Client
+    from embatch.runs.ledger import Block
     from embatch.runs.sources import Rows, Source
     from embatch.runs.standing import Progress
 
 AHEAD: Final = 2
 """Batches handed over before the oldest is awaited: the service never waits for the file."""
+
+_REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
+"""Errors of a submit after which the service holds nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,13 @@ class Conduct:
     block_rows: int = BLOCK_ROWS
     """Rows of one batch; a later call must give the same number."""
 
+    def __post_init__(self) -> None:
+        if self.restart and self.retry_failed:
+            raise InvalidArgument(
+                "--restart forgets the failed rows that --retry-failed asks for: give one of them",
+                field="--retry-failed",
+            )
+
 
 def embed_dataset(
     client: Client, source: Source, place: str, wish: Wish, conduct: Conduct, progress: Progress
@@ -69,8 +94,9 @@ def embed_dataset(
 
     Repeating is safe and goes on with unfinished work; a finished run is only written out again. Durable on
     return; each batch is dropped from the service once its rows are in the ledger. Interrupted or killed, the
-    ledger (`OUT.embatch`) keeps what is finished and the service what it was handed. When rows failed the
-    ledger stays, for `retry_failed`.
+    ledger (`OUT.embatch`) keeps what is finished and the service what it was handed; what of it is missing or
+    damaged is embedded again. When rows failed that another try can change the ledger stays, for
+    `retry_failed`.
 
     Args:
         client: where the texts are embedded.
@@ -81,43 +107,35 @@ def embed_dataset(
         progress: told with every poll.
 
     Raises:
-        InvalidArgument: the source, the place or a wish is wrong; nothing was written.
+        InvalidArgument: the source, the place or a wish is wrong, or the place is within the source; nothing
+            was written.
         FailedPrecondition: another process writes this output, there is nothing to retry, or the model
-            changed since the run began.
+            changed since the run began, or a block was handed over before as another batch.
         DataLoss: the vectors are not what the reference path gives: they stand in `OUT.rejected`; or the
             ledger is damaged.
         BatchFailed: a batch as a whole could not be worked.
+        Unavailable: a disk or a store failed or is full; repeating goes on.
     """
     check_sink(place, wish.dimensions, wish.numbers or Numbers.FLOAT32)
-    about = _about(client, source, wish, conduct)
-    ledger = Ledger.open(folder_of(place, conduct.data), about, restart=conduct.restart)
-    run = _Run(
-        client,
-        source,
-        ledger,
-        Output(place, wish.dimensions, wish.numbers, source.ids),
-        wish,
-        conduct,
-        progress,
-    )
+    check_apart(source, place)
+    what, first = about(client, source, wish, conduct.block_rows), begun(source, wish)
+    folder = folder_of(place, conduct.data)
+    output = Output(place, wish.dimensions, wish.numbers, source.ids)
     try:
-        return run.go()
-    finally:
-        run.close()
-
-
-def _about(client: Client, source: Source, wish: Wish, conduct: Conduct) -> dict[str, object]:
-    """Return what makes two calls the same run."""
-    return {
-        "version": 1,
-        "input": source.fingerprint(),
-        "model": wish.model,
-        "task type": wish.task_type and wish.task_type.value,
-        "target": "embatch" if client.ours else "gemini",
-        # A service of ours gives native vectors, whatever is written; elsewhere they come shortened.
-        "dimensions": None if client.ours else max(wish.dimensions, default=None),
-        "block rows": conduct.block_rows,
-    }
+        ledger = Ledger.open(folder, what, first, restart=conduct.restart)
+        run = _Run(client, source, ledger, output, wish, conduct, progress)
+        try:
+            return run.go()
+        except _REFUSALS:
+            run.forget()
+            raise
+        finally:
+            run.close()
+    except (OSError, pa.ArrowException) as error:
+        raise Unavailable(
+            f"{place} is not finished: {error}. What was embedded is kept in {folder}: once that is mended "
+            "or there is room again, the same command goes on"
+        ) from None
 
 
 class _Run:
@@ -135,24 +153,55 @@ class _Run:
         self._wish, self._conduct, self._progress = wish, conduct, progress
         self._judge = Judge(client, ledger, wish, conduct.threshold)
         self._sent: deque[Sent] = deque()
-        self._name = hashlib.sha256(orjson.dumps([ledger.about, output.place])).hexdigest()[:32]
+        # A ledger from before the first call's words were kept has neither a token nor a display name.
+        own = ledger.begun or output.place
+        self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
+        self._display_name = ledger.begun.get("display name") or wish.display_name or source.name
         self._started = datetime.now(UTC)
-        self._resumed = sum(block.rows for block in ledger.blocks.values())
-        self._read = self._resumed
+        blocks = ledger.blocks.values()
+        self._resumed = self._read = sum(block.rows for block in blocks)
+        self._earlier = (self._resumed, sum(block.tokens for block in blocks))
+        self._again: dict[int, int] = {}
+        """Rows of each block that had to be worked again, for its part was lost."""
+        self._handed = False
         self._exhausted = ledger.verdict == "done"
 
     def go(self) -> Summary:
         self._drop_last()
         if not all(map(self._judge.sound, self._ledger.blocks.values())):
             self._reject()
-        for number, rows in self._todo():
+        while True:
+            self._work()
+            try:
+                return self._finish()
+            except PartLost:
+                lost = self._ledger.lost
+                if self._conduct.retry_failed or lost.keys() <= self._again.keys():
+                    raise
+                self._uncount(lost.values())
+
+    def _work(self) -> None:
+        """Have every block in the ledger that is not there yet, or shall be tried again."""
+        for place, (number, rows) in enumerate(self._todo()):
             self._submit(number, rows)
+            if not place:
+                self._judge.prepare()
             while len(self._sent) > AHEAD:
                 self._collect()
         self._exhausted = True
         while self._sent:
             self._collect()
-        return self._finish()
+
+    def _uncount(self, lost: Iterable[Block]) -> None:
+        """Take blocks that were finished for not finished."""
+        for block in lost:
+            self._read, self._resumed = self._read - block.rows, max(0, self._resumed - block.rows)
+            self._earlier = (self._earlier[0] - block.rows, self._earlier[1] - block.tokens)
+
+    def forget(self) -> None:
+        """Leave no ledger of a run that was refused before it began: it would stand in another one's way."""
+        if self._ledger.fresh and not self._handed and not self._ledger.blocks:
+            self._ledger.remove()
 
     def _drop_last(self) -> None:
         """Drop the batch whose rows were committed just before an earlier call was stopped."""
@@ -170,31 +219,38 @@ class _Run:
 
     def _todo(self) -> Iterator[tuple[int, Rows]]:
         """Yield the blocks that have to be worked, with their numbers."""
-        size, blocks = self._conduct.block_rows, self._ledger.blocks
+        size, blocks, lost = self._conduct.block_rows, self._ledger.blocks, self._ledger.lost
         if self._conduct.retry_failed:
-            again = sorted(number for number, block in blocks.items() if block.retryable)
-            if not again:
-                if not blocks:
-                    self._ledger.remove()
-                raise FailedPrecondition(
-                    f"no failed row of {self._output.place} is remembered that another try could change",
-                    field="--retry-failed",
-                )
-            if self._ledger.verdict != "done":
-                raise FailedPrecondition(
-                    "the run is not finished: the same command without --retry-failed goes on with it",
-                    field="--retry-failed",
-                )
+            again = self._failed()
             for number, rows in enumerate(self._source.blocks(size, again[0] * size), again[0]):
                 if number in again:
                     yield number, rows
-            return
-        if self._ledger.verdict == "done":
-            return
-        # Blocks are committed in their order, so what is there is the beginning.
-        for number, rows in enumerate(self._source.blocks(size, len(blocks) * size), len(blocks)):
-            self._read += len(rows.texts)
-            yield number, rows
+        elif self._ledger.verdict != "done":
+            # Blocks are committed in their order: what is there is the beginning, less what was lost of it.
+            first = next(number for number in count() if number not in blocks)
+            for number, rows in enumerate(self._source.blocks(size, first * size), first):
+                if number in lost:
+                    self._again[number] = len(rows.texts)
+                if number not in blocks:
+                    self._read += len(rows.texts)
+                    yield number, rows
+
+    def _failed(self) -> list[int]:
+        """Return the blocks with rows that another try can change. Raises FailedPrecondition without any."""
+        if not self._ledger.fresh and self._ledger.verdict != "done":
+            raise FailedPrecondition(
+                "the run is not finished: the same command without --retry-failed goes on with it",
+                field="--retry-failed",
+            )
+        again = sorted(number for number, block in self._ledger.blocks.items() if block.retryable)
+        if not again:
+            if self._ledger.fresh:
+                self._ledger.remove()
+            raise FailedPrecondition(
+                f"no failed row of {self._output.place} is remembered that another try could change",
+                field="--retry-failed",
+            )
+        return again
 
     def _submit(self, number: int, rows: Rows) -> None:
         """Hand one block over as a batch, or find the batch that an earlier call made of it."""
@@ -203,46 +259,43 @@ class _Run:
         wanted = np.flatnonzero(part.readable & (part.failed | (earlier is None))).tolist()
         texts, places = distinct(rows.texts, wanted)
         batch = self._batch(number, rows, texts) if texts else None
-        self._sent.append(Sent(number, rows, part, batch, places, texts))
+        sent = Sent(number, rows, part, batch, places, texts)
+        skew = timedelta(seconds=0 if self._client.local else 1)  # between another machine's clock and ours
+        if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
+            self._resumed += len(rows.texts)
+            requests, tokens = finished(batch)
+            sent.earlier = (round(len(rows.texts) * requests / len(texts)), tokens)
+        self._sent.append(sent)
 
     def _batch(self, number: int, rows: Rows, texts: list[str]) -> Batch:
         wish = self._wish
-        name = wish.display_name or self._source.name
+        said = f"rows {rows.first}-{rows.first + len(rows.texts) - 1}"
         while True:
-            batch = self._client.async_batch_embed_contents(
-                texts,
-                display_name=f"{name} rows {rows.first}-{rows.first + len(rows.texts) - 1}"[-512:],
-                model=wish.model,
-                task_type=wish.task_type,
-                output_dimensionality=None if self._client.ours else max(wish.dimensions, default=None),
-                priority=wish.priority,
-                idempotency_key=self._key(number, texts),
-                run=self._name if self._conduct.cache else None,
-            )
+            try:
+                batch = self._client.async_batch_embed_contents(
+                    texts,
+                    display_name=f"{self._display_name} {said}"[-512:],
+                    model=wish.model,
+                    task_type=wish.task_type,
+                    output_dimensionality=None if self._client.ours else max(wish.dimensions, default=None),
+                    priority=wish.priority,
+                    idempotency_key=batch_key(
+                        self._ledger, number, wish.priority, texts, cache=self._conduct.cache
+                    ),
+                    run=self._name if self._conduct.cache else None,
+                )
+            except AlreadyExists:
+                raise FailedPrecondition(
+                    f"{said} were handed over before as another batch, by another name, for another model or "
+                    "by another version: go on as then, delete that batch, or begin anew with --restart",
+                    field="--out",
+                ) from None
+            self._handed = True
             if batch.state not in (State.FAILED, State.CANCELLED, State.EXPIRED):
                 break
             # The earlier call's batch was stopped: drop it, so that the key makes a new one.
             self._client.delete_batch(batch.name)
-        skew = timedelta(seconds=0 if self._client.local else 1)  # between another machine's clock and ours
-        if batch.create_time is not None and batch.create_time < self._started - skew:
-            self._resumed += len(rows.texts)
         return batch
-
-    def _key(self, number: int, texts: list[str]) -> str:
-        """Return the digest of what is embedded and how; texts are told apart by their lengths."""
-        earlier = self._ledger.blocks.get(number)
-        said = [
-            self._ledger.about,
-            number,
-            self._wish.priority,
-            self._conduct.cache,
-            earlier and earlier.part,
-        ]
-        digest = hashlib.sha256(orjson.dumps(said))
-        for text in texts:
-            content = text.encode(errors="surrogatepass")
-            digest.update(len(content).to_bytes(8, "little") + content)
-        return f"run-{digest.hexdigest()}"
 
     # what comes back
 
@@ -250,6 +303,7 @@ class _Run:
         """Await the oldest batch, make its rows durable, and drop it."""
         sent = self._sent.popleft()
         batch, result = sent.batch, None
+        self._earlier = (self._earlier[0] + sent.earlier[0], self._earlier[1] + sent.earlier[1])
         if batch is not None:
             batch = self._client.await_batch_completion(
                 batch.name,
@@ -278,10 +332,9 @@ class _Run:
         return min(0.05 + texts / 1000, 5.0, 0.25 * (1 + len(self._ledger.blocks)))
 
     def _standing(self, batch: Batch) -> Standing:
-        blocks, stats, usage = self._ledger.blocks.values(), batch.batch_stats, batch.usage
-        done = stats.successful_request_count + stats.failed_request_count + stats.uncommitted_request_count
+        blocks, (done, worked) = self._ledger.blocks.values(), finished(batch)
         rows = sum(block.rows for block in blocks) + done
-        tokens = sum(block.tokens for block in blocks) + usage.token_count + usage.uncommitted_token_count
+        tokens = sum(block.tokens for block in blocks) + worked
         total = (
             self._source.rows if self._source.rows is not None else self._read if self._exhausted else None
         )
@@ -293,8 +346,9 @@ class _Run:
             total,
             tokens,
             None if estimate is None else max(estimate, tokens),
-            sum(block.failed for block in blocks) + stats.failed_request_count,
+            sum(block.failed for block in blocks) + batch.batch_stats.failed_request_count,
             batch,
+            *self._earlier,
         )
 
     # the end
@@ -315,10 +369,13 @@ class _Run:
     def _summary(self) -> Summary:
         blocks = [self._ledger.blocks[number] for number in sorted(self._ledger.blocks)]
         summary = Summary.of(blocks, certificate.together(block.sample for block in blocks))
-        summary.resumed = self._resumed
+        summary.resumed, (summary.earlier, _) = self._resumed, self._earlier
+        if again := sum(self._again.values()):
+            summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
         if not any(block.native for block in blocks):
+            why = Part.read(self._ledger.rows(blocks[0])).errors[0] if blocks else "there is none"
             self._ledger.remove()
-            raise InvalidArgument("the input holds no row that can be embedded", field="IN")
+            raise InvalidArgument(f"the input holds no row that can be embedded: {why}", field="IN")
         return summary
 
     def _reject(self) -> None:

@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from embatch.batch import Batch
     from embatch.runs.ledger import Block
     from embatch.runs.sample import Sample
+
+
+def total(seconds: Iterable[float | None]) -> float | None:
+    """Return the sum; `None` where there is nothing, or one is not known."""
+    found = list(seconds)
+    known = [one for one in found if one is not None]
+    return sum(known) if known and len(known) == len(found) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,17 @@ class Standing:
     failed: int
     batch: Batch
     """The one that is awaited now."""
+    earlier_rows: int = 0
+    """Of `rows`, those that were finished when this call began: no rate counts them."""
+    earlier_tokens: int = 0
+    """The same of `tokens`."""
+
+
+def finished(batch: Batch) -> tuple[int, int]:
+    """Return the requests and tokens of a batch that are finished, durable or not."""
+    stats, usage = batch.batch_stats, batch.usage
+    done = stats.successful_request_count + stats.failed_request_count + stats.uncommitted_request_count
+    return done, usage.token_count + usage.uncommitted_token_count
 
 
 class Progress(Protocol):
@@ -56,10 +74,13 @@ class Summary:
     """Of the texts that were sent, equal ones once."""
     resumed: int = 0
     """Rows that an earlier call had finished or handed over."""
+    earlier: int = 0
+    """Rows that were finished when this call began: no rate counts them."""
     cpu_seconds: float = 0.0
     """Of the engine, for all calls of the run."""
     interactive_cpu_seconds: float | None = None
-    """What the same tokens cost one text at a time, by the certificate's sample; `None` without one."""
+    """What the same tokens cost that engine one text at a time, as the service measured; in float32 also by
+    the certificate's sample. `None` without either."""
     dimensions: tuple[int, ...] = ()
     bytes: int | None = None
     """Size of the output; `None` where it is no file."""
@@ -68,9 +89,11 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, blocks: Iterable[Block], sample: Sample | None) -> Summary:
+    def of(cls, blocks: Sequence[Block], sample: Sample | None) -> Summary:
         """Return what the blocks of a ledger add up to."""
         summary = cls(sample=sample)
+        worked = [block for block in blocks if block.tokens]
+        summary.interactive_cpu_seconds = total(block.interactive_cpu_seconds for block in worked)
         for block in blocks:
             summary.rows += block.rows
             summary.failed += block.failed
@@ -82,6 +105,7 @@ class Summary:
             summary.cpu_seconds += block.cpu_seconds
             summary.model = block.model or summary.model
             summary.notes += [note for note in block.notes if note not in summary.notes]
-        if sample is not None and sample.tokens and sample.cpu_seconds:
+        exact = all(block.engine.get("precision") == "f32" for block in worked)  # as the sample is
+        if summary.interactive_cpu_seconds is None and exact and sample is not None and sample.cpu_seconds:
             summary.interactive_cpu_seconds = sample.cpu_seconds / sample.tokens * summary.tokens
         return summary

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import scheme
+from embatch.runs.places import encodable, scheme
 from embatch.runs.sinks.layout import Layout, Sink, Written
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from embatch.numbers import Numbers
 
-__all__ = ["Layout", "Sink", "Written", "check_sink", "open_sink", "writes_through"]
+__all__ = ["Layout", "Sink", "Written", "check_sink", "open_sink", "replaced", "writes_through"]
 
 _DATABASES: Final = {
     "postgresql": "pgvector",
@@ -39,10 +39,19 @@ def check_sink(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:
     """Refuse, before anything is spent, a place that cannot be written to in this form.
 
     Raises:
-        InvalidArgument: the ending or scheme is unknown, a library or a folder is missing, a database does
-            not answer, or it cannot hold such vectors.
+        InvalidArgument: the ending or scheme is unknown, a library or a folder is missing, a folder stands
+            where a file shall be, a database does not answer, or it cannot hold such vectors.
+        Unavailable: an object store does not answer.
     """
+    if not encodable(place):
+        raise InvalidArgument("the name of the output is not UTF-8: give it another one", field="--out")
     _module(place).check(place, dimensions, numbers)
+
+
+def replaced(place: str) -> list[str]:
+    """Return the places of all files that writing an output may put there or replace; none for a database."""
+    found: list[str] = [] if writes_through(place) else _module(place).replaced(place)
+    return found
 
 
 def open_sink(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
@@ -62,7 +71,7 @@ def open_sink(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
 
 
 def _module(place: str) -> Any:
-    """Return the module that writes to a place: `check` and `open_`."""
+    """Return the module that writes to a place: `check` and `open_`, and `replaced` where it is a file."""
     kind = scheme(place)
     if kind in _DATABASES:
         if _DATABASES[kind] == "pgvector":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from embatch.durable import sync, sync_folder
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
-from embatch.runs.places import resolve, scheme
+from embatch.runs.places import encodable, resolve, scheme
 from embatch.runs.sinks.layout import Layout, Regrouped, Written
+from embatch.runs.sinks.upload import upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,9 +34,28 @@ GROUP_ROWS: Final = 16_384
 
 def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
+    check_folder(place)
+    if scheme(place) == "file":
+        for name in (*replaced(place), f"{place}.partial"):
+            _, path = resolve(name, "--out")
+            if Path(path).is_dir():
+                raise InvalidArgument(f"{name} is a folder: give the output another name", field="--out")
+    if place.lower().endswith(".npy") and len(dimensions) > 1:
+        raise InvalidArgument("a .npy file holds one number of dimensions: give one --dim", field="--dim")
+
+
+def check_folder(place: str) -> None:
+    """Refuse a place whose folder is missing or cannot be written to, or whose store does not answer.
+
+    Raises:
+        InvalidArgument: as `sinks.check_sink`.
+        Unavailable: as `sinks.check_sink`.
+    """
     system, path = resolve(place, "--out")
     if scheme(place) == "file":
         folder = Path(path).parent
+        if not encodable(path):
+            raise InvalidArgument("the path of the output is not UTF-8: give it another one", field="--out")
         if not folder.is_dir():
             raise InvalidArgument(f"there is no folder {folder}", field="--out")
         if not os.access(folder, os.W_OK):
@@ -45,8 +65,12 @@ def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # n
             system.get_file_info(path)
         except (OSError, pa.ArrowException) as error:
             raise InvalidArgument(f"{place} cannot be reached: {error}", field="--out") from None
-    if place.lower().endswith(".npy") and len(dimensions) > 1:
-        raise InvalidArgument("a .npy file holds one number of dimensions: give one --dim", field="--dim")
+
+
+def replaced(place: str) -> list[str]:
+    """As `sinks.replaced`."""
+    names = [place, _ids_place(place)] if place.lower().endswith(".npy") else [place]
+    return [*names, *map(rejected_place, names)]
 
 
 def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
@@ -74,7 +98,7 @@ class Spool:
             self.path = Path(name)
 
     def settle(self, *, rejected: bool) -> Written:
-        """Put the file in its place, durable on return.
+        """Put the file in its place, durable on return, whole or not at all.
 
         Raises:
             Unavailable: the store did not take it; the next call of the run writes it again.
@@ -89,8 +113,8 @@ class Spool:
             sync_folder(Path(path).parent)
             return Written(place, size)
         try:
-            with self.path.open("rb") as file, system.open_output_stream(path) as out:
-                shutil.copyfileobj(file, out, 8 << 20)
+            with self.path.open("rb") as file:
+                upload(file, system, path)
         except (OSError, pa.ArrowException) as error:
             raise Unavailable(f"{place} could not be written: {error}") from None
         self.drop()
@@ -107,28 +131,43 @@ def rejected_place(place: str) -> str:
     return f"{head}.rejected{dot}{ending}"
 
 
+def _ids_place(place: str) -> str:
+    """Return where the ids of an array are: `OUT.ids.parquet` for `OUT.npy`."""
+    return f"{place.removesuffix('.npy')}.ids.parquet"
+
+
+def _let_go(file: Any) -> None:
+    """Close a file that is dropped: what a full disk did not take of it was an error before."""
+    with suppress(OSError, pa.ArrowException):
+        file.close()
+
+
 class TableSink:
     """Parquet (zstd, byte-stream split) or an Arrow IPC file."""
 
     def __init__(self, place: str, layout: Layout, notes: Mapping[str, str], *, parquet: bool) -> None:
         self._spool, self._layout = Spool(place), layout
         self._groups = Regrouped(GROUP_ROWS)
-        schema = layout.schema(notes)
-        self._writer: Any
-        if parquet:
-            # Floats of like size compress by their bytes; whole numbers and bits do as they are.
-            floats = layout.numbers in (Numbers.FLOAT32, Numbers.FLOAT16)
-            split = [f"embedding{suffix}.list.element" for suffix in layout.sizes] if floats else False
-            self._writer = pq.ParquetWriter(
-                self._spool.path,
-                schema,
-                compression="zstd",
-                use_dictionary=False,
-                use_byte_stream_split=split,
-            )
-        else:
-            self._writer = pa.ipc.new_file(str(self._spool.path), schema)
-        self._schema = schema
+        self._schema = layout.schema(notes)
+        try:
+            self._writer = self._opened(parquet=parquet)
+        except OSError:
+            self._spool.drop()
+            raise
+
+    def _opened(self, *, parquet: bool) -> Any:
+        if not parquet:
+            return pa.ipc.new_file(str(self._spool.path), self._schema)
+        # Floats of like size compress by their bytes; whole numbers and bits do as they are.
+        floats = self._layout.numbers in (Numbers.FLOAT32, Numbers.FLOAT16)
+        split = [f"embedding{suffix}.list.element" for suffix in self._layout.sizes] if floats else False
+        return pq.ParquetWriter(
+            self._spool.path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,
+            use_byte_stream_split=split,
+        )
 
     def write(
         self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
@@ -150,7 +189,7 @@ class TableSink:
 
     def abandon(self) -> None:
         """As `Sink.abandon`."""
-        self._writer.close()
+        _let_go(self._writer)
         self._spool.drop()
 
 
@@ -188,7 +227,7 @@ class JsonlSink:
 
     def abandon(self) -> None:
         """As `Sink.abandon`."""
-        self._file.close()
+        _let_go(self._file)
         self._spool.drop()
 
 
@@ -204,7 +243,7 @@ class NpySink:
         self._width, self._rows = layout.numbers.width(size), 0
         beside = Layout(layout.ids, 1, (), layout.numbers)
         self._schema = beside.schema(notes).remove(1)
-        self._ids = Spool(f"{place.removesuffix('.npy')}.ids.parquet")
+        self._ids = Spool(_ids_place(place))
         self._writer = pq.ParquetWriter(
             self._ids.path, self._schema, compression="zstd", use_dictionary=False
         )
@@ -250,7 +289,7 @@ class NpySink:
 
     def abandon(self) -> None:
         """As `Sink.abandon`."""
-        self._writer.close()
-        self._file.close()
+        _let_go(self._writer)
+        _let_go(self._file)
         self._ids.drop()
         self._spool.drop()

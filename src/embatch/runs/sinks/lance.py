@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.runs.places import scheme
 from embatch.runs.sinks import files
 from embatch.runs.sinks.layout import Written
 
@@ -21,10 +22,23 @@ if TYPE_CHECKING:
     from embatch.runs.sinks.layout import Layout, Sink
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:
+def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     _library()
-    files.check(place, dimensions, numbers)
+    files.check_folder(place)
+    if scheme(place) == "file" and Path(place).is_file():
+        raise InvalidArgument(
+            f"{place} is a file, and a Lance dataset a folder: give the output another name", field="--out"
+        )
+
+
+def replaced(place: str) -> list[str]:
+    """As `sinks.replaced`."""
+    return [place, files.rejected_place(place), _spool_place(place)]
+
+
+def _spool_place(place: str) -> str:
+    return f"{place}.arrow"
 
 
 def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
@@ -46,7 +60,7 @@ class LanceSink:
     def __init__(self, place: str, layout: Layout, notes: Mapping[str, str]) -> None:
         self._lance, self._place = _library(), place
         # The spool never becomes an output: Lance copies what stands in it.
-        self._spool = files.TableSink(f"{place}.arrow", layout, notes, parquet=False)
+        self._spool = files.TableSink(_spool_place(place), layout, notes, parquet=False)
 
     def write(
         self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
@@ -68,7 +82,7 @@ class LanceSink:
     def abandon(self) -> None:
         """As `Sink.abandon`."""
         self._spool.abandon()
-        Path(f"{self._place}.arrow").unlink(missing_ok=True)
+        Path(_spool_place(self._place)).unlink(missing_ok=True)
 
 
 def _batches(reader: Any) -> Iterator[pa.RecordBatch]:

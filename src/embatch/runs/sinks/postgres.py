@@ -116,7 +116,8 @@ class PostgresSink:
         import psycopg  # noqa: PLC0415
 
         sql, names = self._sql, list(self._columns)
-        texts = [self._texts(values) for values, _ in self._layout.forms(vectors).values()]
+        forms, sizes = self._layout.forms(vectors), self._layout.sizes
+        texts = [self._texts(values, sizes[suffix]) for suffix, (values, _) in forms.items()]
         whole = self._columns["id"] == "bigint"
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
@@ -137,9 +138,8 @@ class PostgresSink:
         except psycopg.Error as error:
             raise _refused(error) from None
 
-    def _texts(self, values: NDArray[Any]) -> list[str]:
+    def _texts(self, values: NDArray[Any], size: int) -> list[str]:
         if self._layout.numbers is Numbers.BITS:
-            (size,) = {width for width in self._layout.sizes.values() if -(-width // 8) == values.shape[1]}
             bits = np.unpackbits(values, axis=1, count=size) + ord("0")
             return [row.tobytes().decode() for row in bits]
         # The shortest words that read back as the same number.

@@ -1,7 +1,8 @@
 """A collection of Qdrant: `qdrant://host:6333/NAME`, `qdrant+https://…`, or `qdrant+file:///folder/NAME`.
 
-Points are named by their row in the input, with `id` in the payload; a failed row is no point. The key is
-taken from QDRANT_API_KEY.
+Points are named by their row in the input, with `id` in the payload; a failed row is no point. One collection
+belongs to one run: points of rows beyond its end are removed when it is finished. The key is taken from
+QDRANT_API_KEY.
 """
 
 from __future__ import annotations
@@ -119,9 +120,22 @@ class QdrantSink:
 
     def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
         """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
-        del rejected, rows
+        if not rejected and rows is not None:
+            self._ask(self._drop_from, rows)
         self.abandon()
         return Written(f"collection {self._name}", None)
+
+    def _drop_from(self, row: int) -> None:
+        """Remove the points of this row and all after it; points that are named otherwise are not ours."""
+        # By their names, in whose order they come: a filter knows no range of them. UUIDs are the last.
+        following: Any = row
+        while isinstance(following, int):
+            found, following = self._client.scroll(
+                self._name, limit=_AT_ONCE, offset=following, with_payload=False, with_vectors=False
+            )
+            left: list[Any] = [point.id for point in found if isinstance(point.id, int)]
+            if left:
+                self._client.delete(self._name, self._models.PointIdsList(points=left), wait=True)
 
     def abandon(self) -> None:
         """As `Sink.abandon`."""

@@ -48,6 +48,8 @@ class Source:
     files: tuple[File, ...]
     format: Format
     columns: Columns
+    place: str
+    """As it was given: a file, a folder or a glob."""
 
     @property
     def size(self) -> int:
@@ -69,6 +71,12 @@ class Source:
         """Return the digest of what tells this input from another: names, sizes and times of its files."""
         files = [(file.path, file.size, file.changed) for file in self.files]
         return hashlib.sha256(orjson.dumps([files, self.columns.text, self.columns.id])).hexdigest()
+
+    def parts(self) -> dict[str, str | None]:
+        """Return what the fingerprint is of, by name: its files as a digest, and the columns."""
+        files = [(file.path, file.size, file.changed) for file in self.files]
+        digest = hashlib.sha256(orjson.dumps(files)).hexdigest()
+        return {"input": digest, "text column": self.columns.text, "id column": self.columns.id}
 
     def blocks(self, rows: int = BLOCK_ROWS, skip: int = 0) -> Iterator[Rows]:
         """Yield the rows after the first `skip` in blocks of exactly `rows`, the last one shorter.
@@ -137,4 +145,4 @@ def open_source(place: str | Path, text: str | None, id_: str | None) -> Source:
     form = format_of(files)
     columns = form.look(files[0], text, id_)
     name = files[0].name if len(files) == 1 else f"{len(files)} files of {place}"
-    return Source(name, files, form, columns)
+    return Source(name, files, form, columns, str(place))

@@ -12,9 +12,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import resolve
+from embatch.runs.places import SUFFIX, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pyarrow.fs import FileSystem
@@ -59,7 +60,7 @@ class File:
     @property
     def ending(self) -> str:
         """What tells its format, without a compression."""
-        return PurePosixPath(self.path.removesuffix(_compression_ending(self.path))).suffix.lower()
+        return _ending(self.path)
 
     def open(self) -> Any:
         """Open it for reading from the beginning, decompressed; a binary stream."""
@@ -69,6 +70,10 @@ class File:
     def open_anywhere(self) -> Any:
         """Open it for reading at any place."""
         return self.system.open_input_file(self.path)
+
+
+def _ending(path: str) -> str:
+    return PurePosixPath(path.removesuffix(_compression_ending(path))).suffix.lower()
 
 
 def _compression_ending(path: str) -> str:
@@ -105,31 +110,49 @@ def _changed(system: FileSystem, info: Any) -> int | str:
 
 
 def _infos(system: FileSystem, path: str) -> list[Any]:
-    info, wild = system.get_file_info(path), _WILD.search(path)
+    info = system.get_file_info(path)
     if info.type is fs.FileType.File:  # also one with a bracket in its name
         return [info]
-    if info.type is not fs.FileType.NotFound:
-        return _below(system, path, lambda _: True)
+    search = search_of(system, path, info.type)
+    if search is None or system.get_file_info(search.folder or "/").type is fs.FileType.NotFound:
+        return []
+    below = system.get_file_info(fs.FileSelector(search.folder, recursive=True))
+    return [found for found in below if found.type is fs.FileType.File and search.finds(found.path)]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How the files of a folder or a glob are found."""
+
+    folder: str
+    """All below it is looked at."""
+    wanted: Callable[[str], object]
+    """Whether the glob names a path."""
+
+    def finds(self, path: str) -> bool:
+        """Return whether a file below the folder is data: not hidden, nor what tools leave beside data."""
+        parts = [part for part in PurePosixPath(path[len(self.folder) :]).parts if part != "/"]
+        beside = any(part[0] in "._" for part in parts) or any(part.endswith(SUFFIX) for part in parts[:-1])
+        return _ending(path) in FORMATS and not beside and bool(self.wanted(path))
+
+
+def search_of(system: FileSystem, path: str, kind: fs.FileType | None = None) -> Search | None:
+    """Return how the files of a place are searched for; `None` where it names one file, or nothing.
+
+    Args:
+        system: as `places.resolve` gives it.
+        path: the path in it.
+        kind: what is there; `None` asks the file system.
+    """
+    kind = system.get_file_info(path).type if kind is None else kind
+    wild = _WILD.search(path)
+    if kind is fs.FileType.File:
+        return None
+    if kind is not fs.FileType.NotFound:
+        return Search(path, lambda _: True)
     if wild is None:
-        return []
-    known = path[: wild.start()].rpartition("/")[0]
-    wanted = _pattern(path)
-    if system.get_file_info(known or "/").type is fs.FileType.NotFound:
-        return []
-    return _below(system, known, lambda found: wanted.fullmatch(found) is not None)
-
-
-def _below(system: FileSystem, folder: str, wanted: Any) -> list[Any]:
-    """Return the data files below a folder, hidden ones and what tools leave beside data left out."""
-    selector = fs.FileSelector(folder, recursive=True)
-    found = []
-    for info in system.get_file_info(selector):
-        parts = PurePosixPath(info.path[len(folder) :]).parts
-        hidden = any(part[0] in "._" for part in parts if part != "/")
-        ending = File(info.path, 0, 0, system).ending
-        if info.type is fs.FileType.File and not hidden and ending in FORMATS and wanted(info.path):
-            found.append(info)
-    return found
+        return None
+    return Search(path[: wild.start()].rpartition("/")[0], _pattern(path).fullmatch)
 
 
 def _pattern(glob: str) -> re.Pattern[str]:

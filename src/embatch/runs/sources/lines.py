@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import deque
 from contextlib import contextmanager
 from itertools import islice
@@ -13,6 +14,7 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.runs.places import encodable
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.formats import CHUNK_ROWS, Chunk, Columns, chosen
 from embatch.wire.lines import split_lines
@@ -61,7 +63,7 @@ class Jsonl:
         texts: dict[str, None] = {}
         wanted = {name for name in (text, id_) if name is not None}
         with _naming(file):
-            for number, (_, record, _) in enumerate(self._records(file)):
+            for number, (_, _, record, _) in enumerate(self._records(file)):
                 if number >= _LOOKED_AT and names and wanted <= names.keys():
                     break
                 names |= dict.fromkeys(record)
@@ -79,23 +81,28 @@ class Jsonl:
         return _guarded(file, _chunks(self._rows(file, columns), columns))
 
     def _rows(self, file: File, columns: Columns) -> Iterator[_Row]:
-        for number, record, broken in self._records(file):
+        for number, line, record, broken in self._records(file):
             text = record.get(columns.text)
             fault = broken
             if fault is None and not isinstance(text, str):
                 fault = f"no text in {columns.text!r}" if text is None else f"{columns.text!r} is not text"
+            id_ = None
+            try:
+                id_ = _id(line, record, columns.id)
+            except (RecursionError, orjson.JSONEncodeError):
+                fault = "nested too deeply"
             said = None if fault is None else f"line {number}: {fault}"
-            yield _id(record, columns.id), text if isinstance(text, str) else None, said
+            yield id_, text if isinstance(text, str) else None, said
 
-    def _records(self, file: File) -> Iterator[tuple[int, dict[str, Any], str | None]]:
-        """Yield number, object and fault of each line that is not blank."""
+    def _records(self, file: File) -> Iterator[tuple[int, bytes, dict[str, Any], str | None]]:
+        """Yield number, content, object and fault of each line that is not blank."""
         with file.open() as stored:
             for number, (line, whole) in enumerate(split_lines(stored, LINE_BYTES), 1):
                 content = line.removeprefix(_MARK) if number == 1 else line
                 if not whole:
-                    yield number, {}, f"it is over {LINE_BYTES >> 20} MiB long"
+                    yield number, content, {}, f"it is over {LINE_BYTES >> 20} MiB long"
                 elif content.strip():
-                    yield number, *_record(content)
+                    yield number, content, *_record(content)
 
 
 def _record(line: bytes) -> tuple[dict[str, Any], str | None]:
@@ -106,9 +113,14 @@ def _record(line: bytes) -> tuple[dict[str, Any], str | None]:
     return (record, None) if isinstance(record, dict) else ({}, "not a JSON object")
 
 
-def _id(record: dict[str, Any], name: str | None) -> str | None:
+def _id(line: bytes, record: dict[str, Any], name: str | None) -> str | None:
     value = None if name is None else record.get(name)
-    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (float, list, dict)):
+        # A whole number beyond 64 bits has become a float, which others become too: digits as they stand.
+        value = json.loads(line, parse_int=orjson.Fragment, parse_float=orjson.Fragment)[name]
+    return orjson.dumps(value).decode()
 
 
 class Csv:
@@ -118,7 +130,15 @@ class Csv:
         """As `Format.look`."""
         with _naming(file), file.open() as stored:
             _, header, _ = next(self._records(file, stored), (1, [], None))
-        return Columns(chosen(file, header, header, text, id_), id_, pa.string())
+        column = chosen(file, header, header, text, id_)
+        for option, name in (("--text", column), ("--id", id_)):
+            if name is not None and not encodable(name):
+                raise InvalidArgument(
+                    f"the header of {file.name} is not UTF-8, and a column that is read is named in it: "
+                    "save the file as UTF-8",
+                    field=option,
+                )
+        return Columns(column, id_, pa.string())
 
     def count(self, file: File) -> int | None:  # noqa: ARG002
         """As `Format.count`."""
@@ -139,9 +159,11 @@ class Csv:
             key = None if columns.id is None else header.index(columns.id)
             for number, record, broken in records:
                 fault = broken
-                if fault is None and not _whole(record[at]):
+                if fault is None and not encodable(record[at]):
                     fault = "not UTF-8"
-                id_ = record[key] if key is not None and key < len(record) and _whole(record[key]) else None
+                id_ = (
+                    record[key] if key is not None and key < len(record) and encodable(record[key]) else None
+                )
                 yield (
                     id_,
                     record[at] if fault is None else None,
@@ -231,14 +253,6 @@ class _CsvLines:
             quotes += line.count('"')
         # An odd quote opens or closes a value, and so whether the next line is a row of its own.
         return '"' * (quotes % 2) + "\n"
-
-
-def _whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class PlainText:

@@ -1,0 +1,65 @@
+"""That the output of a run is apart from its input: it replaces nothing of it, and is never read as it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embatch.errors import InvalidArgument
+from embatch.runs.places import resolve, scheme
+from embatch.runs.sinks import replaced
+from embatch.runs.sources.files import search_of
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+    from embatch.runs.sources import Source
+
+
+def check_apart(source: Source, place: str) -> None:
+    """Refuse an output that is a file of the input, or that the input would have as one from then on.
+
+    Raises:
+        InvalidArgument: it is, whichever way it is spelled or linked; nothing was opened.
+    """
+    for name in replaced(place):
+        if scheme(name) != scheme(source.place):
+            continue
+        system, path = resolve(name, "--out")
+        if _reads(source, system, path):
+            raise InvalidArgument(
+                f"{name} is a file of the input, which would be lost: give the output another name",
+                field="--out",
+            )
+        if _would_find(source, system, path):
+            raise InvalidArgument(
+                f"{name} would be a part of the input {source.place} the next time: put the output elsewhere",
+                field="--out",
+            )
+
+
+def _reads(source: Source, system: FileSystem, path: str) -> bool:
+    """Return whether a file is one of the input's, by another name or link too."""
+    if scheme(source.place) != "file":
+        return any(file.path == path and file.system == system for file in source.files)
+    try:
+        mine = Path(path).stat()
+    except OSError:  # it is not there yet
+        return False
+    return any(os.path.samestat(mine, Path(file.path).stat()) for file in source.files)
+
+
+def _would_find(source: Source, system: FileSystem, path: str) -> bool:
+    """Return whether the folder or glob that the input is would have a file among its own."""
+    own, named = resolve(source.place)
+    search = search_of(own, named) if own == system else None
+    if search is None:
+        return False
+    folder = search.folder.rstrip("/") + "/"
+    if scheme(source.place) != "file":
+        return path.startswith(folder) and search.finds(path)
+    # Spelled as the input is, however the output is spelled.
+    real = str(Path(os.path.realpath(Path(path).parent)) / Path(path).name)
+    below = os.path.realpath(folder).rstrip("/") + "/"
+    return real.startswith(below) and search.finds(folder + real.removeprefix(below))
