@@ -239,17 +239,16 @@ def random_weights(config: Mapping[str, Any]) -> dict[str, Any]:
 def exported(folder: Path, place: Path) -> Path:
     """Make a folder with the model as ONNX and its tokenizer, and return it."""
     shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.safetensors"))
-    command = [python(PEER), WORKER, "export", folder, place / "model.onnx"]
-    done = subprocess.run(
-        [str(part) for part in command],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **QUIET},
-    )
-    if done.returncode:
-        raise SystemExit(f"the ONNX export failed:\n{done.stderr}")
+    worked(PEER, "export", folder, place / "model.onnx")
     return place
+
+
+def worked(name: str, *words: object) -> None:
+    """Run `peers.py` in a row's environment to its end; what it says is only heard if it fails."""
+    command = [str(part) for part in (python(name), WORKER, *words)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **QUIET})
+    if done.returncode:
+        raise SystemExit(f"{name}: {words[0]} failed:\n{done.stderr}")
 
 
 def label(name: str, row: Row) -> str:

@@ -18,13 +18,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -67,7 +66,7 @@ class Service:
 
     def __init__(self, served: Served) -> None:
         assert served.url is not None  # noqa: S101  (it listens on a port)
-        self.served, self.url, self._process = served, served.url, served.pid
+        self.served, self.url = served, served.url
         self._http = httpx2.Client(timeout=120.0)
         self._client = served.client()
 
@@ -103,14 +102,10 @@ class Service:
 
     def query_cpu(self) -> float:
         """Return the CPU seconds of the query process so far: of two engines, the one started last."""
-        children: set[int] = set()
-        for one in Path(f"/proc/{self._process}/task").glob("*/children"):
-            with suppress(FileNotFoundError):  # a thread that ended meanwhile
-                children |= set(map(int, one.read_text().split()))
-        if len(children) != 2:
-            raise SystemExit(f"the service has {len(children)} engine processes, not two: which is which?")
-        numbers = Path(f"/proc/{max(children)}/stat").read_text().rpartition(")")[2].split()
-        return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+        engines = self.served.engine_seconds()
+        if len(engines) != 2:
+            raise SystemExit(f"the service has {len(engines)} engine processes, not two: which is which?")
+        return engines[max(engines)]
 
 
 def ask(service: Service, texts: Sequence[str], rate: float, over: threading.Event) -> list[float]:

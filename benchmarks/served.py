@@ -75,6 +75,10 @@ class Served:
             family += [child for child, (parent, _) in found.items() if parent == pid]
         return Spent(own, total - own)
 
+    def engine_seconds(self) -> dict[int, float]:
+        """Return the CPU seconds of each engine process so far, by its number; needs /proc."""
+        return {pid: spent for pid, (parent, spent) in _processes().items() if parent == self.pid}
+
     def database_bytes(self) -> int:
         """Return the bytes of the database's pages in use, those not yet checkpointed included."""
         with closing(sqlite3.connect(f"file:{self.data / 'embatch.db'}?mode=ro", uri=True)) as database:

@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import passages
-from benchmarks.engines import WORKER, machine, model, python
+from benchmarks.engines import machine, model, python, worked
 from benchmarks.peers import LOADERS, QUIET
 from benchmarks.rounds import in_turn, ratios
 from benchmarks.served import Served, free_port, serving
@@ -157,23 +157,17 @@ def script(name: str, model_folder: Path, folder: Path) -> Way:
     source, place = folder / "in.jsonl", folder / f"{name}.npy"
     if name.endswith("openvino"):
         converted = folder / "converted"
-        _quietly(python(name), WORKER, "export openvino", model_folder, converted)
+        worked(name, "export openvino", model_folder, converted)
         model_folder = converted
 
     def run(texts: list[str]) -> Vectors:
         if not source.exists():
             source.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
-        _quietly(python(name), WORKER, "file", name, model_folder, source, place)
+        worked(name, "file", name, model_folder, source, place)
         found: Vectors = np.load(place)
         return found
 
     return run
-
-
-def _quietly(*command: object) -> None:
-    subprocess.run(
-        [str(part) for part in command], env={**os.environ, **QUIET}, check=True, capture_output=True
-    )
 
 
 def infinity(url: str, client: httpx2.Client) -> Way:

@@ -18,7 +18,7 @@ from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import ShardCutter, frozen, rows_of
 from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
-from embatch.wire.exact import is_object
+from embatch.wire.exact import encodable, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -229,15 +229,6 @@ def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
         return row, None
     emptied: dict[str, Any] = dict.fromkeys(unfit)
     return replace(row, **emptied), fault
-
-
-def encodable(text: str) -> bool:
-    """Return whether a text can be stored and sent: one with a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fault(reason: Reason, message: str) -> RequestError:

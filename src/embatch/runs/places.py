@@ -21,15 +21,6 @@ SUFFIX: Final = ".embatch"
 """What the folder of a run's ledger is called, behind the name of its output."""
 
 
-def encodable(name: str) -> bool:
-    """Return whether a name is UTF-8: one that is not came in as lone surrogates, and nothing stores it."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def scheme(place: str | Path) -> str:
     """Return the scheme of an address, `file` for a path."""
     head, colons, _ = str(place).partition("://")

@@ -61,11 +61,11 @@ def embed_many_body(model: str, requests: Sequence[Request]) -> bytes:
 
 def count_body(model: str, texts: Sequence[str]) -> bytes:  # noqa: ARG001  (Google's has the model in its path)
     """Return the body that counts tokens."""
-    return _json({"contents": [{"parts": [{"text": encodable(text)}]} for text in texts]})
+    return _json({"contents": [{"parts": [{"text": _whole(text)}]} for text in texts]})
 
 
 def _embed(model: str | None, request: Request) -> dict[str, Any]:
-    said: dict[str, Any] = {"content": {"parts": [{"text": encodable(request.text)}]}}
+    said: dict[str, Any] = {"content": {"parts": [{"text": _whole(request.text)}]}}
     if model is not None:
         said["model"] = model
     if request.task_type is not None:
@@ -93,7 +93,7 @@ def refuse_unsayable(request: Request, place: str) -> None:
         InvalidArgument: naming the field below `place`.
     """
     for name, text in (("key", request.key), ("title", request.title)):
-        if isinstance(text, str) and encodable(text) is None:
+        if isinstance(text, str) and not exact.encodable(text):
             raise InvalidArgument(
                 f"{place}.{name} holds a lone surrogate: give whole characters", field=f"{place}.{name}"
             )
@@ -160,7 +160,7 @@ class StreamWriter:
         try:
             columns["text"] = self._arrow.array(texts, self._arrow.string())
         except UnicodeEncodeError:
-            columns["text"] = [encodable(text) for text in texts]
+            columns["text"] = [_whole(text) for text in texts]
         batch = self._arrow.RecordBatch.from_pydict(columns, schema=self._schema)
         for piece in messages.pieces(batch):  # a service bounds what it reads at once
             self._stream.write_batch(piece)
@@ -180,10 +180,6 @@ def _columns_of(one: Request) -> dict[str, Any]:
     }
 
 
-def encodable(text: str) -> str | None:
-    """Return the text, or `None` for one with a lone surrogate: it arrives as no text and fails alone."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return None
-    return text
+def _whole(text: str) -> str | None:
+    """Return the text, or `None` for one that cannot be said: it arrives as no text and fails alone."""
+    return text if exact.encodable(text) else None

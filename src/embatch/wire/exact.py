@@ -34,6 +34,15 @@ def loads(content: bytes | str) -> Any:
         raise orjson.JSONDecodeError("it nests too deeply", data.decode(), 0) from None
 
 
+def encodable(text: str) -> bool:
+    """Return whether a text is of whole characters: a lone surrogate is neither sent nor stored."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_object(text: str) -> bool:
     """Return whether a text is a JSON object."""
     try:

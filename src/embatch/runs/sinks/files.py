@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from embatch.durable import sync, sync_folder
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
-from embatch.runs.places import encodable, resolve, scheme
+from embatch.runs.places import resolve, scheme
 from embatch.runs.sinks.layout import Layout, Regrouped, Written
 from embatch.runs.sinks.upload import upload
+from embatch.wire.exact import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

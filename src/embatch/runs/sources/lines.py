@@ -14,9 +14,9 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import encodable
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.formats import CHUNK_ROWS, Chunk, Columns, chosen
+from embatch.wire.exact import encodable
 from embatch.wire.lines import split_lines
 
 if TYPE_CHECKING:
