@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from embatch.batch import TaskType
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
+from embatch.jsontext import encodable, is_object
 from embatch.shard import ShardCutter, frozen, rows_of
 from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
-from embatch.wire.exact import encodable, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -22,8 +22,8 @@ from serving import Served, serving
 
 from embatch import Client, DataLoss, FailedPrecondition, InvalidArgument, TaskType
 from embatch.numbers import Numbers
-from embatch.runs.judge import Wish
-from embatch.runs.run import Conduct, embed_dataset
+from embatch.runs.options import Conduct, Wish
+from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
 
 if TYPE_CHECKING:

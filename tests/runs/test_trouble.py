@@ -15,8 +15,8 @@ from serving import serving
 from embatch import Client, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from embatch.numbers import Numbers
 from embatch.runs import places
-from embatch.runs.judge import Wish
-from embatch.runs.run import Conduct, embed_dataset
+from embatch.runs.options import Conduct, Wish
+from embatch.runs.run import embed_dataset
 from embatch.runs.sinks import check_sink
 from embatch.runs.sources import open_source
 from embatch.runs.standing import Standing

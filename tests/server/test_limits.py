@@ -16,7 +16,8 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.api.limits import BodyCount, Bounds, GuardedConnection, guarded, judge_head
+from embatch.api.limits import BodyCount, Bounds, judge_head
+from embatch.server.http_protocol import GuardedConnection, guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,7 +26,7 @@ from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec, Shape
 from embatch.pool import LocalPool, Referenced
 from embatch.pool.embedding import computed_by
-from embatch.service import Service
+from embatch.service.application import Service
 from embatch.settings import Settings
 from embatch.shard import COMPUTED_BY, Done, RequestRow, results_schema
 from embatch.store.blobs import Blobs

@@ -10,7 +10,7 @@ from service_world import Clock
 
 from embatch.ageing import AgeClock, since_boot
 from embatch.errors import NotFound, PermissionDenied
-from embatch.service import Draft
+from embatch.intake import Draft
 from embatch.states import State
 
 pytest_plugins = ("rig_fixture",)

@@ -14,7 +14,7 @@ from service_world import unreadable
 
 from embatch import planning
 from embatch.errors import DataLoss, Unavailable
-from embatch.service import Draft
+from embatch.intake import Draft
 from embatch.shard import RequestRow
 from embatch.states import State
 

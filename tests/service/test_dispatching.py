@@ -11,8 +11,8 @@ from service_rig import DIMENSIONS, MODEL, OTHER, QUICK, Rig, large, rows, toget
 
 from embatch.engine.models import Catalog
 from embatch.errors import EngineTrouble, Unavailable
+from embatch.intake import Draft
 from embatch.pool import LocalPool
-from embatch.service import Draft
 from embatch.shard import results_schema
 from embatch.states import State
 

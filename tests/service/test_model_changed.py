@@ -14,10 +14,10 @@ from sqlalchemy import update
 from embatch.engine import hashing
 from embatch.engine.models import Catalog
 from embatch.errors import Code, EngineTrouble, Reason, RequestError
+from embatch.intake import Draft
 from embatch.pool import LocalPool
 from embatch.pool.embedding import computed_by
 from embatch.pool.work import ShardWork
-from embatch.service import Draft
 from embatch.settings import Settings
 from embatch.shard import COMPUTED_BY, RequestRow, ShardCutter, freeze, said_of
 from embatch.states import State

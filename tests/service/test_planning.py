@@ -13,7 +13,7 @@ from service_rig import MODEL, OTHER, QUICK, Rig, tree, vector
 
 from embatch.engine.models import Catalog
 from embatch.errors import FailedPrecondition, PermissionDenied, Unavailable
-from embatch.service import Draft
+from embatch.intake import Draft
 from embatch.settings import Settings
 from embatch.states import State
 

@@ -21,8 +21,8 @@ from embatch.errors import (
     TooLarge,
     Unavailable,
 )
+from embatch.intake import Draft
 from embatch.planning import Planner
-from embatch.service import Draft
 from embatch.settings import Settings
 from embatch.states import State
 from embatch.store.records import UploadRecord

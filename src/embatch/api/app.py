@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from embatch.api.private import Attached
-    from embatch.service import Service
+    from embatch.service.application import Service
     from embatch.settings import Settings
 
 _log = logging.getLogger("embatch.api")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from embatch.api.descriptions import Announced
-    from embatch.service import Service
+    from embatch.service.application import Service
     from embatch.settings import Settings
 
 _PIECE_BYTES: Final = 1 << 20

@@ -16,8 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from embatch.api.waiting import EngineThreads
 from embatch.errors import InvalidArgument, NotFound
-from embatch.intake import check_dimensions
-from embatch.service import Draft
+from embatch.intake import Draft, check_dimensions
 from embatch.states import State
 from embatch.wire import columns, inputs, outputs
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.engine.models import ServedModel
-    from embatch.service import Service
+    from embatch.service.application import Service
     from embatch.settings import Settings
     from embatch.shard import RequestRow
 

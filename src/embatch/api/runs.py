@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from embatch.engine.models import ServedModel
-    from embatch.service import Service
+    from embatch.service.application import Service
     from embatch.settings import Settings
 
 

@@ -75,8 +75,8 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     with client(to, data) as service, Display() as display:
         # Not before the private service has begun to start.
         from embatch.numbers import Numbers  # noqa: PLC0415
-        from embatch.runs.judge import Wish  # noqa: PLC0415
-        from embatch.runs.run import Conduct, embed_dataset  # noqa: PLC0415
+        from embatch.runs.options import Conduct, Wish  # noqa: PLC0415
+        from embatch.runs.run import embed_dataset  # noqa: PLC0415
         from embatch.runs.sources import open_source  # noqa: PLC0415
 
         if numbers not in set(Numbers):

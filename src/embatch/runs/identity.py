@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embatch.client.client import Client
-    from embatch.runs.judge import Wish
     from embatch.runs.ledger import Ledger
+    from embatch.runs.options import Wish
     from embatch.runs.sources import Source
 
 

@@ -14,27 +14,13 @@ from embatch.runs.ledger import Block
 from embatch.runs.standing import total
 
 if TYPE_CHECKING:
-    from embatch.batch import Batch, TaskType
+    from embatch.batch import Batch
     from embatch.client.client import Client
     from embatch.client.results import BatchResult
-    from embatch.numbers import Numbers
     from embatch.runs.ledger import Ledger
+    from embatch.runs.options import Wish
     from embatch.runs.part import Part
     from embatch.runs.sources import Rows
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a run shall do with every row, and how the vectors shall be written."""
-
-    model: str | None = None
-    task_type: TaskType | None = None
-    dimensions: tuple[int, ...] = ()
-    """Leading dimensions written, re-normalised, a column each; `()` for the model's native number."""
-    numbers: Numbers | None = None
-    """`None` for float32."""
-    priority: int = 0
-    display_name: str | None = None
 
 
 @dataclass(slots=True)

@@ -12,7 +12,6 @@ import hashlib
 import math
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -36,22 +35,21 @@ from embatch.numbers import Numbers
 from embatch.runs import sample as certificate
 from embatch.runs.apart import check_apart
 from embatch.runs.identity import about, batch_key, begun
-from embatch.runs.judge import Judge, Sent, Wish
+from embatch.runs.judge import Judge, Sent
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.output import Output
 from embatch.runs.part import Part, distinct
 from embatch.runs.sinks import check_sink
-from embatch.runs.sources import BLOCK_ROWS
 from embatch.runs.standing import Standing, Summary, finished
 from embatch.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from embatch.batch import Batch
     from embatch.client.client import Client
     from embatch.runs.ledger import Block
+    from embatch.runs.options import Conduct, Wish
     from embatch.runs.sources import Rows, Source
     from embatch.runs.standing import Progress
 
@@ -60,31 +58,6 @@ AHEAD: Final = 2
 
 _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
 """Errors of a submit after which the service holds nothing of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conduct:
-    """How a run shall go about it."""
-
-    data: Path
-    """Data folder of the machine: holds the ledgers of outputs that are no files."""
-    restart: bool = False
-    """Forget what an earlier call of the same output did."""
-    retry_failed: bool = False
-    """Only try the rows again that failed and can be read."""
-    cache: bool = True
-    """Let the service answer texts that earlier runs embedded, and remember this run's."""
-    threshold: float = certificate.THRESHOLD
-    """Least cosine of the certificate; below it the output is rejected."""
-    block_rows: int = BLOCK_ROWS
-    """Rows of one batch; a later call must give the same number."""
-
-    def __post_init__(self) -> None:
-        if self.restart and self.retry_failed:
-            raise InvalidArgument(
-                "--restart forgets the failed rows that --retry-failed asks for: give one of them",
-                field="--retry-failed",
-            )
 
 
 def embed_dataset(

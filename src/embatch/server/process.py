@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 
 from embatch.api.app import create_app
-from embatch.api.limits import Bounds, guarded
+from embatch.api.limits import Bounds
 from embatch.api.private import Attached
 from embatch.server import folder, logs
-from embatch.service import Service
+from embatch.server.http_protocol import guarded
+from embatch.service.application import Service
 from embatch.store.blobs import Blobs
 from embatch.store.store import Store
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import orjson
 
+from embatch import jsontext
 from embatch.batch import Batch, BatchStats, BatchUsage, Page
 from embatch.errors import Code, Internal, Reason, RequestError
 from embatch.states import State
 from embatch.vectors import ContentEmbedding
-from embatch.wire import exact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -183,7 +183,7 @@ def parse_items(body: bytes) -> list[Found] | None:
 def parse_line(line: bytes) -> Found:
     """Return the result on one line of a responses file; a damaged line is an error without a key."""
     try:
-        said = exact.loads(line)
+        said = jsontext.loads(line)
     except orjson.JSONDecodeError:
         said = None
     if not isinstance(said, dict):
@@ -300,7 +300,7 @@ def _values(said: object) -> Vectors | None:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        said = exact.loads(body)
+        said = jsontext.loads(body)
     except orjson.JSONDecodeError:
         said = None
     if not isinstance(said, dict):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
 
+from embatch import jsontext
 from embatch.batch import Texts
 from embatch.errors import InvalidArgument
-from embatch.wire import exact, messages
+from embatch.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ def _embed(model: str | None, request: Request) -> dict[str, Any]:
 
 def _json(said: object) -> bytes:
     try:
-        return exact.dumps(said)
+        return jsontext.dumps(said)
     except ValueError:
         raise InvalidArgument(
             "JSON cannot say this: a text holds a lone surrogate, or metadata something of Python's"
@@ -93,7 +94,7 @@ def refuse_unsayable(request: Request, place: str) -> None:
         InvalidArgument: naming the field below `place`.
     """
     for name, text in (("key", request.key), ("title", request.title)):
-        if isinstance(text, str) and not exact.encodable(text):
+        if isinstance(text, str) and not jsontext.encodable(text):
             raise InvalidArgument(
                 f"{place}.{name} holds a lone surrogate: give whole characters", field=f"{place}.{name}"
             )
@@ -101,7 +102,7 @@ def refuse_unsayable(request: Request, place: str) -> None:
         return
     try:
         if isinstance(request.metadata, Mapping):
-            exact.dumps(dict(request.metadata))
+            jsontext.dumps(dict(request.metadata))
             return
     except ValueError:
         pass
@@ -182,4 +183,4 @@ def _columns_of(one: Request) -> dict[str, Any]:
 
 def _whole(text: str) -> str | None:
     """Return the text, or `None` for one that cannot be said: it arrives as no text and fails alone."""
-    return text if exact.encodable(text) else None
+    return text if jsontext.encodable(text) else None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
 
+from embatch import jsontext
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import RequestRow
-from embatch.wire import exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,7 +63,7 @@ def load(body: bytes) -> Any:
         )
     _check_depth(body)
     try:
-        value = exact.loads(body)
+        value = jsontext.loads(body)
         _refuse_twice(body)
     except orjson.JSONDecodeError as error:
         encoding = any(word in str(error).lower() for word in ("utf-8", "surrogate"))
@@ -225,7 +225,7 @@ def _metadata(fields: Fields) -> str | None:
     if not isinstance(value, dict):
         fields.refuse("metadata", "metadata must be a JSON object")
     try:
-        return exact.dumps(value).decode()
+        return jsontext.dumps(value).decode()
     except ValueError:
         fields.refuse("metadata", "metadata nests too deeply")
 

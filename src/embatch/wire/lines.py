@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import orjson
 
+from embatch import jsontext
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
+from embatch.jsontext import split_lines
 from embatch.shard import RequestRow
-from embatch.wire import exact
 from embatch.wire.inputs import row_of_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MEDIA_TYPE: Final = "application/jsonl"
-_BLOCK: Final = 1 << 20
 
 
 def read_rows(file: BinaryIO, line_bytes: int, same_model: Callable[[str], bool]) -> Iterator[RequestRow]:
@@ -47,7 +47,7 @@ def _row(line: bytes, number: int, same_model: Callable[[str], bool]) -> Request
     except UnicodeDecodeError:
         return _faulty(Reason.BAD_ENCODING, f"line {number} is not UTF-8")
     try:
-        value = exact.loads(line)
+        value = jsontext.loads(line)
     except orjson.JSONDecodeError as error:
         reason = Reason.BAD_UNICODE if "surrogate" in str(error) else Reason.BAD_LINE
         return _faulty(reason, f"line {number} is not JSON: {error.msg}")
@@ -67,19 +67,3 @@ def _row(line: bytes, number: int, same_model: Callable[[str], bool]) -> Request
 
 def _faulty(reason: Reason, message: str) -> RequestRow:
     return RequestRow(None, fault=RequestError(Code.INVALID_ARGUMENT, reason, message))
-
-
-def split_lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line without its end, and whether it is whole; of a longer one, a part of its head."""
-    held, whole = b"", True
-    while block := file.read(_BLOCK):
-        *ended, rest = block.split(b"\n")
-        for part in ended:
-            line = held + part
-            yield line[:limit], whole and len(line) <= limit
-            held, whole = b"", True
-        held += rest
-        if len(held) > limit:
-            held, whole = held[:1], False  # something, so that it does not look blank
-    if held or not whole:
-        yield held[:limit], whole and len(held) <= limit

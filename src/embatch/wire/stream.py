@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embatch import jsontext
 from embatch.errors import Code, DataLoss, Reason, RequestError
-from embatch.wire import exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ def _part(batch: Any) -> Part:
     return Part(
         batch.column("index").to_numpy(),
         _values(batch, "key"),
-        [None if text is None else exact.loads(text) for text in _values(batch, "metadata")],
+        [None if text is None else jsontext.loads(text) for text in _values(batch, "metadata")],
         values,
         widths,
         batch.column("tokens").fill_null(0).to_numpy(zero_copy_only=False),

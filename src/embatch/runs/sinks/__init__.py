@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from embatch.errors import InvalidArgument
+from embatch.jsontext import encodable
 from embatch.runs.places import scheme
 from embatch.runs.sinks.layout import Layout, Sink, Written
-from embatch.wire.exact import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

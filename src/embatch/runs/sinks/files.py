@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from embatch.durable import sync, sync_folder
 from embatch.errors import InvalidArgument, Unavailable
+from embatch.jsontext import encodable
 from embatch.numbers import Numbers
 from embatch.runs.places import resolve, scheme
 from embatch.runs.sinks.layout import Layout, Regrouped, Written
 from embatch.runs.sinks.upload import upload
-from embatch.wire.exact import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 import pyarrow as pa
 
-from embatch.runs.sources.files import File, find
-from embatch.runs.sources.formats import Chunk, Columns, Format, format_of
+from embatch.errors import InvalidArgument
+from embatch.runs.sources.files import FORMATS, File, find
+from embatch.runs.sources.lines import Csv, Jsonl, PlainText
+from embatch.runs.sources.tables import Arrow, Parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from embatch.runs.sources.format import Chunk, Columns, Format
 
 BLOCK_ROWS: Final = 20_000
 """Rows of one batch of a run: some minutes of work on a laptop, a few tens of MB of results."""
@@ -146,3 +150,29 @@ def open_source(place: str | Path, text: str | None, id_: str | None) -> Source:
     columns = form.look(files[0], text, id_)
     name = files[0].name if len(files) == 1 else f"{len(files)} files of {place}"
     return Source(name, files, form, columns, str(place))
+
+
+def format_of(files: Sequence[File]) -> Format:
+    """Return how files are read by their endings.
+
+    Raises:
+        InvalidArgument: an ending is unknown, or they are of several formats.
+    """
+    kinds = {FORMATS.get(file.ending): file for file in reversed(files)}
+    if None in kinds:
+        raise InvalidArgument(
+            f"{kinds[None].name}: embatch reads {', '.join(sorted(FORMATS))}, those of lines also with .gz, "
+            ".zst or .bz2 behind; rename or convert the file",
+            field="IN",
+        )
+    if len(kinds) > 1:
+        names = " and ".join(sorted(file.name for file in kinds.values()))
+        raise InvalidArgument(f"{names} are of different formats: name one with a glob", field="IN")
+    formats: dict[str | None, Format] = {
+        "parquet": Parquet(),
+        "arrow": Arrow(),
+        "jsonl": Jsonl(),
+        "csv": Csv(),
+        "text": PlainText(),
+    }
+    return formats[next(iter(kinds))]

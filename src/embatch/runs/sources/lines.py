@@ -14,10 +14,9 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.jsontext import encodable, split_lines
 from embatch.runs.sources.files import UNREADABLE
-from embatch.runs.sources.formats import CHUNK_ROWS, Chunk, Columns, chosen
-from embatch.wire.exact import encodable
-from embatch.wire.lines import split_lines
+from embatch.runs.sources.format import CHUNK_ROWS, Chunk, Columns, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embatch import jsontext
 from embatch.batch import Request
 from embatch.errors import InvalidArgument
 from embatch.shard import RequestRow
-from embatch.wire import answers, bodies, columns, exact, inputs, lines, outputs, stream
+from embatch.wire import answers, bodies, columns, inputs, lines, outputs, stream
 
 BIG = {
     "id": 10**20 + 1,
@@ -35,8 +36,8 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(max_size=3), JSON, max_size=3), st.sampled_from([None, 1]))
 def test_what_goes_in_comes_out(value: dict[str, Any], indent: int | None) -> None:
     """Of whatever JSON says, in bytes and in text, however it is laid out."""
-    assert exact.loads(exact.dumps(value)) == value
-    assert exact.loads(json.dumps(value, indent=indent)) == value
+    assert jsontext.loads(jsontext.dumps(value)) == value
+    assert jsontext.loads(json.dumps(value, indent=indent)) == value
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_what_goes_in_comes_out(value: dict[str, Any], indent: int | None) -> No
 def test_what_is_no_json_is_not_read_by_either_reader(said: bytes) -> None:
     """The standard library would take some of these."""
     with pytest.raises(orjson.JSONDecodeError):
-        exact.loads(said)
+        jsontext.loads(said)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_what_is_no_json_is_not_read_by_either_reader(said: bytes) -> None:
 def test_what_json_cannot_say_is_a_value_error(value: object) -> None:
     """Also where an integer beyond 64 bits stands beside it."""
     with pytest.raises(ValueError, match="no JSON"):
-        exact.dumps(value)
+        jsontext.dumps(value)
 
 
 def _same(_: str) -> bool:

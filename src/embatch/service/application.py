@@ -27,7 +27,8 @@ from embatch.errors import (
 from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
 from embatch.interactive import Interactive
 from embatch.planning import Planner
-from embatch.reading import Health, Results, after, batch_id, check_page_size, read_results, shown, token
+from embatch.reading import Results, read_results
+from embatch.service.views import Health, after, batch_id, check_page_size, shown, token
 from embatch.shard import Done
 from embatch.states import State
 from embatch.store.cache import VectorCache

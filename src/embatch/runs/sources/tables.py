@@ -1,128 +1,23 @@
-"""How each format is read: chunks of rows, bad ones in their place."""
+"""Parquet and Arrow: files that know their columns and the types of these."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embatch.errors import InvalidArgument
-from embatch.runs.sources.files import FORMATS, UNREADABLE
+from embatch.runs.sources.files import UNREADABLE
+from embatch.runs.sources.format import CHUNK_ROWS, Chunk, Columns, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from embatch.runs.sources.files import File
 
-CHUNK_ROWS: Final = 4096
-"""Rows held at a time while reading."""
 _BUFFER: Final = 8 << 20
 """Bytes of a Parquet column read at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which columns are read."""
-
-    text: str
-    id: str | None
-    id_type: pa.DataType
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive rows of a file."""
-
-    ids: pa.Array[Any] | None
-    """`None` where no id column was named."""
-    texts: list[str | None]
-    faults: dict[int, str]
-
-    def slice(self, start: int, count: int) -> Chunk:
-        """Return at most `count` rows from `start` on."""
-        if start == 0 and count >= len(self.texts):
-            return self
-        texts = self.texts[start : start + count]
-        faults = {
-            at - start: reason for at, reason in self.faults.items() if start <= at < start + len(texts)
-        }
-        return Chunk(None if self.ids is None else self.ids.slice(start, len(texts)), texts, faults)
-
-
-class Format(Protocol):
-    """A way to read files."""
-
-    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
-        """Return the columns to read, from a first look. Raises InvalidArgument."""
-        ...
-
-    def count(self, file: File) -> int | None:
-        """Return the rows of a file, `None` where only reading it tells."""
-        ...
-
-    def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:
-        """Yield the rows; of the first `skip`, texts may be left out, rows not. Raises InvalidArgument."""
-        ...
-
-
-def format_of(files: Sequence[File]) -> Format:
-    """Return how files are read by their endings.
-
-    Raises:
-        InvalidArgument: an ending is unknown, or they are of several formats.
-    """
-    from embatch.runs.sources.lines import Csv, Jsonl, PlainText  # noqa: PLC0415  (it imports from here)
-
-    kinds = {FORMATS.get(file.ending): file for file in reversed(files)}
-    if None in kinds:
-        raise InvalidArgument(
-            f"{kinds[None].name}: embatch reads {', '.join(sorted(FORMATS))}, those of lines also with .gz, "
-            ".zst or .bz2 behind; rename or convert the file",
-            field="IN",
-        )
-    if len(kinds) > 1:
-        names = " and ".join(sorted(file.name for file in kinds.values()))
-        raise InvalidArgument(f"{names} are of different formats: name one with a glob", field="IN")
-    formats: dict[str | None, Format] = {
-        "parquet": Parquet(),
-        "arrow": Arrow(),
-        "jsonl": Jsonl(),
-        "csv": Csv(),
-        "text": PlainText(),
-    }
-    return formats[next(iter(kinds))]
-
-
-def chosen(file: File, names: Sequence[str], texts: Sequence[str], text: str | None, id_: str | None) -> str:
-    """Return the text column: the one named, else `text`, else the only one that holds text.
-
-    Raises:
-        InvalidArgument: a named column is not there, or none can be chosen.
-    """
-    for option, name in (("--text", text), ("--id", id_)):
-        if name is not None and name not in names:
-            likely = f": perhaps {texts[0]!r}?" if option == "--text" and len(texts) == 1 else ""
-            raise InvalidArgument(
-                f"{file.name} has no column {name!r}; it has {', '.join(names) or 'none'}{likely}",
-                field=option,
-            )
-    others = [name for name in texts if name != id_]
-    column = text
-    if column is None:
-        column = "text" if "text" in names else others[0] if len(others) == 1 else None
-    if column is None:
-        raise InvalidArgument(
-            f"{file.name} has no column 'text'; name one of {', '.join(names) or 'none'} with --text",
-            field="--text",
-        )
-    for option, name in (("--text", column), ("--id", id_)):
-        if name is not None and list(names).count(name) > 1:
-            raise InvalidArgument(
-                f"{file.name} has several columns {name!r}: rename all but one", field=option
-            )
-    return column
 
 
 def is_text(kind: Any) -> bool:

@@ -1,0 +1,55 @@
+"""What a run shall do with every row, and how it shall go about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embatch.errors import InvalidArgument
+from embatch.runs import sample as certificate
+from embatch.runs.sources import BLOCK_ROWS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from embatch.batch import TaskType
+    from embatch.numbers import Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a run shall do with every row, and how the vectors shall be written."""
+
+    model: str | None = None
+    task_type: TaskType | None = None
+    dimensions: tuple[int, ...] = ()
+    """Leading dimensions written, re-normalised, a column each; `()` for the model's native number."""
+    numbers: Numbers | None = None
+    """`None` for float32."""
+    priority: int = 0
+    display_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a run shall go about it."""
+
+    data: Path
+    """Data folder of the machine: holds the ledgers of outputs that are no files."""
+    restart: bool = False
+    """Forget what an earlier call of the same output did."""
+    retry_failed: bool = False
+    """Only try the rows again that failed and can be read."""
+    cache: bool = True
+    """Let the service answer texts that earlier runs embedded, and remember this run's."""
+    threshold: float = certificate.THRESHOLD
+    """Least cosine of the certificate; below it the output is rejected."""
+    block_rows: int = BLOCK_ROWS
+    """Rows of one batch; a later call must give the same number."""
+
+    def __post_init__(self) -> None:
+        if self.restart and self.retry_failed:
+            raise InvalidArgument(
+                "--restart forgets the failed rows that --retry-failed asks for: give one of them",
+                field="--retry-failed",
+            )

@@ -1,0 +1,1 @@
+"""What can be asked of embatch, whatever face it is asked through."""
