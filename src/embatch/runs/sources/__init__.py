@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.runs.sources.files import FORMATS, File, find
-from embatch.runs.sources.lines import Csv, Jsonl, PlainText
+from embatch.runs.sources.lines import Jsonl, PlainText
+from embatch.runs.sources.separated import Csv
 from embatch.runs.sources.tables import Arrow, Parquet
 
 if TYPE_CHECKING:

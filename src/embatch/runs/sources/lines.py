@@ -1,11 +1,8 @@
-"""The formats of lines: JSONL, CSV and TSV, plain text. A bad line fails alone, with its number."""
+"""The formats of lines: JSONL, plain text, and what CSV shares. A bad line fails alone, with its number."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections import deque
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +11,7 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
-from embatch.jsontext import encodable, split_lines
+from embatch.jsontext import split_lines
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import CHUNK_ROWS, Chunk, Columns, chosen
 
@@ -28,11 +25,12 @@ LINE_BYTES: Final = 64 << 20
 _LOOKED_AT: Final = 100
 _MARK: Final = b"\xef\xbb\xbf"
 
-_Row = tuple[str | None, str | None, str | None]
+Row = tuple[str | None, str | None, str | None]
 """Id, text, and what is wrong with it."""
 
 
-def _chunks(rows: Iterator[_Row], columns: Columns) -> Iterator[Chunk]:
+def chunks(rows: Iterator[Row], columns: Columns) -> Iterator[Chunk]:
+    """Yield rows as chunks."""
     while part := list(islice(rows, CHUNK_ROWS)):
         ids = None if columns.id is None else pa.array([one[0] for one in part], pa.string())
         faults = {at: one[2] for at, one in enumerate(part) if one[2] is not None}
@@ -40,7 +38,7 @@ def _chunks(rows: Iterator[_Row], columns: Columns) -> Iterator[Chunk]:
 
 
 @contextmanager
-def _naming(file: File) -> Iterator[None]:
+def naming(file: File) -> Iterator[None]:
     """Say which file it is that cannot be read or decompressed."""
     try:
         yield
@@ -48,9 +46,10 @@ def _naming(file: File) -> Iterator[None]:
         raise InvalidArgument(f"{file.name} cannot be read: {error}", field="IN") from None
 
 
-def _guarded(file: File, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    with _naming(file):
-        yield from chunks
+def guarded(file: File, read: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yield chunks; what cannot be read on the way is an error that names the file."""
+    with naming(file):
+        yield from read
 
 
 class Jsonl:
@@ -61,7 +60,7 @@ class Jsonl:
         names: dict[str, None] = {}
         texts: dict[str, None] = {}
         wanted = {name for name in (text, id_) if name is not None}
-        with _naming(file):
+        with naming(file):
             for number, (_, _, record, _) in enumerate(self._records(file)):
                 if number >= _LOOKED_AT and names and wanted <= names.keys():
                     break
@@ -77,9 +76,9 @@ class Jsonl:
 
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
         """As `Format.read`."""
-        return _guarded(file, _chunks(self._rows(file, columns), columns))
+        return guarded(file, chunks(self._rows(file, columns), columns))
 
-    def _rows(self, file: File, columns: Columns) -> Iterator[_Row]:
+    def _rows(self, file: File, columns: Columns) -> Iterator[Row]:
         for number, line, record, broken in self._records(file):
             text = record.get(columns.text)
             fault = broken
@@ -122,138 +121,6 @@ def _id(line: bytes, record: dict[str, Any], name: str | None) -> str | None:
     return orjson.dumps(value).decode()
 
 
-class Csv:
-    """CSV with a header, or TSV by its ending; quoted values may hold line ends."""
-
-    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
-        """As `Format.look`."""
-        with _naming(file), file.open() as stored:
-            _, header, _ = next(self._records(file, stored), (1, [], None))
-        column = chosen(file, header, header, text, id_)
-        for option, name in (("--text", column), ("--id", id_)):
-            if name is not None and not encodable(name):
-                raise InvalidArgument(
-                    f"the header of {file.name} is not UTF-8, and a column that is read is named in it: "
-                    "save the file as UTF-8",
-                    field=option,
-                )
-        return Columns(column, id_, pa.string())
-
-    def count(self, file: File) -> int | None:  # noqa: ARG002
-        """As `Format.count`."""
-        return None
-
-    def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
-        """As `Format.read`."""
-        return _guarded(file, _chunks(self._rows(file, columns), columns))
-
-    def _rows(self, file: File, columns: Columns) -> Iterator[_Row]:
-        with file.open() as stored:
-            records = self._records(file, stored)
-            _, header, _ = next(records, (1, [], None))
-            for name in (columns.text, columns.id):
-                if name is not None and name not in header:
-                    raise InvalidArgument(f"{file.name} has no column {name!r}", field="IN")
-            at = header.index(columns.text)
-            key = None if columns.id is None else header.index(columns.id)
-            for number, record, broken in records:
-                fault = broken
-                if fault is None and not encodable(record[at]):
-                    fault = "not UTF-8"
-                id_ = (
-                    record[key] if key is not None and key < len(record) and encodable(record[key]) else None
-                )
-                yield (
-                    id_,
-                    record[at] if fault is None else None,
-                    None if fault is None else f"line {number}: {fault}",
-                )
-
-    def _records(self, file: File, stored: Any) -> Iterator[tuple[int, list[str], str | None]]:
-        """Yield the number of its first line, the values and the fault of each record; first the header.
-
-        A record of several lines that is at fault gives its first line alone, and the others are read again:
-        a quote that nobody meant would take every row up to the next one with it.
-        """
-        # What is not UTF-8 becomes lone surrogates, which no text holds: its row alone fails.
-        text = io.TextIOWrapper(stored, "utf-8-sig", errors="surrogateescape", newline="")
-        csv.field_size_limit(LINE_BYTES)
-        lines, between = _CsvLines(text), "\t" if file.ending == ".tsv" else ","
-        reader = csv.reader(lines, delimiter=between, strict=True)
-        header = 0
-        while True:
-            lines.begin()
-            fault, record = None, list[str]()
-            try:
-                record = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                fault = f"not CSV: {error}"
-                if len(lines.held) == 1 and "limit" not in fault:
-                    # `"12" monitor` is no good CSV, and everybody reads it all the same.
-                    fault, record = None, next(csv.reader(lines.held, delimiter=between))
-            if lines.cut:
-                fault, record = f"it is over {LINE_BYTES >> 20} MiB long", []
-            elif record and header and len(record) != header:
-                fault = f"{len(record)} values, and the header has {header}"
-            if record or fault:
-                yield lines.first, record, fault
-                header = header or len(record)
-            if fault and not lines.cut:
-                lines.again()
-
-
-class _CsvLines:
-    """The lines of a file for a CSV reader, those over `LINE_BYTES` characters without what is in them.
-
-    Attributes:
-        held: the lines of the record that is being read.
-        first: the number of the first of them.
-        cut: whether one of them was left out.
-    """
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text = text
-        self._waiting: deque[str] = deque()
-        """Lines that are read again."""
-        self.held: list[str] = []
-        self.first = 1
-        self.cut = False
-
-    def begin(self) -> None:
-        """A new record begins with the next line."""
-        self.first += len(self.held)
-        self.held, self.cut = [], False
-
-    def again(self) -> None:
-        """Let the record have been its first line, and give the others out again."""
-        self._waiting.extendleft(reversed(self.held[1:]))
-        del self.held[1:]
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._waiting.popleft() if self._waiting else self._next()
-        if not line:
-            raise StopIteration
-        self.held.append(line)
-        return line
-
-    def _next(self) -> str:
-        line = self._text.readline(LINE_BYTES)
-        if len(line) < LINE_BYTES or line.endswith(("\n", "\r")):
-            return line
-        self.cut = True
-        quotes, line = line.count('"'), "-"
-        while line and not line.endswith(("\n", "\r")):
-            line = self._text.readline(1 << 20)
-            quotes += line.count('"')
-        # An odd quote opens or closes a value, and so whether the next line is a row of its own.
-        return '"' * (quotes % 2) + "\n"
-
-
 class PlainText:
     """One text a line. An empty line is a row without a text, so that line numbers stay row numbers."""
 
@@ -270,9 +137,9 @@ class PlainText:
 
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
         """As `Format.read`."""
-        return _guarded(file, _chunks(self._rows(file), columns))
+        return guarded(file, chunks(self._rows(file), columns))
 
-    def _rows(self, file: File) -> Iterator[_Row]:
+    def _rows(self, file: File) -> Iterator[Row]:
         with file.open() as stored:
             for number, (line, whole) in enumerate(split_lines(stored, LINE_BYTES), 1):
                 content = (line.removeprefix(_MARK) if number == 1 else line).removesuffix(b"\r")
