@@ -74,15 +74,18 @@ def dumps(value: object) -> bytes:
 
 def split_lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
     """Yield each line without its end, and whether it is whole; of a longer one, a part of its head."""
-    held, whole = b"", True
+    held, size, whole = list[bytes](), 0, True
     while block := file.read(_BLOCK):
         *ended, rest = block.split(b"\n")
         for part in ended:
-            line = held + part
+            line = b"".join((*held, part)) if held else part
             yield line[:limit], whole and len(line) <= limit
-            held, whole = b"", True
-        held += rest
-        if len(held) > limit:
-            held, whole = held[:1], False  # something, so that it does not look blank
+            held, size, whole = [], 0, True
+        if rest:  # joined once: a long line would be copied with every block
+            held.append(rest)
+            size += len(rest)
+        if size > limit:
+            held, size, whole = [held[0][:1]], 1, False  # something, so that it does not look blank
     if held or not whole:
-        yield held[:limit], whole and len(held) <= limit
+        line = b"".join(held)
+        yield line[:limit], whole and len(line) <= limit

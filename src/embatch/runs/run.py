@@ -13,7 +13,7 @@ import math
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -192,21 +192,27 @@ class _Run:
 
     def _todo(self) -> Iterator[tuple[int, Rows]]:
         """Yield the blocks that have to be worked, with their numbers."""
-        size, blocks, lost = self._conduct.block_rows, self._ledger.blocks, self._ledger.lost
+        blocks, lost = self._ledger.blocks, self._ledger.lost
         if self._conduct.retry_failed:
             again = self._failed()
-            for number, rows in enumerate(self._source.blocks(size, again[0] * size), again[0]):
+            for number, rows in self._blocks(again[0]):
                 if number in again:
                     yield number, rows
         elif self._ledger.verdict != "done":
             # Blocks are committed in their order: what is there is the beginning, less what was lost of it.
-            first = next(number for number in count() if number not in blocks)
-            for number, rows in enumerate(self._source.blocks(size, first * size), first):
+            for number, rows in self._blocks(next(number for number in count() if number not in blocks)):
                 if number in lost:
                     self._again[number] = len(rows.texts)
                 if number not in blocks:
                     self._read += len(rows.texts)
                     yield number, rows
+
+    def _blocks(self, number: int) -> Iterator[tuple[int, Rows]]:
+        """Yield the blocks from one on; those that the ledger knows are the rows that it says."""
+        known = {**self._ledger.lost, **self._ledger.blocks}
+        lengths = [known[at].rows for at in takewhile(known.__contains__, count())]
+        blocks = self._source.blocks(self._conduct.block_rows, sum(lengths[:number]), lengths[number:])
+        return enumerate(blocks, number)
 
     def _failed(self) -> list[int]:
         """Return the blocks with rows that another try can change. Raises FailedPrecondition without any."""

@@ -15,19 +15,22 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.runs.sources.cutting import Space
 from embatch.runs.sources.files import FORMATS, File, find
 from embatch.runs.sources.lines import Jsonl, PlainText
 from embatch.runs.sources.separated import Csv
 from embatch.runs.sources.tables import Arrow, Parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from embatch.runs.sources.format import Chunk, Columns, Format
 
 BLOCK_ROWS: Final = 20_000
 """Rows of one batch of a run: some minutes of work on a laptop, a few tens of MB of results."""
+BLOCK_BYTES: Final = 64 << 20
+"""Most bytes of text in one batch of a run, however few rows that are: some blocks are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +86,39 @@ class Source:
         digest = hashlib.sha256(orjson.dumps(files)).hexdigest()
         return {"input": digest, "text column": self.columns.text, "id column": self.columns.id}
 
-    def blocks(self, rows: int = BLOCK_ROWS, skip: int = 0) -> Iterator[Rows]:
-        """Yield the rows after the first `skip` in blocks of exactly `rows`, the last one shorter.
+    def blocks(
+        self, rows: int = BLOCK_ROWS, skip: int = 0, lengths: Iterable[int] = (), size: int = BLOCK_BYTES
+    ) -> Iterator[Rows]:
+        """Yield the rows after the first `skip` in blocks, none of them empty.
+
+        A block ends where the next row would be one too many, or its text one too large. That depends on
+        nothing but the rows from the block's first one on: reading from where a block began gives the blocks
+        that reading from the beginning gives.
+
+        Args:
+            rows: most rows of a block.
+            skip: rows that lie before the first block.
+            lengths: rows of the first blocks where that is known from before; what `rows` and `size` say is
+                for those after them.
+            size: most bytes of its texts in UTF-8. A text of more is a block of its own.
 
         Raises:
             InvalidArgument: a file cannot be read, or lacks a column.
         """
-        first = skip
+        first, known = skip, iter(lengths)
         held: list[Chunk] = []
-        count = 0
+        space = Space.of(next(known, None), rows, size)
         for chunk in self._chunks(skip):
-            start = 0
+            start, ends = 0, chunk.ends()
             while start < len(chunk.texts):
-                part = chunk.slice(start, rows - count)
-                held.append(part)
-                start, count = start + len(part.texts), count + len(part.texts)
-                if count == rows:
+                count = space.fitting(ends, start)
+                if count:
+                    held.append(chunk.slice(start, count))
+                    start = space.take(ends, start, count)
+                if start < len(chunk.texts) or not space.rows:
                     yield self._joined(first, held)
-                    first, held, count = first + rows, [], 0
+                    first += sum(len(part.texts) for part in held)
+                    held, space = [], Space.of(next(known, None), rows, size)
         if held:
             yield self._joined(first, held)
 

@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from embatch.errors import InvalidArgument
+from embatch.runs.sources.cutting import running_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from embatch.runs.sources.files import File
 
 CHUNK_ROWS: Final = 4096
-"""Rows held at a time while reading."""
+"""Most rows held at a time while reading."""
+CHUNK_BYTES: Final = 16 << 20
+"""As many bytes of text, about, are as many rows as are held at a time, however few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,10 @@ class Chunk:
     """`None` where no id column was named."""
     texts: list[str | None]
     faults: dict[int, str]
+
+    def ends(self) -> NDArray[np.int64]:
+        """Return the bytes of the texts up to the end of each, int64 (rows,)."""
+        return running_bytes(self.texts)
 
     def slice(self, start: int, count: int) -> Chunk:
         """Return at most `count` rows from `start` on."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from embatch.errors import InvalidArgument
 from embatch.jsontext import split_lines
 from embatch.runs.sources.files import UNREADABLE
-from embatch.runs.sources.format import CHUNK_ROWS, Chunk, Columns, chosen
+from embatch.runs.sources.format import CHUNK_BYTES, CHUNK_ROWS, Chunk, Columns, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +31,21 @@ Row = tuple[str | None, str | None, str | None]
 
 def chunks(rows: Iterator[Row], columns: Columns) -> Iterator[Chunk]:
     """Yield rows as chunks."""
-    while part := list(islice(rows, CHUNK_ROWS)):
+    while part := _some(rows):
         ids = None if columns.id is None else pa.array([one[0] for one in part], pa.string())
         faults = {at: one[2] for at, one in enumerate(part) if one[2] is not None}
         yield Chunk(ids, [None if one[2] is not None else one[1] for one in part], faults)
+
+
+def _some(rows: Iterator[Row]) -> list[Row]:
+    """Return the next rows: as many as are held at a time."""
+    some, size = list[Row](), 0
+    for row in islice(rows, CHUNK_ROWS):
+        some.append(row)
+        size += len(row[1] or "")
+        if size >= CHUNK_BYTES:
+            break
+    return some
 
 
 @contextmanager

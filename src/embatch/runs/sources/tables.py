@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 
 from embatch.errors import InvalidArgument
 from embatch.runs.sources.files import UNREADABLE
-from embatch.runs.sources.format import CHUNK_ROWS, Chunk, Columns, chosen
+from embatch.runs.sources.format import Chunk, Columns, chosen
+from embatch.runs.sources.groups import Groups
+from embatch.runs.sources.texts import is_text, pieces, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +20,8 @@ if TYPE_CHECKING:
 
 _BUFFER: Final = 8 << 20
 """Bytes of a Parquet column read at once."""
-
-
-def is_text(kind: Any) -> bool:
-    """Return whether a column of this type can be read as texts."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_null(kind):  # of a file without rows, or with nothing in the column
-        return True
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+_SKIPPED: Final = 1 << 20
+"""Rows at once of those that are skipped."""
 
 
 def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Columns:
@@ -40,7 +35,8 @@ def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Co
     return Columns(column, id_, pa.string() if pa.types.is_null(id_type) else id_type)
 
 
-def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
+def _pieces(file: File, batch: Any, columns: Columns) -> Iterator[Any]:
+    """Yield the rows of a batch, some at a time. Raises InvalidArgument where it has not the columns."""
     for name in (columns.text, columns.id):
         if name is not None and batch.schema.names.count(name) != 1:
             several = name in batch.schema.names
@@ -52,7 +48,11 @@ def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
         raise InvalidArgument(
             f"column {columns.text!r} of {file.name} holds {column.type}, not text", field="--text"
         )
-    texts, faults = _texts(column)
+    return pieces(batch, columns.text)
+
+
+def _chunk(batch: Any, columns: Columns) -> Chunk:
+    texts, faults = texts_of(batch.column(columns.text))
     ids = None
     if columns.id is not None:
         ids = batch.column(columns.id)
@@ -61,34 +61,15 @@ def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
     return Chunk(ids, texts, faults)
 
 
-def _texts(column: Any) -> tuple[list[str | None], dict[int, str]]:
-    """Return the texts of a column, and why those are missing that are."""
-    faults: dict[int, str] = {}
-    try:
-        texts: list[str | None] = column.to_pylist()
-    except UnicodeDecodeError:  # writers do not check: only now is it known, and not of which row
-        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        texts = []
-        for at, value in enumerate(plain.cast(pa.large_binary()).to_pylist()):
-            try:
-                texts.append(None if value is None else value.decode())
-            except UnicodeDecodeError:
-                texts.append(None)
-                faults[at] = "not UTF-8"
-    missing = {at: "the text is null" for at, text in enumerate(texts) if text is None}
-    return texts, missing | faults
-
-
 def _chunks(file: File, batches: Iterable[Any], columns: Columns, skip: int) -> Iterator[Chunk]:
     """Yield batches as chunks; where all of one is skipped, nothing is decoded."""
     for batch in batches:
-        count = batch.num_rows
-        yield (
-            Chunk(_nothing(columns, count), [None] * count, {})
-            if count <= skip
-            else _chunk(file, batch, columns)
-        )
-        skip = max(0, skip - count)
+        if batch.num_rows <= skip:
+            yield from _nothing(columns, batch.num_rows)
+        else:
+            for piece in _pieces(file, batch, columns):
+                yield _chunk(piece, columns)
+        skip = max(0, skip - batch.num_rows)
 
 
 def _wanted(columns: Columns) -> list[str]:
@@ -127,26 +108,25 @@ class Parquet:
                 # Read ahead, or without a buffer, a row group would be held with all of its column.
                 pq.ParquetFile(stored, buffer_size=_BUFFER, pre_buffer=False) as parquet,
             ):
-                groups = [parquet.metadata.row_group(at).num_rows for at in range(parquet.num_row_groups)]
-                begin = 0
-                while begin < len(groups) and groups[begin] <= skip:
-                    skip -= groups[begin]
-                    yield Chunk(_nothing(columns, groups[begin]), [None] * groups[begin], {})
-                    begin += 1
                 names = set(parquet.schema_arrow.names)
-                batches = parquet.iter_batches(
-                    CHUNK_ROWS,
-                    row_groups=list(range(begin, len(groups))),
-                    columns=[name for name in _wanted(columns) if name in names],
+                groups = Groups(
+                    parquet, stored, [name for name in _wanted(columns) if name in names], _BUFFER
                 )
-                yield from _chunks(file, batches, columns, skip)
+                counts, begin = groups.rows(), 0
+                while begin < len(counts) and counts[begin] <= skip:
+                    yield from _nothing(columns, counts[begin])
+                    skip, begin = skip - counts[begin], begin + 1
+                yield from _chunks(file, groups.batches(begin), columns, skip)
         except UNREADABLE as error:
             raise _unreadable(file, "a readable Parquet file", error) from None
 
 
-def _nothing(columns: Columns, count: int) -> pa.Array[Any] | None:
+def _nothing(columns: Columns, count: int) -> Iterator[Chunk]:
+    """Yield rows that are skipped."""
     kind: Any = columns.id_type
-    return None if columns.id is None else pa.nulls(count, kind)
+    for start in range(0, count, _SKIPPED):
+        rows = min(_SKIPPED, count - start)
+        yield Chunk(None if columns.id is None else pa.nulls(rows, kind), [None] * rows, {})
 
 
 class Arrow:
@@ -197,6 +177,4 @@ def _has_places(reader: Any) -> bool:
 
 def _batches(reader: Any) -> Iterator[Any]:
     places = range(reader.num_record_batches) if _has_places(reader) else ()
-    for batch in (reader.get_batch(at) for at in places) if _has_places(reader) else reader:
-        for begin in range(0, batch.num_rows, CHUNK_ROWS):
-            yield batch.slice(begin, CHUNK_ROWS)
+    yield from (reader.get_batch(at) for at in places) if _has_places(reader) else reader

@@ -1,0 +1,108 @@
+"""The texts of an Arrow column, in bounded memory: a value that stands many times is made once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embatch.runs.sources import lines
+from embatch.runs.sources.format import CHUNK_BYTES, CHUNK_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+def is_text(kind: Any) -> bool:
+    """Return whether a column of this type can be read as texts."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_null(kind):  # of a file without rows, or with nothing in the column
+        return True
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def pieces(batch: Any, name: str) -> Iterator[Any]:
+    """Yield a batch in pieces of as many rows as are held at a time, by the texts in a column."""
+    sizes = _sizes(batch.column(name))
+    ends, start = np.cumsum(sizes), 0
+    while start < batch.num_rows:
+        before = int(ends[start - 1]) if start else 0
+        end = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
+        end = min(max(end, start + 1), start + CHUNK_ROWS)
+        yield batch.slice(start, end - start)
+        start = end
+
+
+def _sizes(column: Any) -> NDArray[np.int64]:
+    """Return the bytes of each value of a column of texts, int64 (rows,); 0 for null."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        if not len(column.dictionary):
+            return np.zeros(len(column), np.int64)
+        values: Any = pa.array(_sizes(column.dictionary))
+        return np.asarray(values.take(column.indices).fill_null(0), np.int64)
+    if pa.types.is_string_view(kind):
+        views = np.frombuffer(column.buffers()[1], np.int32)[::4]
+        found = views[column.offset : column.offset + len(column)].astype(np.int64)
+        return np.where(np.asarray(column.is_valid()), found, 0)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        sizes: Any = pc.binary_length(column)
+        return np.asarray(sizes.fill_null(0), np.int64)
+    return np.zeros(len(column), np.int64)
+
+
+def texts_of(column: Any) -> tuple[list[str | None], dict[int, str]]:
+    """Return the texts of a column, and why those are missing that are."""
+    if pa.types.is_dictionary(column.type):
+        return _decoded(column)
+    sizes = _sizes(column)
+    if len(sizes) and sizes.max() > lines.LINE_BYTES:
+        return _without_long(column, sizes)
+    faults: dict[int, str] = {}
+    try:
+        texts: list[str | None] = column.to_pylist()
+    except UnicodeDecodeError:  # writers do not check: only now is it known, and not of which row
+        texts = []
+        for at, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+            try:
+                texts.append(None if value is None else value.decode())
+            except UnicodeDecodeError:
+                texts.append(None)
+                faults[at] = "not UTF-8"
+    missing = {at: "the text is null" for at, text in enumerate(texts) if text is None}
+    return texts, missing | faults
+
+
+def _without_long(column: Any, sizes: NDArray[np.int64]) -> tuple[list[str | None], dict[int, str]]:
+    """As `texts_of`, without making those that are over the limit."""
+    texts, faults = list[str | None](), dict[int, str]()
+    for at, size in enumerate(sizes.tolist()):
+        if size > lines.LINE_BYTES:
+            text: list[str | None] = [None]
+            fault = {0: f"the text is over {lines.LINE_BYTES >> 20} MiB long"}
+        else:
+            text, fault = texts_of(column.slice(at, 1))
+        texts += text
+        if fault:
+            faults[at] = fault[0]
+    return texts, faults
+
+
+def _decoded(column: Any) -> tuple[list[str | None], dict[int, str]]:
+    """As `texts_of`, each value that the rows have once."""
+    used = pc.unique(column.indices).drop_null()
+    values, reasons = texts_of(column.dictionary.take(used))
+    places = dict(zip(used.to_pylist(), range(len(values)), strict=True))
+    of = [None if index is None else places[index] for index in column.indices.to_pylist()]
+    texts = [None if place is None else values[place] for place in of]
+    faults = {
+        at: "the text is null" if place is None else reasons[place]
+        for at, place in enumerate(of)
+        if place is None or place in reasons
+    }
+    return texts, faults
