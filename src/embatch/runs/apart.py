@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
 from embatch.runs.places import resolve, scheme
 from embatch.runs.sinks import replaced
-from embatch.runs.sources.files import search_of
+from embatch.runs.sources.search import Search
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -53,7 +53,7 @@ def _reads(source: Source, system: FileSystem, path: str) -> bool:
 def _would_find(source: Source, system: FileSystem, path: str) -> bool:
     """Return whether the folder or glob that the input is would have a file among its own."""
     own, named = resolve(source.place)
-    search = search_of(own, named) if own == system else None
+    search = Search.of(own, named) if own == system else None
     if search is None:
         return False
     folder = search.folder.rstrip("/") + "/"
@@ -62,4 +62,9 @@ def _would_find(source: Source, system: FileSystem, path: str) -> bool:
     # Spelled as the input is, however the output is spelled.
     real = str(Path(os.path.realpath(Path(path).parent)) / Path(path).name)
     below = os.path.realpath(folder).rstrip("/") + "/"
-    return real.startswith(below) and search.finds(folder + real.removeprefix(below))
+    if real.startswith(below) and search.finds(folder + real.removeprefix(below)):
+        return True
+    # A folder that is read through a link is elsewhere.
+    name, beside = PurePosixPath(real).name, os.path.dirname(real)  # noqa: PTH120
+    folders = {os.path.dirname(file.path) for file in source.files}  # noqa: PTH120
+    return any(os.path.realpath(one) == beside and search.finds(f"{one}/{name}") for one in folders)

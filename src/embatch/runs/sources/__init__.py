@@ -7,7 +7,7 @@ alone. Only what makes every row unreadable, such as a column that is not there,
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.runs.sources.cutting import Space
-from embatch.runs.sources.files import FORMATS, File, find
+from embatch.runs.sources.files import File, find, looked_at
+from embatch.runs.sources.format import Columns
+from embatch.runs.sources.kinds import ENDINGS, FORMATS
 from embatch.runs.sources.lines import Jsonl, PlainText
 from embatch.runs.sources.separated import Csv
 from embatch.runs.sources.tables import Arrow, Parquet
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from embatch.runs.sources.format import Chunk, Columns, Format
+    from embatch.runs.sources.format import Chunk, Format
 
 BLOCK_ROWS: Final = 20_000
 """Rows of one batch of a run: some minutes of work on a laptop, a few tens of MB of results."""
@@ -58,6 +60,8 @@ class Source:
     columns: Columns
     place: str
     """As it was given: a file, a folder or a glob."""
+    notes: tuple[str, ...] = ()
+    """What of a folder or glob was left out, and why: a line each."""
 
     @property
     def size(self) -> int:
@@ -129,12 +133,26 @@ class Source:
             if count is not None and count <= skip:
                 skip -= count
                 continue
-            for chunk in self.format.read(file, self.columns, skip):
+            for chunk in self._named(file, self.format.read(file, self.columns, skip)):
                 if len(chunk.texts) <= skip:
                     skip -= len(chunk.texts)
                     continue
                 yield chunk.slice(skip, len(chunk.texts))
                 skip = 0
+
+    def _named(self, file: File, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Say of each bad row which file it is in, where there are several."""
+        if len(self.files) == 1:
+            yield from chunks
+            return
+        at = 0
+        for chunk in chunks:
+            faults = {
+                row: f"{file.label}, {'' if reason.startswith('line ') else f'row {at + row}: '}{reason}"
+                for row, reason in chunk.faults.items()
+            }
+            at += len(chunk.texts)
+            yield replace(chunk, faults=faults)
 
     def _joined(self, first: int, chunks: list[Chunk]) -> Rows:
         texts: list[str | None] = []
@@ -164,11 +182,25 @@ def open_source(place: str | Path, text: str | None, id_: str | None) -> Source:
     Raises:
         InvalidArgument: there is no such file, its ending is unknown, or a column is missing.
     """
-    files = find(place)
-    form = format_of(files)
-    columns = form.look(files[0], text, id_)
+    found = find(place)
+    form = format_of(found.files)
+    files = looked_at(found.files)
+    columns = _columns(form, files, text, id_)
     name = files[0].name if len(files) == 1 else f"{len(files)} files of {place}"
-    return Source(name, files, form, columns, str(place))
+    return Source(name, files, form, columns, str(place), found.notes)
+
+
+def _columns(form: Format, files: Sequence[File], text: str | None, id_: str | None) -> Columns:
+    """Return the columns by the first file that has any; those that say what they have all have these."""
+    looks = ((file, form.look(file, text, id_)) for file in files)
+    first, columns = next(((file, found) for file, found in looks if found is not None), (None, None))
+    if columns is None:  # nothing at all
+        return Columns(text or "text", id_, pa.int64() if id_ is None else pa.string())
+    if not isinstance(form, (Jsonl, PlainText)):
+        for file in files:
+            if file is not first:
+                form.look(file, columns.text, columns.id)
+    return columns
 
 
 def format_of(files: Sequence[File]) -> Format:
@@ -180,12 +212,10 @@ def format_of(files: Sequence[File]) -> Format:
     kinds = {FORMATS.get(file.ending): file for file in reversed(files)}
     if None in kinds:
         raise InvalidArgument(
-            f"{kinds[None].name}: embatch reads {', '.join(sorted(FORMATS))}, those of lines also with .gz, "
-            ".zst or .bz2 behind; rename or convert the file",
-            field="IN",
+            f"{kinds[None].label}: embatch reads {ENDINGS}; rename or convert the file", field="IN"
         )
     if len(kinds) > 1:
-        names = " and ".join(sorted(file.name for file in kinds.values()))
+        names = " and ".join(sorted(file.label for file in kinds.values()))
         raise InvalidArgument(f"{names} are of different formats: name one with a glob", field="IN")
     formats: dict[str | None, Format] = {
         "parquet": Parquet(),

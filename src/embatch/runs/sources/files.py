@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+import io
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
@@ -12,34 +14,25 @@ import pyarrow as pa
 from pyarrow import fs
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import SUFFIX, resolve
+from embatch.escapes import visible
+from embatch.jsontext import encodable
+from embatch.runs.places import resolve
+from embatch.runs.sources import kinds
+from embatch.runs.sources.search import Search, in_store, on_disk
+from embatch.runs.sources.splits import refuse_splits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    import os
+    from collections.abc import Sequence
 
     from pyarrow.fs import FileSystem
 
-COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-FORMATS: Final = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".arrows": "arrow",
-    ".feather": "arrow",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "text",
-}
-"""Format by ending. Those of the first two have their own compression inside."""
-_WILD: Final = re.compile(r"[*?\[]")
-_SPLIT: Final = re.compile(r"(?:^|(?<=[/_.-]))(train|test|validation|valid|dev)(?=[/_.-])")
-_SHARD: Final = re.compile(r"([^/]+)-\d{5}-of-\d{5}\.[^/]+$")
-"""How the Hub names the files of a split."""
 UNREADABLE: Final = (OSError, EOFError, pa.ArrowException, httpx2.HTTPError)
 """What reading raises where a file, a store or the way to it is at fault; the last is the Hub's."""
+_AT_ONCE: Final = 16
+"""Files of a store that are looked at at once: each is a question that takes its time."""
+_DECODED_BYTES: Final = 1 << 20
+_PIPES: Final = "embatch reads its input more than once: write it to a file first, such as `cat > in.jsonl`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,55 +44,150 @@ class File:
     changed: int | str
     """Nanoseconds since 1970, or the Hub's digest of the content; 0 where the store tells neither."""
     system: FileSystem = field(repr=False, compare=False)
+    label: str = field(default="", compare=False)
+    """What messages call it: its path in the folder that was named."""
+    encoding: str | None = field(default=None, compare=False)
+    """What its lines are in, where that is not UTF-8."""
 
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return PurePosixPath(self.path).name
+        return visible(PurePosixPath(self.path).name)
 
     @property
     def ending(self) -> str:
         """What tells its format, without a compression."""
-        return _ending(self.path)
+        return kinds.ending(self.path)
 
     def open(self) -> Any:
-        """Open it for reading from the beginning, decompressed; a binary stream."""
-        compression = COMPRESSIONS.get(_compression_ending(self.path))
-        return self.system.open_input_stream(self.path, compression=compression)
+        """Open it for reading from the beginning, decompressed, in UTF-8; a binary stream."""
+        compression = kinds.COMPRESSIONS.get(kinds.compression_ending(self.path).lower())
+        stored: Any = self.system.open_input_stream(self.path, compression=compression)
+        if self.encoding is None:
+            return stored
+        return io.BufferedReader(kinds.Transcoded(stored, self.encoding), _DECODED_BYTES)
 
     def open_anywhere(self) -> Any:
         """Open it for reading at any place."""
         return self.system.open_input_file(self.path)
 
+    def checked(self) -> File:
+        """Return the file with its encoding, by its first bytes.
 
-def _ending(path: str) -> str:
-    return PurePosixPath(path.removesuffix(_compression_ending(path))).suffix.lower()
+        Raises:
+            InvalidArgument: it is not what its endings say, or cannot be read.
+        """
+        try:
+            with self.system.open_input_stream(self.path, compression=None) as stored:
+                raw = stored.read(kinds.HEAD_BYTES)
+            plain = raw
+            if kinds.compression_ending(self.path) and raw:
+                with self.open() as stored:
+                    plain = stored.read(kinds.HEAD_BYTES)
+        except UNREADABLE as error:
+            plain = b""
+            if not kinds.compression_ending(self.path):
+                raise InvalidArgument(
+                    f"{self.label} cannot be read: {visible(str(error))}", field="IN"
+                ) from None
+        return replace(self, encoding=kinds.check(self.label, raw, plain))
 
 
-def _compression_ending(path: str) -> str:
-    ending = PurePosixPath(path).suffix.lower()
-    return path[len(path) - len(ending) :] if ending in COMPRESSIONS else ""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files of a place, and what there is beside them."""
+
+    files: tuple[File, ...]
+    """Sorted by path; each real file once."""
+    notes: tuple[str, ...]
+    """What was left out: a line for each reason, with how many and the first names."""
 
 
-def find(place: str | Path) -> tuple[File, ...]:
-    """Return the files of a place, sorted by path.
+def find(place: str | Path) -> Found:
+    """Return the files of a place, each looked at.
 
     Raises:
-        InvalidArgument: there is none, or a data set's splits would be mixed.
+        InvalidArgument: there is none, or a data set's splits would be mixed; a link is broken, a file is not
+            what its ending says, or cannot be read.
     """
+    if str(place) in ("-", "/dev/stdin"):
+        raise InvalidArgument(f"standard input is no file: {_PIPES}", field="IN")
     system, path = resolve(place)
     try:
-        files = tuple(
-            File(info.path, int(info.size or 0), _changed(system, info), system)
-            for info in sorted(_infos(system, path), key=lambda info: info.path)
-        )
+        search, files, notes = _found(system, path)
     except (*UNREADABLE, ValueError, NotImplementedError) as error:  # the last two: no address on the Hub
-        raise InvalidArgument(f"{place} cannot be looked at: {error}", field="IN") from None
+        raise InvalidArgument(
+            f"{visible(str(place))} cannot be looked at: {visible(str(error))}", field="IN"
+        ) from None
     if not files:
-        raise InvalidArgument(f"{place} is not a file, nor a folder or glob with any", field="IN")
-    if len(files) > 1 and not _WILD.search(path):
-        _refuse_splits(place, path, files)
-    return files
+        beside = f": {'; '.join(notes)}" if notes else ""
+        raise InvalidArgument(
+            f"{visible(str(place))} is not a file, nor a folder or glob with any that is read{beside}",
+            field="IN",
+        )
+    if len(files) > 1 and search is not None and search.whole:
+        refuse_splits(place, path, files)
+    return Found(tuple(files), notes)
+
+
+def looked_at(files: Sequence[File]) -> tuple[File, ...]:
+    """Return files with their encodings: all of them are what their endings say, by their first bytes.
+
+    Raises:
+        InvalidArgument: one is not, or cannot be read.
+    """
+    if isinstance(files[0].system, fs.LocalFileSystem):
+        return tuple(file.checked() for file in files)
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return tuple(threads.map(File.checked, files))
+
+
+def _found(system: FileSystem, path: str) -> tuple[Search | None, list[File], tuple[str, ...]]:
+    if isinstance(system, fs.LocalFileSystem):
+        return _found_here(system, path)
+    info = system.get_file_info(path)
+    if info.type is fs.FileType.File:  # also one with a bracket in its name
+        return None, [_in_store(system, info, "")], ()
+    search = Search.of(system, path, info.type)
+    if search is None:
+        return None, [], ()
+    found, left = in_store(search, system)
+    files = [_in_store(system, info, search.folder) for _, info in sorted(found.items())]
+    return search, files, left.notes()
+
+
+def _in_store(system: FileSystem, info: Any, folder: str) -> File:
+    return File(info.path, int(info.size or 0), _changed(system, info), system, _label(info.path, folder))
+
+
+def _found_here(system: FileSystem, path: str) -> tuple[Search | None, list[File], tuple[str, ...]]:
+    given = Path(path)
+    if given.is_symlink() and not given.exists():
+        raise InvalidArgument(f"{visible(path)} is a broken link: mend or remove it", field="IN")
+    if given.is_file():
+        return None, [_here(system, path, given.stat(), "")], ()
+    if given.exists() and not given.is_dir():
+        kind = "a pipe" if stat.S_ISFIFO(given.stat().st_mode) else "no file but a device or socket"
+        raise InvalidArgument(f"{visible(path)} is {kind}: {_PIPES}", field="IN")
+    search = Search.of(system, path, fs.FileType.Directory if given.is_dir() else fs.FileType.NotFound)
+    if search is None:
+        return None, [], ()
+    found, left = on_disk(search)
+    files = [_here(system, name, status, search.folder) for name, status in sorted(found.items())]
+    return search, files, left.notes()
+
+
+def _here(system: FileSystem, path: str, status: os.stat_result, folder: str) -> File:
+    label = _label(path, folder)
+    if not encodable(path):
+        raise InvalidArgument(f"the path of {label} is not UTF-8: rename it", field="IN")
+    return File(path, status.st_size, status.st_mtime_ns, system, label)
+
+
+def _label(path: str, folder: str) -> str:
+    """Return what messages call a file: its path in the folder that was named, or its name."""
+    within = path.removeprefix(folder.rstrip("/") + "/") if folder else path.rpartition("/")[2]
+    return visible(within)
 
 
 def _changed(system: FileSystem, info: Any) -> int | str:
@@ -107,93 +195,3 @@ def _changed(system: FileSystem, info: Any) -> int | str:
         hub: Any = system.handler
         return str(hub.fs.info(info.path).get("blob_id", ""))  # known from the listing
     return int(info.mtime_ns or 0)
-
-
-def _infos(system: FileSystem, path: str) -> list[Any]:
-    info = system.get_file_info(path)
-    if info.type is fs.FileType.File:  # also one with a bracket in its name
-        return [info]
-    search = search_of(system, path, info.type)
-    if search is None or system.get_file_info(search.folder or "/").type is fs.FileType.NotFound:
-        return []
-    below = system.get_file_info(fs.FileSelector(search.folder, recursive=True))
-    return [found for found in below if found.type is fs.FileType.File and search.finds(found.path)]
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """How the files of a folder or a glob are found."""
-
-    folder: str
-    """All below it is looked at."""
-    wanted: Callable[[str], object]
-    """Whether the glob names a path."""
-
-    def finds(self, path: str) -> bool:
-        """Return whether a file below the folder is data: not hidden, nor what tools leave beside data."""
-        parts = [part for part in PurePosixPath(path[len(self.folder) :]).parts if part != "/"]
-        beside = any(part[0] in "._" for part in parts) or any(part.endswith(SUFFIX) for part in parts[:-1])
-        return _ending(path) in FORMATS and not beside and bool(self.wanted(path))
-
-
-def search_of(system: FileSystem, path: str, kind: fs.FileType | None = None) -> Search | None:
-    """Return how the files of a place are searched for; `None` where it names one file, or nothing.
-
-    Args:
-        system: as `places.resolve` gives it.
-        path: the path in it.
-        kind: what is there; `None` asks the file system.
-    """
-    kind = system.get_file_info(path).type if kind is None else kind
-    wild = _WILD.search(path)
-    if kind is fs.FileType.File:
-        return None
-    if kind is not fs.FileType.NotFound:
-        return Search(path, lambda _: True)
-    if wild is None:
-        return None
-    return Search(path[: wild.start()].rpartition("/")[0], _pattern(path).fullmatch)
-
-
-def _pattern(glob: str) -> re.Pattern[str]:
-    """Return a glob as an expression: `*` stays within a folder, `**` does not."""
-    tokens = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
-    return re.compile(
-        "".join(
-            tokens.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part))
-            for part in parts
-        )
-    )
-
-
-def _refuse_splits(place: str | Path, folder: str, files: tuple[File, ...]) -> None:
-    """Refuse to mix what was split on purpose, such as a data set's training and test files."""
-    below = [file.path[len(folder) :].lstrip("/") for file in files]
-    splits = dict(sorted(found for path in reversed(below) if (found := _split(path)) is not None))
-    if len(splits) > 1:
-        address, mark, query = str(place).partition("?") if "://" in str(place) else (str(place), "", "")
-        raise InvalidArgument(
-            f"{place} holds the splits {', '.join(splits)}: name one with a glob, such as "
-            f"'{address.rstrip('/')}/{next(iter(splits.values()))}{mark}{query}'",
-            field="IN",
-        )
-
-
-def _split(path: str) -> tuple[str, str] | None:
-    """Return the split that a file belongs to and a glob of its files, `None` where its path tells none."""
-    folder, _, name = path.rpartition("/")
-    above, shard, within = _SPLIT.search(f"{folder}/"), _SHARD.search(name), _SPLIT.search(name)
-    if shard is not None:
-        label, glob = shard[1], f"{shard[1]}-*"
-    elif within is not None:
-        label, glob = within[1], f"{'*' if within.start() else ''}{name[within.start() : within.end() + 1]}*"
-    elif above is None:
-        return None
-    else:
-        label, glob = "", ""
-    if above is None:
-        return label, f"**/{glob}"
-    # As far as the end of the folder that says so.
-    end = f"{folder}/".index("/", above.end())
-    return f"{above[1]}/{label}".rstrip("/"), f"{folder[:end]}/**{f'/{glob}' if glob else ''}"

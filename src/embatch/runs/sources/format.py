@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from embatch.errors import InvalidArgument
+from embatch.escapes import visible
 from embatch.runs.sources.cutting import running_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ CHUNK_ROWS: Final = 4096
 """Most rows held at a time while reading."""
 CHUNK_BYTES: Final = 16 << 20
 """As many bytes of text, about, are as many rows as are held at a time, however few."""
+
+_LISTED: Final = 30
+_NAME: Final = 60
+"""Columns that a message lists, and letters of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,12 @@ class Chunk:
 class Format(Protocol):
     """A way to read files."""
 
-    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
-        """Return the columns to read, from a first look. Raises InvalidArgument."""
+    def look(self, file: File, text: str | None, id_: str | None) -> Columns | None:
+        """Return the columns to read, from a first look; `None` where the file is empty.
+
+        Raises:
+            InvalidArgument: it has not the columns that are named, or none can be chosen.
+        """
         ...
 
     def count(self, file: File) -> int | None:
@@ -78,25 +87,29 @@ def chosen(file: File, names: Sequence[str], texts: Sequence[str], text: str | N
     Raises:
         InvalidArgument: a named column is not there, or none can be chosen.
     """
+    has = _some(names)
     for option, name in (("--text", text), ("--id", id_)):
         if name is not None and name not in names:
             likely = f": perhaps {texts[0]!r}?" if option == "--text" and len(texts) == 1 else ""
-            raise InvalidArgument(
-                f"{file.name} has no column {name!r}; it has {', '.join(names) or 'none'}{likely}",
-                field=option,
-            )
+            raise InvalidArgument(f"{file.label} has no column {name!r}; it has {has}{likely}", field=option)
     others = [name for name in texts if name != id_]
     column = text
     if column is None:
         column = "text" if "text" in names else others[0] if len(others) == 1 else None
     if column is None:
         raise InvalidArgument(
-            f"{file.name} has no column 'text'; name one of {', '.join(names) or 'none'} with --text",
-            field="--text",
+            f"{file.label} has no column 'text'; name one of {has} with --text", field="--text"
         )
     for option, name in (("--text", column), ("--id", id_)):
         if name is not None and list(names).count(name) > 1:
             raise InvalidArgument(
-                f"{file.name} has several columns {name!r}: rename all but one", field=option
+                f"{file.label} has several columns {name!r}: rename all but one", field=option
             )
     return column
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names as a message can list them, however many and long they are."""
+    listed = [visible(name if len(name) <= _NAME else f"{name[:_NAME]}…") for name in names[:_LISTED]]
+    more = [f"{len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
+    return ", ".join(listed + more) or "none"

@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.escapes import visible
 from embatch.jsontext import split_lines
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import CHUNK_BYTES, CHUNK_ROWS, Chunk, Columns, chosen
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 LINE_BYTES: Final = 64 << 20
 """A longer line fails, and is never held whole."""
 _LOOKED_AT: Final = 100
+_KEPT: Final = 1000
 _MARK: Final = b"\xef\xbb\xbf"
 
 Row = tuple[str | None, str | None, str | None]
@@ -54,7 +56,7 @@ def naming(file: File) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise InvalidArgument(f"{file.name} cannot be read: {error}", field="IN") from None
+        raise InvalidArgument(f"{file.label} cannot be read: {visible(str(error))}", field="IN") from None
 
 
 def guarded(file: File, read: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -66,17 +68,23 @@ def guarded(file: File, read: Iterator[Chunk]) -> Iterator[Chunk]:
 class Jsonl:
     """One JSON object a line; blank lines are no rows."""
 
-    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
+    def look(self, file: File, text: str | None, id_: str | None) -> Columns | None:
         """As `Format.look`: from the first lines, and on until each column that is named was seen."""
         names: dict[str, None] = {}
         texts: dict[str, None] = {}
         wanted = {name for name in (text, id_) if name is not None}
+        met = False
         with naming(file):
             for number, (_, _, record, _) in enumerate(self._records(file)):
+                met = True
                 if number >= _LOOKED_AT and names and wanted <= names.keys():
                     break
-                names |= dict.fromkeys(record)
-                texts |= dict.fromkeys(name for name, value in record.items() if isinstance(value, str))
+                # However many there are in a file, some hundred tell what a mistaken name may have meant.
+                kept = record if len(names) < _KEPT else [name for name in wanted if name in record]
+                names |= dict.fromkeys(kept)
+                texts |= dict.fromkeys(name for name in kept if isinstance(record[name], str))
+        if not met:
+            return None
         if not names:  # nothing to look at: every row will say what is wrong with it
             return Columns(text or "text", id_, pa.string())
         return Columns(chosen(file, list(names), list(texts), text, id_), id_, pa.string())
@@ -135,11 +143,11 @@ def _id(line: bytes, record: dict[str, Any], name: str | None) -> str | None:
 class PlainText:
     """One text a line. An empty line is a row without a text, so that line numbers stay row numbers."""
 
-    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
+    def look(self, file: File, text: str | None, id_: str | None) -> Columns | None:
         """As `Format.look`: there are no columns to name."""
         for option, name in (("--text", text), ("--id", id_)):
             if name is not None:
-                raise InvalidArgument(f"{file.name} is plain text and has no column {name!r}", field=option)
+                raise InvalidArgument(f"{file.label} is plain text and has no column {name!r}", field=option)
         return Columns("text", None, pa.int64())
 
     def count(self, file: File) -> int | None:  # noqa: ARG002

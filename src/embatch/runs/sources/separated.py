@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -16,23 +18,33 @@ from embatch.runs.sources.format import Chunk, Columns, chosen
 from embatch.runs.sources.lines import Row, chunks, guarded, naming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from embatch.runs.sources.files import File
+
+_SEPARATORS: Final = ",;\t|"
+_MARKED: Final = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
+"""What spreadsheets write above a header."""
+_HELD_BYTES: Final = 64
+"""What a line takes beside its characters."""
 
 
 class Csv:
     """CSV with a header, or TSV by its ending; quoted values may hold line ends."""
 
-    def look(self, file: File, text: str | None, id_: str | None) -> Columns:
+    def look(self, file: File, text: str | None, id_: str | None) -> Columns | None:
         """As `Format.look`."""
+        wanted = {name for name in (text, id_) if name is not None}
         with naming(file), file.open() as stored:
-            _, header, _ = next(self._records(file, stored), (1, [], None))
+            first = next(self._records(file, stored, wanted), None)
+        if first is None:
+            return None
+        _, header, _ = first
         column = chosen(file, header, header, text, id_)
         for option, name in (("--text", column), ("--id", id_)):
             if name is not None and not encodable(name):
                 raise InvalidArgument(
-                    f"the header of {file.name} is not UTF-8, and a column that is read is named in it: "
+                    f"the header of {file.label} is not UTF-8, and a column that is read is named in it: "
                     "save the file as UTF-8",
                     field=option,
                 )
@@ -48,11 +60,15 @@ class Csv:
 
     def _rows(self, file: File, columns: Columns) -> Iterator[Row]:
         with file.open() as stored:
-            records = self._records(file, stored)
-            _, header, _ = next(records, (1, [], None))
+            wanted = {name for name in (columns.text, columns.id) if name is not None}
+            records = self._records(file, stored, wanted)
+            first = next(records, None)
+            if first is None:  # an empty part
+                return
+            _, header, _ = first
             for name in (columns.text, columns.id):
                 if name is not None and name not in header:
-                    raise InvalidArgument(f"{file.name} has no column {name!r}", field="IN")
+                    raise InvalidArgument(f"{file.label} has no column {name!r}", field="IN")
             at = header.index(columns.text)
             key = None if columns.id is None else header.index(columns.id)
             for number, record, broken in records:
@@ -68,7 +84,9 @@ class Csv:
                     None if fault is None else f"line {number}: {fault}",
                 )
 
-    def _records(self, file: File, stored: Any) -> Iterator[tuple[int, list[str], str | None]]:
+    def _records(
+        self, file: File, stored: Any, wanted: set[str]
+    ) -> Iterator[tuple[int, list[str], str | None]]:
         """Yield the number of its first line, the values and the fault of each record; first the header.
 
         A record of several lines that is at fault gives its first line alone, and the others are read again:
@@ -77,30 +95,71 @@ class Csv:
         # What is not UTF-8 becomes lone surrogates, which no text holds: its row alone fails.
         text = io.TextIOWrapper(stored, "utf-8-sig", errors="surrogateescape", newline="")
         csv.field_size_limit(lines.LINE_BYTES)
-        given, between = _CsvLines(text), "\t" if file.ending == ".tsv" else ","
+        given = _CsvLines(text)
+        between = given.marked() or ("\t" if file.ending == ".tsv" else ",")
         reader = csv.reader(given, delimiter=between, strict=True)
         header = 0
-        while True:
-            given.begin()
-            fault, record = None, list[str]()
-            try:
-                record = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                fault = f"not CSV: {error}"
-                if len(given.held) == 1 and "limit" not in fault:
-                    # `"12" monitor` is no good CSV, and everybody reads it all the same.
-                    fault, record = None, next(csv.reader(given.held, delimiter=between))
-            if given.cut:
-                fault, record = f"it is over {lines.LINE_BYTES >> 20} MiB long", []
-            elif record and header and len(record) != header:
+        while (found := _next(given, reader, between)) is not None:
+            record, fault = found
+            if record and not header and (other := _separator(file, given.held, record, wanted)):
+                between, record = other, next(csv.reader(given.held, delimiter=other))
+                reader = csv.reader(given, delimiter=between, strict=True)
+            if record and header and len(record) != header:
                 fault = f"{len(record)} values, and the header has {header}"
             if record or fault:
                 yield given.first, record, fault
                 header = header or len(record)
             if fault and not given.cut:
                 given.again()
+
+
+def _next(given: _CsvLines, reader: Any, between: str) -> tuple[list[str], str | None] | None:
+    """Return the values and the fault of the next record, `None` at the end."""
+    given.begin()
+    fault, record = None, list[str]()
+    try:
+        record = next(reader)
+    except StopIteration:
+        return None
+    except csv.Error as error:
+        fault = f"not CSV: {error}"
+        if given.over:
+            fault = f"not CSV: a quote is not closed within {lines.LINE_BYTES >> 20} MiB"
+        elif len(given.held) == 1 and "limit" not in fault:
+            # `"12" monitor` is no good CSV, and everybody reads it all the same.
+            fault, record = None, next(csv.reader(given.held, delimiter=between))
+    if given.cut:
+        return [], f"it is over {lines.LINE_BYTES >> 20} MiB long"
+    return record, fault
+
+
+def _separator(file: File, header: Sequence[str], names: Sequence[str], wanted: set[str]) -> str | None:
+    """Return what separates values where it is not what the ending says: the header is one column so far.
+
+    Args:
+        file: for the error.
+        header: its lines.
+        names: the columns by the separator that is usual.
+        wanted: columns that are named.
+
+    Raises:
+        InvalidArgument: it might be one or another.
+    """
+    if len(names) > 1 or wanted & set(names):
+        return None
+    found = dict[str, list[str]]()
+    for other in _SEPARATORS:
+        with suppress(csv.Error):
+            columns = next(csv.reader(header, delimiter=other))
+            if len(columns) > 1 and all(name.strip() for name in columns):
+                found[other] = columns
+    found = {other: columns for other, columns in found.items() if wanted <= set(columns)} or found
+    if len(found) > 1:
+        raise InvalidArgument(
+            f"{file.label} may be separated by {' or '.join(map(repr, found))}: write it with commas",
+            field="IN",
+        )
+    return next(iter(found), None)
 
 
 class _CsvLines:
@@ -110,6 +169,7 @@ class _CsvLines:
         held: the lines of the record that is being read.
         first: the number of the first of them.
         cut: whether one of them was left out.
+        over: whether it was ended, for it went on and on.
     """
 
     def __init__(self, text: io.TextIOWrapper) -> None:
@@ -118,12 +178,23 @@ class _CsvLines:
         """Lines that are read again."""
         self.held: list[str] = []
         self.first = 1
-        self.cut = False
+        self.cut = self.over = False
+        self._size = 0
+
+    def marked(self) -> str | None:
+        """Return the separator that a first line such as `sep=;` says, and pass over the line."""
+        line = self._next()
+        found = _MARKED.fullmatch(line)
+        if found is None:
+            self._waiting.append(line)
+            return None
+        self.held = [line]
+        return found[1]
 
     def begin(self) -> None:
         """A new record begins with the next line."""
         self.first += len(self.held)
-        self.held, self.cut = [], False
+        self.held, self.cut, self.over, self._size = [], False, False, 0
 
     def again(self) -> None:
         """Let the record have been its first line, and give the others out again."""
@@ -136,6 +207,11 @@ class _CsvLines:
     def __next__(self) -> str:
         line = self._waiting.popleft() if self._waiting else self._next()
         if not line:
+            raise StopIteration
+        self._size += len(line) + _HELD_BYTES
+        if self.held and self._size > lines.LINE_BYTES:
+            self.over = True
+            self._waiting.appendleft(line)
             raise StopIteration
         self.held.append(line)
         return line

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embatch.errors import InvalidArgument
+from embatch.escapes import visible
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import Chunk, Columns, chosen
 from embatch.runs.sources.groups import Groups
@@ -28,7 +29,9 @@ def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Co
     column = chosen(file, schema.names, [one.name for one in schema if is_text(one.type)], text, id_)
     kind = schema.field(column).type
     if not is_text(kind):
-        raise InvalidArgument(f"column {column!r} of {file.name} holds {kind}, not text", field="--text")
+        raise InvalidArgument(
+            f"column {column!r} of {file.label} holds {visible(str(kind))}, not text", field="--text"
+        )
     id_type = pa.int64() if id_ is None else schema.field(id_).type
     if pa.types.is_dictionary(id_type):
         id_type = id_type.value_type
@@ -41,12 +44,13 @@ def _pieces(file: File, batch: Any, columns: Columns) -> Iterator[Any]:
         if name is not None and batch.schema.names.count(name) != 1:
             several = name in batch.schema.names
             raise InvalidArgument(
-                f"{file.name} has {'several columns' if several else 'no column'} {name!r}", field="IN"
+                f"{file.label} has {'several columns' if several else 'no column'} {name!r}", field="IN"
             )
     column = batch.column(columns.text)
     if not is_text(column.type):  # the first file had it as text
         raise InvalidArgument(
-            f"column {columns.text!r} of {file.name} holds {column.type}, not text", field="--text"
+            f"column {columns.text!r} of {file.label} holds {visible(str(column.type))}, not text",
+            field="--text",
         )
     return pieces(batch, columns.text)
 
@@ -78,7 +82,7 @@ def _wanted(columns: Columns) -> list[str]:
 
 
 def _unreadable(file: File, what: str, error: Exception) -> InvalidArgument:
-    return InvalidArgument(f"{file.name} is not {what}: {error}", field="IN")
+    return InvalidArgument(f"{file.label} is not {what}: {visible(str(error))}", field="IN")
 
 
 class Parquet:
