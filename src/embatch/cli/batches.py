@@ -62,6 +62,8 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
                     f"row {rows.first + at}: {rows.faults[at]}; `embatch embed` goes on", field="IN"
                 )
             requests.append(Request(body, key=None if id is None or key is None else str(key)))
+    for note in opened.notes:
+        report(f"note: {note}")
     with client(to, data) as service:
         batch = service.async_batch_embed_contents(
             requests,

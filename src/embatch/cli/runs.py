@@ -154,4 +154,6 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     opened = open_source(source, text, None)
     with client(to, data) as service:
         cost_table(estimate(service, opened, model, table, sample, measure))
+    for note in opened.notes:
+        report(f"note: {note}")
     return DONE

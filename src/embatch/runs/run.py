@@ -351,6 +351,7 @@ class _Run:
         summary.resumed, (summary.earlier, _) = self._resumed, self._earlier
         if again := sum(self._again.values()):
             summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
+        summary.notes += self._source.notes
         if not any(block.native for block in blocks):
             why = Part.read(self._ledger.rows(blocks[0])).errors[0] if blocks else "there is none"
             self._ledger.remove()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import httpx2
 import pyarrow as pa
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 UNREADABLE: Final = (OSError, EOFError, pa.ArrowException, httpx2.HTTPError)
 """What reading raises where a file, a store or the way to it is at fault; the last is the Hub's."""
+_NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
 _AT_ONCE: Final = 16
 """Files of a store that are looked at at once: each is a question that takes its time."""
 _DECODED_BYTES: Final = 1 << 20
@@ -58,6 +60,13 @@ class File:
     def ending(self) -> str:
         """What tells its format, without a compression."""
         return kinds.ending(self.path)
+
+    @property
+    def partitions(self) -> dict[str, str | None]:
+        """What the folders above it say in Hive's way: `lang=en` is a column whose every row is `en`."""
+        pairs = (part.partition("=") for part in PurePosixPath(self.path).parts[:-1])
+        said = {unquote(name): unquote(value) for name, equals, value in pairs if name and equals}
+        return {name: None if value == _NO_VALUE else value for name, value in said.items()}
 
     def open(self) -> Any:
         """Open it for reading from the beginning, decompressed, in UTF-8; a binary stream."""

@@ -85,11 +85,12 @@ def chosen(file: File, names: Sequence[str], texts: Sequence[str], text: str | N
     """Return the text column: the one named, else `text`, else the only one that holds text.
 
     Raises:
-        InvalidArgument: a named column is not there, or none can be chosen.
+        InvalidArgument: a named column is neither there nor in the names of folders, or none can be chosen.
     """
-    has = _some(names)
+    known = [*names, *(name for name in file.partitions if name not in names)]
+    has = _some(known)
     for option, name in (("--text", text), ("--id", id_)):
-        if name is not None and name not in names:
+        if name is not None and name not in known:
             likely = f": perhaps {texts[0]!r}?" if option == "--text" and len(texts) == 1 else ""
             raise InvalidArgument(f"{file.label} has no column {name!r}; it has {has}{likely}", field=option)
     others = [name for name in texts if name != id_]

@@ -158,19 +158,16 @@ def _text(head: bytes) -> tuple[str, str] | None:
     controls = len(head) - len(head.translate(None, _CONTROLS))
     if controls < 2 or controls < len(head) // 32:
         return None
-    sound = _decodes(head)
+    sound = _nearly(head)
     for order in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
         if _likely(head, order, sound=sound):
             return f"{order[:6].upper()} without a byte-order mark", _CONVERT
     return None if sound else ("binary data, not text", "convert it")
 
 
-def _decodes(head: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _nearly(head: bytes) -> bool:
+    """Return whether bytes are UTF-8 but for a few: a bad line or two fail alone."""
+    return head.decode(errors="replace").count("\ufffd") <= len(head) // 64
 
 
 def _likely(head: bytes, order: str, *, sound: bool) -> bool:
@@ -179,7 +176,7 @@ def _likely(head: bytes, order: str, *, sound: bool) -> bool:
     Args:
         head: the bytes.
         order: the encoding.
-        sound: whether they are UTF-8 as well; then as many zeros have to be where this one has them.
+        sound: whether they are nearly UTF-8 as well; then as many zeros have to be where this one has them.
     """
     try:
         text = codecs.getincrementaldecoder(order)().decode(head)

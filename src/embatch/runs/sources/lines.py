@@ -25,6 +25,8 @@ LINE_BYTES: Final = 64 << 20
 """A longer line fails, and is never held whole."""
 _LOOKED_AT: Final = 100
 _KEPT: Final = 1000
+_LINE: Final = "text"
+"""Stands for the column that lines of plain text are."""
 _MARK: Final = b"\xef\xbb\xbf"
 
 Row = tuple[str | None, str | None, str | None]
@@ -72,7 +74,7 @@ class Jsonl:
         """As `Format.look`: from the first lines, and on until each column that is named was seen."""
         names: dict[str, None] = {}
         texts: dict[str, None] = {}
-        wanted = {name for name in (text, id_) if name is not None}
+        wanted = {name for name in (text, id_) if name is not None} - file.partitions.keys()
         met = False
         with naming(file):
             for number, (_, _, record, _) in enumerate(self._records(file)):
@@ -98,7 +100,9 @@ class Jsonl:
         return guarded(file, chunks(self._rows(file, columns), columns))
 
     def _rows(self, file: File, columns: Columns) -> Iterator[Row]:
-        for number, line, record, broken in self._records(file):
+        said = {name: value for name, value in file.partitions.items() if name in (columns.text, columns.id)}
+        for number, line, found, broken in self._records(file):
+            record = {**said, **found} if said else found
             text = record.get(columns.text)
             fault = broken
             if fault is None and not isinstance(text, str):
@@ -108,8 +112,8 @@ class Jsonl:
                 id_ = _id(line, record, columns.id)
             except (RecursionError, orjson.JSONEncodeError):
                 fault = "nested too deeply"
-            said = None if fault is None else f"line {number}: {fault}"
-            yield id_, text if isinstance(text, str) else None, said
+            reason = None if fault is None else f"line {number}: {fault}"
+            yield id_, text if isinstance(text, str) else None, reason
 
     def _records(self, file: File) -> Iterator[tuple[int, bytes, dict[str, Any], str | None]]:
         """Yield number, content, object and fault of each line that is not blank."""
@@ -144,11 +148,11 @@ class PlainText:
     """One text a line. An empty line is a row without a text, so that line numbers stay row numbers."""
 
     def look(self, file: File, text: str | None, id_: str | None) -> Columns | None:
-        """As `Format.look`: there are no columns to name."""
+        """As `Format.look`: there are no columns to name, but those of the folders."""
         for option, name in (("--text", text), ("--id", id_)):
-            if name is not None:
+            if name is not None and name not in file.partitions:
                 raise InvalidArgument(f"{file.label} is plain text and has no column {name!r}", field=option)
-        return Columns("text", None, pa.int64())
+        return Columns(text or _LINE, id_, pa.int64() if id_ is None else pa.string())
 
     def count(self, file: File) -> int | None:  # noqa: ARG002
         """As `Format.count`."""
@@ -156,9 +160,11 @@ class PlainText:
 
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
         """As `Format.read`."""
-        return guarded(file, chunks(self._rows(file), columns))
+        return guarded(file, chunks(self._rows(file, columns), columns))
 
-    def _rows(self, file: File) -> Iterator[Row]:
+    def _rows(self, file: File, columns: Columns) -> Iterator[Row]:
+        said = file.partitions
+        id_ = None if columns.id is None else said.get(columns.id)
         with file.open() as stored:
             for number, (line, whole) in enumerate(split_lines(stored, LINE_BYTES), 1):
                 content = (line.removeprefix(_MARK) if number == 1 else line).removesuffix(b"\r")
@@ -170,4 +176,7 @@ class PlainText:
                     fault = fault or "not UTF-8"
                 if fault is None and not content.strip():
                     fault = "empty"
-                yield None, text, None if fault is None else f"line {number}: {fault}"
+                if columns.text != _LINE and fault is None:
+                    text = said.get(columns.text)
+                    fault = None if text else f"no text in {columns.text!r}"
+                yield id_, text, None if fault is None else f"line {number}: {fault}"

@@ -34,7 +34,7 @@ class Csv:
 
     def look(self, file: File, text: str | None, id_: str | None) -> Columns | None:
         """As `Format.look`."""
-        wanted = {name for name in (text, id_) if name is not None}
+        wanted = {name for name in (text, id_) if name is not None} - file.partitions.keys()
         with naming(file), file.open() as stored:
             first = next(self._records(file, stored, wanted), None)
         if first is None:
@@ -60,27 +60,31 @@ class Csv:
 
     def _rows(self, file: File, columns: Columns) -> Iterator[Row]:
         with file.open() as stored:
-            wanted = {name for name in (columns.text, columns.id) if name is not None}
+            said = file.partitions
+            wanted = {name for name in (columns.text, columns.id) if name is not None} - said.keys()
             records = self._records(file, stored, wanted)
             first = next(records, None)
             if first is None:  # an empty part
                 return
             _, header, _ = first
             for name in (columns.text, columns.id):
-                if name is not None and name not in header:
+                if name is not None and name not in header and name not in said:
                     raise InvalidArgument(f"{file.label} has no column {name!r}", field="IN")
-            at = header.index(columns.text)
-            key = None if columns.id is None else header.index(columns.id)
+            at = header.index(columns.text) if columns.text in header else None
+            key = header.index(columns.id) if columns.id in header else None
             for number, record, broken in records:
-                fault = broken
-                if fault is None and not encodable(record[at]):
-                    fault = "not UTF-8"
+                text = said[columns.text] if at is None else record[at] if at < len(record) else None
                 id_ = (
-                    record[key] if key is not None and key < len(record) and encodable(record[key]) else None
+                    said.get(columns.id or "") if key is None else record[key] if key < len(record) else None
                 )
+                fault = broken
+                if fault is None and text is None:
+                    fault = f"no text in {columns.text!r}"
+                if fault is None and not encodable(text or ""):
+                    fault = "not UTF-8"
                 yield (
-                    id_,
-                    record[at] if fault is None else None,
+                    id_ if encodable(id_ or "") else None,
+                    text if fault is None else None,
                     None if fault is None else f"line {number}: {fault}",
                 )
 

@@ -27,6 +27,8 @@ _SKIPPED: Final = 1 << 20
 
 def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Columns:
     column = chosen(file, schema.names, [one.name for one in schema if is_text(one.type)], text, id_)
+    for name in file.partitions.keys() - set(schema.names):
+        schema = schema.append(pa.field(name, pa.string()))
     kind = schema.field(column).type
     if not is_text(kind):
         raise InvalidArgument(
@@ -38,8 +40,21 @@ def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Co
     return Columns(column, id_, pa.string() if pa.types.is_null(id_type) else id_type)
 
 
+def _with_partitions(file: File, batch: Any, columns: Columns) -> Any:
+    """Return a batch with those columns that the names of folders say."""
+    said, names = file.partitions, batch.schema.names
+    if all(name in names for name in _wanted(columns)):
+        return batch
+    found = {name: batch.column(at) for at, name in enumerate(names)}
+    for name in _wanted(columns):
+        if name not in found and name in said:
+            found[name] = pa.array([said[name]], pa.string()).take(pa.array([0] * batch.num_rows, pa.int8()))
+    return pa.RecordBatch.from_pydict(found)
+
+
 def _pieces(file: File, batch: Any, columns: Columns) -> Iterator[Any]:
     """Yield the rows of a batch, some at a time. Raises InvalidArgument where it has not the columns."""
+    batch = _with_partitions(file, batch, columns)
     for name in (columns.text, columns.id):
         if name is not None and batch.schema.names.count(name) != 1:
             several = name in batch.schema.names
