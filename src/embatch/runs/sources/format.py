@@ -55,9 +55,8 @@ class Chunk:
         if start == 0 and count >= len(self.texts):
             return self
         texts = self.texts[start : start + count]
-        faults = {
-            at - start: reason for at, reason in self.faults.items() if start <= at < start + len(texts)
-        }
+        # Of few rows each is looked up: a chunk of bad ones may be cut into as many blocks.
+        faults = {at: self.faults[start + at] for at in range(len(texts)) if start + at in self.faults}
         return Chunk(None if self.ids is None else self.ids.slice(start, len(texts)), texts, faults)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -166,7 +166,13 @@ class PlainText:
         said = file.partitions
         id_ = None if columns.id is None else said.get(columns.id)
         with file.open() as stored:
-            for number, (line, whole) in enumerate(split_lines(stored, LINE_BYTES), 1):
+            given = split_lines(stored, LINE_BYTES)
+            first = next(given, None)
+            second = next(given, None)
+            if first == (_MARK, True) and second is None:  # an empty part
+                return
+            known = (line for line in (first, second) if line is not None)
+            for number, (line, whole) in enumerate(chain(known, given), 1):
                 content = (line.removeprefix(_MARK) if number == 1 else line).removesuffix(b"\r")
                 fault = None if whole else f"it is over {LINE_BYTES >> 20} MiB long"
                 text: str | None = None
