@@ -13,7 +13,7 @@ from service_rig import QUICK, Rig, large, rows, vector
 from service_world import unreadable
 
 from embatch import planning
-from embatch.errors import DataLoss, Unavailable
+from embatch.errors import DataLoss, NotFound, Unavailable
 from embatch.intake import Draft
 from embatch.shard import RequestRow
 from embatch.states import State
@@ -170,6 +170,17 @@ def test_results_that_cannot_be_opened_just_now_are_not_lost(
             with pytest.raises(Unavailable, match="just now"):
                 rig.read(name)
         assert len(rig.read(name)) == 3
+
+
+@pytest.mark.parametrize("read_before", [0, 1])
+def test_a_batch_that_is_deleted_while_it_is_read_is_not_lost_data(rig: Rig, read_before: int) -> None:
+    """Its files went with it: it is not found, at the first part or in the middle."""
+    name = rig.done(rig.service.submit_inline(Draft(), large(3)).name).name
+    parts = rig.service.results(name).parts
+    assert sum(next(parts).num_rows for _ in range(read_before)) == 8 * read_before
+    rig.service.delete(name)
+    with pytest.raises(NotFound, match="deleted"):
+        next(parts)
 
 
 class Flaky:

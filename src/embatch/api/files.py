@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from embatch.api import problems
 from embatch.api.descriptions import announced, base_address, display_name, resource
 from embatch.api.related import RelatedReader, boundary_of
+from embatch.api.streaming import StreamedResponse, begun
 from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
 from embatch.wire.outputs import lines
 
@@ -213,9 +213,9 @@ class _Files:
 
     async def download(self, id: str) -> Response:  # noqa: A002
         """Stream the results of a file batch; an uploaded file is not given out."""
-        results = await to_thread.run_sync(self._service.results_of_file, f"files/{id}")
-        return StreamingResponse(
-            (b"".join(lines(part)) for part in results.parts),
+        parts = await to_thread.run_sync(lambda: begun(self._service.results_of_file(f"files/{id}").parts))
+        return StreamedResponse(
+            (b"".join(lines(part)) for part in parts),
             media_type="application/jsonl",
             headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
         )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
+from embatch.api.streaming import StreamedResponse, begun
 from embatch.api.waiting import EngineThreads
 from embatch.errors import InvalidArgument, NotFound
 from embatch.intake import Draft, check_dimensions
@@ -21,7 +21,7 @@ from embatch.states import State
 from embatch.wire import columns, inputs, outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from embatch.batch import Batch
     from embatch.engine.models import ServedModel
@@ -151,8 +151,8 @@ class _Face:
         readable = batch.done and batch.state is not State.FAILED
         if full and readable and self._service.inline(name):
             results = self._service.results(name)
-            pieces = outputs.operation_with_items(batch, results.parts)
-            return StreamingResponse(_begun(pieces), media_type="application/json")
+            pieces = outputs.operation_with_items(batch, begun(results.parts))
+            return StreamedResponse(pieces, media_type="application/json")
         return _json(outputs.operation(batch, output=True))
 
     async def list(self, request: Request) -> Response:
@@ -203,8 +203,8 @@ class _Face:
             raise InvalidArgument(f"dimensions is from 1 to {results.native}", field="dimensions")
         # Without a wish, what all requests asked for; where they differ, the native number.
         size = dimensions or (results.dimensions if results.dimensions > 0 else None)
-        pieces = columns.results_stream(results.parts, results.native, size, numbers)
-        return StreamingResponse(_begun(pieces), media_type=columns.MEDIA_TYPE)
+        pieces = columns.results_stream(begun(results.parts), results.native, size, numbers)
+        return StreamedResponse(pieces, media_type=columns.MEDIA_TYPE)
 
     # models
 
@@ -242,17 +242,6 @@ def _dimensions(rows: list[RequestRow]) -> Any:
     import pyarrow as pa  # noqa: PLC0415
 
     return pa.array([row.dimensions for row in rows], pa.int32())
-
-
-def _begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Produce the first piece now: what fails while reading it is still an error answer, not a torn body."""
-    first = next(pieces, b"")
-
-    def rest() -> Iterator[bytes]:
-        yield first
-        yield from pieces
-
-    return rest()
 
 
 def _model(served: ServedModel) -> dict[str, Any]:

@@ -8,6 +8,7 @@ answer; repeating is safe then, for a submit with an idempotency key.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from embatch.batch import Page
 from embatch.cached import Cached
 from embatch.dispatcher import Dispatcher
 from embatch.errors import (
+    DataLoss,
     EmbatchError,
     FailedPrecondition,
     IllegalTransition,
@@ -37,8 +39,10 @@ from embatch.store.store import UNSET
 from embatch.uploads import RESULTS, Uploads, file_id, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
+
+    from pyarrow import RecordBatch
 
     from embatch.batch import Batch
     from embatch.engine.models import Catalog, ServedModel
@@ -241,21 +245,33 @@ class Service:
         Requests that a stopped batch did not reach have the error CANCELLED or EXPIRED.
 
         Raises:
-            NotFound: no such batch.
+            NotFound: no such batch; while `parts` is read: it was deleted just now.
             FailedPrecondition: it is not final yet.
             DataLoss: while `parts` is read: a stored file does not match its checksum.
+            Unavailable: while `parts` is read: a stored file cannot be read just now.
         """
         record = self._store.get(batch_id(name))
         if not record.state.final:
             raise FailedPrecondition(f"the batch is {record.state}: its results can be read once it is done")
         shards = self._store.shards(record.id)
         if sum(shard.payload.request_count for shard in shards) != record.request_count:
-            raise NotFound(f"batches/{record.id} was deleted just now")
+            raise _deleted(record)
         try:
             native = self._catalog.resolve(record.model).dimensions or 1
         except NotFound:  # not served any more; stored vectors tell their own size
             native = 1
-        return read_results(self._shown(record), record, shards, self._blobs, native=native)
+        found = read_results(self._shown(record), record, shards, self._blobs, native=native)
+        return replace(found, parts=self._unless_deleted(record, found.parts))
+
+    def _unless_deleted(self, record: BatchRecord, parts: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+        """Yield the parts; files that are gone with their batch are no loss."""
+        try:
+            yield from parts
+        except DataLoss:
+            with suppress(NotFound):
+                self._store.get(record.id)
+                raise
+            raise _deleted(record) from None
 
     def _shown(self, record: BatchRecord) -> Batch:
         alone = self._pool.alone(record.model)
@@ -386,6 +402,10 @@ class Service:
         self._planner.close(left())
         self._ageing.close(left())
         self._pool.close(left())
+
+
+def _deleted(record: BatchRecord) -> NotFound:
+    return NotFound(f"batches/{record.id} was deleted just now")
 
 
 __all__ = ["Draft", "Health", "Results", "Service"]
