@@ -34,7 +34,7 @@ _READS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that change nothing: what they answer, a browser keeps from the page of another origin."""
 
 FREE_BYTES: Final = 64 << 10
-"""Of every body so much is taken whatever the others hold: polls, cancel and queries are never refused for them."""
+"""So much of every body is taken whatever the others hold: no cancel and no query is refused for them."""
 FILE_PIECES: Final = 2 << 20
 """What a file's body holds in memory at most, whatever its size: the rest is on disk."""
 _BUSY_SECONDS: Final = 5.0
@@ -90,7 +90,7 @@ class Bounds:
         return FILE_PIECES if target.startswith(UPLOADS) else self.body_bytes
 
     def overdue(self, spent: float, passed: int) -> bool:
-        """Return whether a body or an answer, of which `passed` bytes went by in `spent` seconds, is held back.
+        """Return whether a body or an answer is held back: `passed` bytes went by in `spent` seconds.
 
         A small one has `body_seconds`, a larger one as many for every `body_bytes` of it.
         """

@@ -24,7 +24,7 @@ _log = logging.getLogger("embatch.api")
 
 
 def begun(parts: Iterator[T]) -> Iterator[T]:
-    """Return the same parts, the first of which has been read: call it where an error can still be answered."""
+    """Return the same parts, the first of which has been read by now, while errors can be answered."""
     first = next(parts, None)
 
     def all_of_them() -> Iterator[T]:

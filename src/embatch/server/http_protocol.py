@@ -40,8 +40,7 @@ _RATE: Final = 1024
 """Bytes per second below which a body, or an answer that is not taken, counts as held back on purpose."""
 _TURNED_AWAY: Final = 256
 """Connections beyond the most that are told so; further ones end without a word."""
-_RESET: Final = struct.pack("ii", 1, 0)
-"""A linger of no time: the connection ends with a reset."""
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _LINGER_SECONDS: Final = 1.0
 """How long what still arrives is read and thrown away after a refusal. Closing at once would reset the
 connection, and the reset can overtake the answer."""
@@ -174,7 +173,7 @@ class GuardedProtocol(H11Protocol):
         self._watch()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the application answer; what ends it from outside is answered too, and half an answer is torn."""
+        """Have the application answer; what ends it from outside is answered, half an answer torn."""
         cycle: RequestResponseCycle = self.cycle
         held = self.conn.held
         try:
@@ -193,13 +192,17 @@ class GuardedProtocol(H11Protocol):
     def _tear(self, cycle: RequestResponseCycle) -> None:
         """End an answer so that no client takes it for whole: its last chunk never comes."""
         cycle.disconnected = True
-        if cycle.scope["http_version"] == "1.0":  # without chunks a plain end is the end of the answer
-            stream = self.transport.get_extra_info("socket")
-            if stream is not None and stream.family != socket.AF_UNIX:
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self.transport.abort()
+        if cycle.scope["http_version"] == "1.0":
+            self._reset()
         else:
             self.transport.close()
+
+    def _reset(self) -> None:
+        """End the connection with a reset: without chunks a plain end is the end of the answer."""
+        stream = self.transport.get_extra_info("socket")
+        if stream is not None and stream.family != socket.AF_UNIX:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         """Give the peer a deadline for taking what was sent."""
@@ -225,7 +228,7 @@ class GuardedProtocol(H11Protocol):
             slow = before - left < _RATE * self.bounds.receive_seconds
             if slow or self.bounds.overdue(after, whole - left):
                 _log.info("refused", extra={"fields": {"status": 499, "reason": "SLOW_READER"}})
-                self.transport.abort()
+                self._reset()
             else:
                 self._await_taking(whole, after)
 
