@@ -61,7 +61,7 @@ class Attached:
                 self._wait(self._linger_seconds)
 
     async def hold(self) -> AsyncGenerator[bytes, None]:
-        """Yield a byte at once, and end with the one client: nothing more comes that it would have to read."""
+        """Yield a byte at once, and end with the one client; nothing else comes that has to be read."""
         with self._client():
             yield b"\n"
             await self._leaving.wait()
