@@ -12,9 +12,9 @@ import pytest
 from service_rig import QUICK, Rig, large, rows, vector
 from service_world import unreadable
 
-from embatch import planning
 from embatch.errors import DataLoss, NotFound, Unavailable
 from embatch.intake import Draft
+from embatch.service import planner
 from embatch.shard import RequestRow
 from embatch.states import State
 
@@ -202,16 +202,16 @@ def test_an_input_file_that_cannot_be_read_just_now_is_not_lost(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """Without free descriptors, or with a disk that fails: told of once, and planned when it can be."""
-    monkeypatch.setattr("embatch.planning._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     file = rig.upload(CONTENT[kind], kind)
     failed: list[int] = []
-    checked = planning._Checked
-    monkeypatch.setattr(planning, "_Checked", lambda stored: checked(Flaky(stored, failed)))  # type: ignore[arg-type]  # it reads
+    checked = planner._Checked
+    monkeypatch.setattr(planner, "_Checked", lambda stored: checked(Flaky(stored, failed)))  # type: ignore[arg-type]  # it reads
     refused = unreadable(monkeypatch, rig.service.file(file).path, 5)
     done = rig.done(rig.service.submit_file(Draft(), file).name)
     assert (done.state, done.batch_stats.request_count) == (State.COMPLETED, 24)
     assert (len(refused), len(failed)) == (5, 5)
-    assert [record.name for record in caplog.records] == ["embatch.planning"]
+    assert [record.name for record in caplog.records] == ["embatch.planner"]
 
 
 def test_a_payload_that_is_gone_fails_its_requests(rig: Rig) -> None:

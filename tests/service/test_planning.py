@@ -326,7 +326,7 @@ def test_a_full_disk_delays_planning_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is tried again, from the beginning, and other files are planned meanwhile."""
-    monkeypatch.setattr("embatch.planning._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     rig = Rig(tmp_path / "data")
     try:
         tries: list[str] = []
@@ -350,7 +350,7 @@ def test_a_file_of_a_model_that_is_not_served_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither failed nor planned; the service that serves it again plans it."""
-    monkeypatch.setattr("embatch.planning._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     rig = Rig(tmp_path / "data")
     try:
         rig.blobs.before_write = until_closing(rig)
@@ -376,7 +376,7 @@ def test_a_bug_while_planning_fails_that_batch_alone(rig: Rig, caplog: pytest.Lo
     batch = rig.done(rig.service.submit_file(Draft(), rig.upload(line("a"))).name)
     assert batch.state is State.FAILED
     assert "bug" in (batch.error or "")
-    assert any(record.exc_info and record.name == "embatch.planning" for record in caplog.records)
+    assert any(record.exc_info and record.name == "embatch.planner" for record in caplog.records)
     rig.blobs.before_write = lambda _: None
     following = rig.done(rig.service.submit_file(Draft(), rig.upload(line("a"))).name)
     assert following.state is State.COMPLETED

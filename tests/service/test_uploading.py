@@ -22,7 +22,7 @@ from embatch.errors import (
     Unavailable,
 )
 from embatch.intake import Draft
-from embatch.planning import Planner
+from embatch.service.planner import Planner
 from embatch.settings import Settings
 from embatch.states import State
 from embatch.store.records import UploadRecord

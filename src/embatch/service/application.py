@@ -28,8 +28,8 @@ from embatch.errors import (
 )
 from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
 from embatch.interactive import Interactive
-from embatch.planning import Planner
 from embatch.reading import Results, read_results
+from embatch.service.planner import Planner
 from embatch.service.views import Health, after, batch_id, check_page_size, shown, token
 from embatch.shard import Done
 from embatch.states import State

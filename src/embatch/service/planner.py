@@ -50,7 +50,7 @@ _PLANNED_AT_ONCE: Final = 16
 _AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
 _STORE: Final = "store"
 """Name of what waits when nobody can tell which files there are. No batch has it: theirs are longer."""
-_log = logging.getLogger("embatch.planning")
+_log = logging.getLogger("embatch.planner")
 
 
 @dataclass(slots=True)
