@@ -6,7 +6,7 @@ import json
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from guarded_server import BOUNDS, LARGE_PIECES, Running, answer, post, whole_answer
@@ -32,9 +32,9 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-def server(stack: ExitStack, **bounds: float) -> Running:
+def server(stack: ExitStack, **bounds: Any) -> Running:
     """Return a server that ends with the test."""
-    running = Running(replace(ROOMY, **bounds))  # type: ignore[arg-type]  # each is what its field is
+    running = Running(replace(ROOMY, **bounds))
     stack.callback(running.stop)
     return running
 

@@ -345,11 +345,11 @@ class Rig:
 
     def upload(self, content: bytes, mime_type: str = "application/jsonl") -> str:
         """Upload a file and return its name."""
-        token = self.service.begin_upload(
+        token = self.service.uploads.begin(
             file_id=None, display_name=None, mime_type=mime_type, size=len(content)
         )
-        self.service.append(token, 0, content)
-        return f"files/{self.service.finish(token).id}"
+        self.service.uploads.append(token, 0, content)
+        return f"files/{self.service.uploads.finish(token).id}"
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return all results of a batch."""

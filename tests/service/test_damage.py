@@ -14,7 +14,7 @@ from service_world import unreadable
 
 from embatch.errors import DataLoss, NotFound, Unavailable
 from embatch.intake import Draft
-from embatch.service import planner
+from embatch.service.input_file import CheckedFile
 from embatch.shard import RequestRow
 from embatch.states import State
 
@@ -205,8 +205,9 @@ def test_an_input_file_that_cannot_be_read_just_now_is_not_lost(
     monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     file = rig.upload(CONTENT[kind], kind)
     failed: list[int] = []
-    checked = planner._Checked
-    monkeypatch.setattr(planner, "_Checked", lambda stored: checked(Flaky(stored, failed)))  # type: ignore[arg-type]  # it reads
+    monkeypatch.setattr(
+        "embatch.service.planner.CheckedFile", lambda stored, *more: CheckedFile(Flaky(stored, failed), *more)
+    )  # type: ignore[arg-type]  # it reads
     refused = unreadable(monkeypatch, rig.service.file(file).path, 5)
     done = rig.done(rig.service.submit_file(Draft(), file).name)
     assert (done.state, done.batch_stats.request_count) == (State.COMPLETED, 24)

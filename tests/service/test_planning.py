@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import threading
@@ -150,7 +151,7 @@ def test_counts_appear_when_planning_has_ended_and_the_file_is_pinned_until_then
     with pytest.raises(FailedPrecondition):
         rig.service.delete_file(file)
     rig.clock.turn(rig.settings.file_expiry + 1)
-    rig.service._uploads.sweep()
+    rig.service.uploads.sweep()
     assert rig.service.file(file).id in file
     assert rig.pool.calls == []
     go_on.set()
@@ -180,7 +181,7 @@ def test_planning_cut_short_is_begun_anew_with_the_same_shards(rig: Rig) -> None
         rig.blobs.before_write = die
         name = rig.service.submit_file(Draft(), rig.upload(content)).name
         assert reached.wait(30)
-        rig.until(lambda: not rig.service._planner._thread.is_alive())
+        rig.until(functools.partial(gone, name))
         left = rig.folder / name / "payload-00009.arrow"
         left.parent.mkdir(exist_ok=True)
         left.write_bytes(b"half a shard of an earlier try")
@@ -199,7 +200,7 @@ def test_shards_are_worked_while_the_file_is_read_and_never_twice(rig: Rig) -> N
     sound = rig.done(undisturbed).batch_stats.successful_request_count
     rig.pool.worked.clear()
 
-    named = threading.Event()
+    named, died = threading.Event(), threading.Event()
 
     def die(path: str) -> None:
         assert named.wait(30)
@@ -207,12 +208,14 @@ def test_shards_are_worked_while_the_file_is_read_and_never_twice(rig: Rig) -> N
             rig.until(lambda: len(done(rig, name)) == 16)
             batch = rig.service.get(name)
             assert (batch.state, batch.batch_stats.request_count) == (State.PROCESSING, 0)
+            died.set()
             raise SystemExit
 
     rig.blobs.before_write = die
     name = rig.service.submit_file(Draft(), rig.upload(content)).name
     named.set()
-    rig.until(lambda: not rig.service._planner._thread.is_alive())
+    assert died.wait(30)
+    rig.until(functools.partial(gone, name))
     assert set(rig.pool.worked.values()) == {1}
     assert len(rig.pool.worked) == 16 * 8
     rig.restart()
@@ -241,6 +244,11 @@ def done(rig: Rig, name: str) -> list[int]:
     """Return the numbers of the shards that are worked."""
     shards = rig.store.shards(name.removeprefix("batches/"))
     return [shard.number for shard in shards if shard.state == "done"]
+
+
+def gone(name: str) -> bool:
+    """Return whether nobody reads a batch's file any more."""
+    return not any(thread.name == name.replace("batches/", "planner ") for thread in threading.enumerate())
 
 
 def payloads(rig: Rig, name: str) -> dict[str, str]:

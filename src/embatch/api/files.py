@@ -57,7 +57,7 @@ class _Files:
     """The handlers of the file routes."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
-        self._service = service
+        self._service, self._uploads = service, service.uploads
         self._settings = settings
 
     async def upload(self, request: Request) -> Response:
@@ -107,24 +107,23 @@ class _Files:
         if said.size is not None and said.size > self._settings.file_bytes:
             raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="file.sizeBytes")
         return await to_thread.run_sync(
-            lambda: self._service.begin_upload(
-                file_id=said.file_id, display_name=said.display_name, mime_type=said.mime_type, size=said.size
-            )
+            self._uploads.begin, said.file_id, said.display_name, said.mime_type, said.size
         )
 
     async def _step(self, request: Request, token: str) -> Response:
         try:
             commands = _commands(request)
             if "cancel" in commands:
-                await to_thread.run_sync(self._service.drop_upload, token)
+                await to_thread.run_sync(self._uploads.drop, token)
                 return _status("cancelled")
             if "query" in commands:
                 return await self._query(request, token)
-            received = await to_thread.run_sync(self._service.upload_offset, token)
             if not commands & {"upload", "finalize"}:
+                await to_thread.run_sync(self._uploads.offset, token)  # an unknown upload comes first
                 raise InvalidArgument(
                     "the command is upload, finalize, query or cancel", field="X-Goog-Upload-Command"
                 )
+            received = None
             if "upload" in commands:
                 offset = _number(request, "x-goog-upload-offset")
                 if offset is None:
@@ -142,28 +141,28 @@ class _Files:
 
     async def _query(self, request: Request, token: str) -> Response:
         try:
-            return _status("active", await to_thread.run_sync(self._service.upload_offset, token))
+            return _status("active", await to_thread.run_sync(self._uploads.offset, token))
         except NotFound:
             # The answer to its end may have been lost: whoever hears it now need not send everything again.
             return await self._finish(request, token)
 
     async def _write(self, token: str, offset: int, body: AsyncIterator[bytes]) -> int:
-        """Append a body from an offset on; return where the next one begins."""
+        """Append a body from an offset on; return how many bytes there are then."""
         piece = bytearray()
         # An offset is judged even if no byte follows.
-        await to_thread.run_sync(self._service.append, token, offset, b"")
+        received = await to_thread.run_sync(self._uploads.append, token, offset, b"")
         async for data in body:
             piece += data
             if len(piece) >= _PIECE_BYTES:
-                await to_thread.run_sync(self._service.append, token, offset, bytes(piece))
+                received = await to_thread.run_sync(self._uploads.append, token, offset, bytes(piece))
                 offset += len(piece)
                 piece.clear()
         if piece:
-            await to_thread.run_sync(self._service.append, token, offset, bytes(piece))
-        return offset + len(piece)
+            received = await to_thread.run_sync(self._uploads.append, token, offset, bytes(piece))
+        return received
 
     async def _finish(self, request: Request, token: str) -> Response:
-        record = await to_thread.run_sync(self._service.finish, token)
+        record = await to_thread.run_sync(self._uploads.finish, token)
         answer = _json({"file": resource(record, request)})
         answer.headers["X-Goog-Upload-Status"] = "final"
         return answer
@@ -188,7 +187,7 @@ class _Files:
             return await self._finish(request, token)
         except BaseException:
             with CancelScope(shield=True):
-                await to_thread.run_sync(self._service.drop_upload, token)
+                await to_thread.run_sync(self._uploads.drop, token)
             raise
 
     async def list(self, request: Request) -> Response:

@@ -177,7 +177,7 @@ class GuardedProtocol(H11Protocol):
         cycle: RequestResponseCycle = self.cycle
         held = self.conn.held
         try:
-            await self._application(scope, receive, send)  # type: ignore[arg-type]  # uvicorn's words for the same
+            await self._application(scope, receive, send)
         except asyncio.CancelledError:  # the service has waited for its calls long enough
             if not cycle.response_started:
                 await problems.answer(problems.leaving())(scope, receive, send)

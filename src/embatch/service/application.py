@@ -57,7 +57,9 @@ _REQUESTS: Final = "batch.inputConfig.requests.requests"
 
 
 class Service:
-    """Batches, files and models over one data folder; what is answered at once is `interactive`.
+    """Batches, files and models over one data folder.
+
+    What is answered at once is `interactive`, and what comes in as a file `uploads`.
 
     Making one takes up what the last service left, however it ended: claimed shards wait again, folders and
     files that no row speaks of are removed, planning goes on. Then it works until `close`.
@@ -77,12 +79,12 @@ class Service:
         self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
         self._settings, self._now = settings, now
         self.interactive = Interactive(catalog, pool, settings)
-        self._uploads = Uploads(store, blobs, settings, now)
+        self.uploads = Uploads(store, blobs, settings, now)
         self._dispatcher = Dispatcher(store, blobs, catalog, pool, settings, now=now)
         self._cached = Cached(VectorCache(blobs.root / "cache", settings.cache_bytes), pool, blobs)
         clock = AgeClock(now, steady)
-        self._ageing = Ageing(store, blobs, settings, clock, expired=self._dispatcher.cancel)
-        self._ageing.sweeps.append(lambda: self._uploads.sweep(clock.by(settings.file_expiry)))
+        self._ageing = Ageing(store, blobs, settings, clock, expired=self._stopped)
+        self._ageing.sweeps.append(lambda: self.uploads.sweep(clock.by(settings.file_expiry)))
         self._ageing.sweeps.append(self._cached.cache.prune)
         self._planner = Planner(
             store, blobs, catalog, pool, settings, now, self._cached, planned=self._dispatcher.wake
@@ -96,7 +98,7 @@ class Service:
         self._store.release_all()
         for orphan in set(self._blobs.batch_folders()) - self._store.ids_of_batches():
             self._blobs.remove_batch(orphan)
-        self._uploads.collect_orphans()
+        self.uploads.collect_orphans()
 
     # submit
 
@@ -211,8 +213,12 @@ class Service:
             record = self._store.cancel(id_, self._now())
         except IllegalTransition:
             return self.get(name)
-        self._dispatcher.cancel(id_)
+        self._stopped(id_)
         return self._shown(record)
+
+    def _stopped(self, id_: str) -> None:
+        self._dispatcher.cancel(id_)
+        self._planner.stop(id_)
 
     def delete(self, name: str) -> None:
         """Delete a final batch with its texts and embeddings; gone for good on return.
@@ -297,28 +303,6 @@ class Service:
 
     # files
 
-    def begin_upload(
-        self, *, file_id: str | None, display_name: str | None, mime_type: str, size: int | None
-    ) -> str:
-        """Begin an upload and return its token; see `uploads.Uploads.begin`."""
-        return self._uploads.begin(file_id, display_name, mime_type, size)
-
-    def upload_offset(self, token: str) -> int:
-        """Return how many bytes of an upload have arrived. Raises NotFound."""
-        return self._uploads.offset(token)
-
-    def append(self, token: str, offset: int, chunk: bytes) -> int:
-        """Append bytes to an upload; see `uploads.Uploads.append`."""
-        return self._uploads.append(token, offset, chunk)
-
-    def finish(self, token: str) -> FileRecord:
-        """Make a file of an upload, durable on return; see `uploads.Uploads.finish`."""
-        return self._uploads.finish(token)
-
-    def drop_upload(self, token: str) -> None:
-        """Forget an upload. Repeating is safe."""
-        self._uploads.drop(token)
-
     def file(self, name: str) -> FileRecord:
         """Return a file; the results of a file batch are one too, of unknown size.
 
@@ -346,7 +330,7 @@ class Service:
             PermissionDenied: there is none, as when repeated.
             FailedPrecondition: a batch is still being planned from it.
         """
-        self._uploads.delete(file_id(name, "name"))
+        self.uploads.delete(file_id(name, "name"))
 
     def results_of_file(self, name: str) -> Results:
         """Return the results that a `files/batch-{id}` stands for; see `results`.
