@@ -119,6 +119,11 @@ class Dispatcher:
                 if running.claim.batch_id == batch_id:
                     running.stop.set()
 
+    def at_work(self) -> tuple[str, ...]:
+        """Return the ids of the batches that are worked now."""
+        with self._lock:
+            return tuple(running.claim.batch_id for running in self._running)
+
     def uncommitted(self, batch_id: str) -> Done:
         """Return what of a batch's claimed shards is embedded and not yet durable."""
         with self._lock:

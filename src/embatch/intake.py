@@ -56,6 +56,8 @@ class Draft:
     """The same key gives the same batch again, as long as it exists; `None` makes a new one each time."""
     body_digest: str | None = None
     """Tells a repetition from another request under the same key."""
+    asked_model: str | None = None
+    """The name to show for the model, with or without `models/`; `None`: the model's own."""
     run: str | None = None
     """The run that the batch belongs to: the cache is asked for its texts, and told when the run ends."""
 
@@ -77,6 +79,7 @@ class Draft:
         self, id_: str, model: ServedModel, now: datetime, settings: Settings, input_file: str | None = None
     ) -> NewBatch:
         """Return the batch to be accepted; `input_file` is `None` for an inline one."""
+        asked = (self.asked_model or model.name).removeprefix("models/")
         return NewBatch(
             id_,
             model.name,
@@ -89,6 +92,7 @@ class Draft:
             now,
             now + timedelta(seconds=settings.batch_expiry),
             run=self.run,
+            asked_model=None if asked == model.name else asked,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import random
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pytest
@@ -205,9 +205,11 @@ def test_an_input_file_that_cannot_be_read_just_now_is_not_lost(
     monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     file = rig.upload(CONTENT[kind], kind)
     failed: list[int] = []
-    monkeypatch.setattr(
-        "embatch.service.planner.CheckedFile", lambda stored, *more: CheckedFile(Flaky(stored, failed), *more)
-    )  # type: ignore[arg-type]  # it reads
+
+    def flaky(stored: BinaryIO, *more: Any) -> CheckedFile:
+        return CheckedFile(Flaky(stored, failed), *more)  # type: ignore[arg-type]  # it reads
+
+    monkeypatch.setattr("embatch.service.planner.CheckedFile", flaky)
     refused = unreadable(monkeypatch, rig.service.file(file).path, 5)
     done = rig.done(rig.service.submit_file(Draft(), file).name)
     assert (done.state, done.batch_stats.request_count) == (State.COMPLETED, 24)

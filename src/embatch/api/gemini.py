@@ -129,7 +129,9 @@ class _Face:
     ) -> tuple[inputs.Created, Draft]:
         made = inputs.create(body, model, self._service.naming(served))
         digest = None if key is None else hashlib.sha256(served.name.encode() + b"\0" + body).hexdigest()
-        return made, Draft(served.name, made.display_name, made.priority, key, digest, run)
+        return made, Draft(
+            served.name, made.display_name, made.priority, key, digest, asked_model=model, run=run
+        )
 
     def _create(self, draft: Draft, made: inputs.Created) -> dict[str, Any]:
         if made.rows is not None:

@@ -149,7 +149,7 @@ def results(
     for index, error in result.failed_responses:
         errors[index] = error.message
     ids = [str(at) if key is None else key for at, key in enumerate(result.keys)]
-    sink = open_sink(out, Layout(pa.string(), vectors.shape[1]), {"embatch.model": batch.model})
+    sink = open_sink(out, Layout(pa.string(), vectors.shape[1]), {"embatch.model": batch.worked_by})
     try:
         sink.write(0, pa.array(ids, pa.string()), vectors, errors)
         written = sink.finish()

@@ -238,7 +238,7 @@ def retry_failed(
     again = [requests[index] for index, _ in result.failed_responses]
     batch = result.batch
     labels = Labels(display_name or f"{batch.display_name or batch.name}{_RETRY}", batch.priority)
-    return (yield from submit(terms, again, replace(wish, model=batch.model), labels))
+    return (yield from submit(terms, again, replace(wish, model=batch.worked_by), labels))
 
 
 def page(terms: Terms, size: int | None, token: str | None) -> Flow[Page[Batch]]:

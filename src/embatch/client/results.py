@@ -93,9 +93,10 @@ class BatchResult:
                 f"{len(places)} requests failed and the retry has {len(retry)}: it must hold exactly those",
                 field="retry",
             )
-        if retry.batch.model != self.batch.model:
+        if retry.batch.worked_by != self.batch.worked_by:
             raise InvalidArgument(
-                f"embeddings of {retry.batch.model} and {self.batch.model} do not fit together", field="retry"
+                f"embeddings of {retry.batch.worked_by} and {self.batch.worked_by} do not fit together",
+                field="retry",
             )
         mended = np.flatnonzero(retry.widths)
         uniform = set(self.widths[self.widths > 0].tolist())

@@ -85,7 +85,7 @@ class Judge:
                 tokens=int(result.tokens.sum()),
                 cpu_seconds=batch.usage.cpu_seconds,
                 interactive_cpu_seconds=batch.usage.interactive_cpu_seconds,
-                model=batch.model,
+                model=batch.worked_by,
                 batch=batch.name,
                 notes=batch.notes,
                 sample=sample,

@@ -18,7 +18,6 @@ from embatch.batch import Page
 from embatch.cached import Cached
 from embatch.dispatcher import Dispatcher
 from embatch.errors import (
-    DataLoss,
     EmbatchError,
     FailedPrecondition,
     IllegalTransition,
@@ -28,7 +27,7 @@ from embatch.errors import (
 )
 from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
 from embatch.interactive import Interactive
-from embatch.reading import Results, read_results
+from embatch.reading import Results, read_results, unless_deleted
 from embatch.service.planner import Planner
 from embatch.service.views import Health, after, batch_id, check_page_size, shown, token
 from embatch.shard import Done
@@ -39,10 +38,8 @@ from embatch.store.store import UNSET
 from embatch.uploads import RESULTS, Uploads, file_id, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
-
-    from pyarrow import RecordBatch
 
     from embatch.batch import Batch
     from embatch.engine.models import Catalog, ServedModel
@@ -172,7 +169,8 @@ class Service:
 
     def get(self, name: str) -> Batch:
         """Return a batch as it is now. Raises NotFound."""
-        return self._shown(self._store.get(batch_id(name)))
+        record = self._store.get(batch_id(name))
+        return self._shown(record, self._ahead(record))
 
     def list(self, page_size: int, page_token: str | None) -> Page[Batch]:
         """Return one page of batches, newest first, each exactly once over all pages.
@@ -261,30 +259,32 @@ class Service:
             raise FailedPrecondition(f"the batch is {record.state}: its results can be read once it is done")
         shards = self._store.shards(record.id)
         if sum(shard.payload.request_count for shard in shards) != record.request_count:
-            raise _deleted(record)
+            raise NotFound(f"batches/{record.id} was deleted just now")
         try:
             native = self._catalog.resolve(record.model).dimensions or 1
         except NotFound:  # not served any more; stored vectors tell their own size
             native = 1
         found = read_results(self._shown(record), record, shards, self._blobs, native=native)
-        return replace(found, parts=self._unless_deleted(record, found.parts))
+        return replace(found, parts=unless_deleted(found.parts, lambda: self._store.get(record.id)))
 
-    def _unless_deleted(self, record: BatchRecord, parts: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-        """Yield the parts; files that are gone with their batch are no loss."""
-        try:
-            yield from parts
-        except DataLoss:
+    def _ahead(self, record: BatchRecord) -> str | None:
+        """Return why a batch that nothing keeps from being worked has not begun; `None`: it is about to."""
+        at_work = self._dispatcher.at_work()
+        if record.state is not State.PENDING or not record.planned or record.id in at_work:
+            return None
+        for other in at_work:
             with suppress(NotFound):
-                self._store.get(record.id)
-                raise
-            raise _deleted(record) from None
+                run = self._store.get(other).run
+                if run is None or run != record.run:  # a run's own batches follow one another
+                    return f"batches/{other} is worked before it"
+        return None
 
-    def _shown(self, record: BatchRecord) -> Batch:
+    def _shown(self, record: BatchRecord, ahead: str | None = None) -> Batch:
         alone = self._pool.alone(record.model)
         if record.state.final:
             return shown(record, Done(0), alone)
         troubles = self._dispatcher.troubles()
-        waits = troubles.get(f"batches/{record.id}", troubles.get(record.model))
+        waits = troubles.get(f"batches/{record.id}", troubles.get(record.model, ahead))
         return shown(record, self._dispatcher.uncommitted(record.id), alone, waits)
 
     # models
@@ -386,10 +386,6 @@ class Service:
         self._planner.close(left())
         self._ageing.close(left())
         self._pool.close(left())
-
-
-def _deleted(record: BatchRecord) -> NotFound:
-    return NotFound(f"batches/{record.id} was deleted just now")
 
 
 __all__ = ["Draft", "Health", "Results", "Service"]

@@ -73,7 +73,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: st
     readable = final and record.state is not State.FAILED and not record.inline
     return Batch(
         f"batches/{record.id}",
-        f"models/{record.model}",
+        f"models/{record.asked_model or record.model}",
         record.state,
         record.display_name,
         record.priority,
@@ -86,6 +86,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: st
         record.error,
         record.notes if waits is None else (*record.notes, WAITS + waits),
         usage,
+        None if record.asked_model is None else f"models/{record.model}",
     )
 
 

@@ -122,6 +122,7 @@ def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
         error=_request_error(error).message if isinstance(error, dict) else None,
         notes=tuple(note for note in _list(said.get("notes")) if isinstance(note, str)),
         usage=_usage(said.get("usage")),
+        alias_of=_text(said.get("aliasOf")),
     )
 
 
