@@ -104,8 +104,8 @@ class BatchStats:
     def finished_success_rate(self) -> float | None:
         """Successful share of what is finished, durable or not, 0.0 to 100.0; `None` before anything is.
 
-        What to watch while a batch runs. What is not yet durable counts as successful, for failures are counted
-        with their shard.
+        What to watch while a batch runs. What is not yet durable counts as successful: failures are
+        counted with their shard.
         """
         good = self.successful_request_count + self.uncommitted_request_count
         finished = good + self.failed_request_count

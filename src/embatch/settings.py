@@ -84,6 +84,11 @@ class Settings:
         19, "niceness", "Niceness of bulk engine processes; the query lane keeps its own."
     )
 
+    free_bytes: int = _setting(
+        16 << 20,
+        "bytes",
+        "With less free on the data folder's disk nothing new is accepted: 503 STORAGE_LOW.",
+    )
     cache_bytes: int = _setting(
         4 << 30, "bytes", "Vectors kept to answer the texts of later runs; 0 keeps none."
     )

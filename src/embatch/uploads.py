@@ -88,12 +88,13 @@ class Uploads:
             InvalidArgument: a file cannot be named so.
             TooLarge: a file may not have so many bytes.
             AlreadyExists: the name is taken.
-            Unavailable: the disk is full or failed.
+            Unavailable: the disk is full (STORAGE_FULL, or nearly: STORAGE_LOW) or failed.
         """
         if file_id is not None and (_ID.fullmatch(file_id) is None or file_id.startswith(RESULTS)):
             raise InvalidArgument("a file cannot be named so", field="file.name")
         if size is not None and size > self._settings.file_bytes:
             raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="file.sizeBytes")
+        self._blobs.check_room(self._settings.free_bytes)
         token = secrets.token_urlsafe(32)
         record = UploadRecord(token, file_id or new_id(12), display_name, mime_type, size, self._now())
         place = self._path(token)

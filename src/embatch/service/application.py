@@ -24,12 +24,13 @@ from embatch.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    Unavailable,
 )
 from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
 from embatch.interactive import Interactive
 from embatch.reading import Results, read_results, unless_deleted
 from embatch.service.planner import Planner
-from embatch.service.views import Health, after, batch_id, check_page_size, shown, token
+from embatch.service.views import Health, after, batch_id, check_page_size, health, shown, token
 from embatch.shard import Done
 from embatch.states import State
 from embatch.store.cache import VectorCache
@@ -109,9 +110,9 @@ class Service:
             NotFound: no such model.
             AlreadyExists: the idempotency key belongs to another body.
             EngineTrouble: requests name dimensions, and only loading tells how many this model has.
+            Unavailable: the disk has no room for more (STORAGE_LOW).
         """
-        draft.check()
-        model = self._catalog.resolve(draft.model)
+        model = self._accepting(draft)
         most = self._settings.inline_requests
         held = list(islice(rows, most + 1))
         if not held:
@@ -157,13 +158,20 @@ class Service:
         Raises:
             InvalidArgument, NotFound, AlreadyExists: as `submit_inline`.
             PermissionDenied: no such file.
+            Unavailable: as `submit_inline`.
         """
-        draft.check()
-        model = self._catalog.resolve(draft.model)
+        model = self._accepting(draft)
         file = self._store.file(file_id(file_name, "batch.inputConfig.fileName"))
         record, _ = self._store.accept(draft.new(new_id(36), model, self._now(), self._settings, file.id), [])
         self._planner.wake()
         return self._shown(record)
+
+    def _accepting(self, draft: Draft) -> ServedModel:
+        """Return the model of a batch that may be accepted."""
+        draft.check()
+        model = self._catalog.resolve(draft.model)
+        self._blobs.check_room(self._settings.free_bytes)
+        return model
 
     # look, change, stop
 
@@ -359,13 +367,13 @@ class Service:
 
     def health(self) -> Health:
         """Return whether the service can work, and if not why."""
-        troubles = self._dispatcher.troubles()
-        reasons = list(dict.fromkeys(troubles.values()))
-        if self._store.broken:
-            reasons.append("the storage reported an error: the service restarts to find out what it holds")
+        lack = None
+        try:
+            self._blobs.check_room(self._settings.free_bytes)
+        except Unavailable as error:
+            lack = error.message
         served = {model.name for model in self._catalog}
-        ready = not self._store.broken and served.isdisjoint(troubles)
-        return Health(ready, tuple(reasons), self._store.version(), tuple(self._pool.status()))
+        return health(self._dispatcher.troubles(), served, lack, self._store, self._pool.status())
 
     def sweep(self) -> None:
         """Expire and delete what has grown too old, as is done every few seconds. Repeating is safe."""
