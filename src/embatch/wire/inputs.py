@@ -7,21 +7,18 @@ spelled. What is wrong with the content of one request is not refused here: it m
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import orjson
-
 from embatch import jsontext
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import RequestRow
+from embatch.wire.gemini.read_json import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-DEPTH: Final = 32
 _INT32: Final = range(-(1 << 31), 1 << 31)
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
@@ -47,60 +44,6 @@ class Created:
     rows: list[RequestRow] | None
     """`None` for a batch from a file."""
     file_name: str | None
-
-
-def load(body: bytes) -> Any:
-    """Return the JSON of a body, refusing what proto3 JSON has no reading for.
-
-    Raises:
-        InvalidArgument: not JSON, not UTF-8, nested too deeply, or a field given twice.
-    """
-    if not body.strip():
-        raise InvalidArgument("the body is empty: send a JSON object", field="body", reason="MALFORMED_JSON")
-    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or body[:2] in (b"{\x00", b"\x00{"):
-        raise InvalidArgument(
-            "the body must be UTF-8 without a byte order mark", field="body", reason="BAD_ENCODING"
-        )
-    _check_depth(body)
-    try:
-        value = jsontext.loads(body)
-        _refuse_twice(body)
-    except orjson.JSONDecodeError as error:
-        encoding = any(word in str(error).lower() for word in ("utf-8", "surrogate"))
-        reason = "BAD_ENCODING" if encoding else "MALFORMED_JSON"
-        raise InvalidArgument(
-            f"Invalid JSON payload received: {error}", field="body", reason=reason
-        ) from None
-    if not isinstance(value, dict):
-        raise InvalidArgument("the body must be a JSON object", field="body", reason="MALFORMED_JSON")
-    return value
-
-
-def _check_depth(body: bytes) -> None:
-    """Refuse deep nesting before a parser sees it; brackets inside strings are left out."""
-    if body.count(b"{") + body.count(b"[") <= DEPTH:
-        return
-    depth = 0
-    for byte in re.finditer(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', body, re.DOTALL):
-        mark = byte[0]
-        if mark in (b"{", b"["):
-            depth += 1
-            if depth > DEPTH:
-                raise InvalidArgument(f"the body nests deeper than {DEPTH}", field="body", reason="TOO_DEEP")
-        elif mark in (b"}", b"]"):
-            depth -= 1
-
-
-def _refuse_twice(body: bytes) -> None:
-    """Orjson lets the last of two equal keys win in silence; a second, slower reading tells them."""
-
-    def pairs(found: list[tuple[str, Any]]) -> None:
-        names = {name for name, _ in found}
-        if len(names) != len(found):
-            twice = next(name for at, (name, _) in enumerate(found) if name in {n for n, _ in found[:at]})
-            raise InvalidArgument("this field is given twice", field=twice[:64], reason="DUPLICATE_KEY")
-
-    json.loads(body, object_pairs_hook=pairs, parse_int=str, parse_float=str)
 
 
 class Fields:
