@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from embatch.api import problems
+from embatch.api.bodies import small_body
 from embatch.api.descriptions import announced, base_address, display_name, resource
 from embatch.api.related import RelatedReader, boundary_of
 from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES: Final = 1 << 20
 """What is handed to a thread for writing at a time."""
-_METADATA_BYTES: Final = 64 << 10
 _PAGE: Final = 10
 _LARGEST_PAGE: Final = 100
 
@@ -87,7 +87,7 @@ class _Files:
         if "start" not in _commands(request):
             raise InvalidArgument("a resumable upload begins with `start`", field="X-Goog-Upload-Command")
         said = announced(
-            await _small_body(request),
+            await small_body(request, "a file's description"),
             mime_type=request.headers.get("x-goog-upload-header-content-type"),
             size=_number(request, "x-goog-upload-header-content-length"),
         )
@@ -232,15 +232,6 @@ def _number(request: Request, name: str) -> int | None:
     if not value.isascii() or not value.isdecimal() or len(value) > 18:
         raise InvalidArgument("this must be a number of bytes", field=name.title())
     return int(value)
-
-
-async def _small_body(request: Request) -> bytes:
-    body = bytearray()
-    async for data in request.stream():
-        body += data
-        if len(body) > _METADATA_BYTES:
-            raise TooLarge(f"a file's description may have {_METADATA_BYTES} bytes", field="body")
-    return bytes(body)
 
 
 def _page_size(request: Request) -> int:

@@ -31,11 +31,22 @@ READING: Final = 8
 _RETRY_SECONDS: Final = 5.0
 
 
-class EngineThreads:
-    """Runs calls that may wait for an engine."""
+_NO_ENGINE: Final = "too many calls wait for the engine of this model: come back later, or submit a batch"
 
-    def __init__(self, threads: int = THREADS, waiting: int = WAITING, patience: float = PATIENCE) -> None:
+
+class Lines:
+    """Runs calls that take long in lines, each of which has threads of its own."""
+
+    def __init__(
+        self,
+        threads: int = THREADS,
+        waiting: int = WAITING,
+        patience: float = PATIENCE,
+        *,
+        refusal: str = _NO_ENGINE,
+    ) -> None:
         self._threads, self._waiting, self._patience = threads, waiting, patience
+        self._refusal = refusal
         self._lines: dict[str, Semaphore] = {}
         # Who has its turn has a thread: the framework's own count of threads is that of all other calls.
         self._unlimited = CapacityLimiter(math.inf)
@@ -48,16 +59,23 @@ class EngineThreads:
         """
         turns = self._lines.setdefault(line, Semaphore(self._threads))
         if turns.statistics().tasks_waiting >= self._waiting:
-            raise _overloaded()
+            raise self._overloaded()
         try:
             with fail_after(self._patience):
                 await turns.acquire()
         except TimeoutError:
-            raise _overloaded() from None
+            raise self._overloaded() from None
         try:
             return await to_thread.run_sync(call, *args, limiter=self._unlimited)
         finally:
             turns.release()
+
+    def _overloaded(self) -> Unavailable:
+        return Unavailable(self._refusal, reason="OVERLOADED", retry_after=_RETRY_SECONDS)
+
+
+class EngineThreads(Lines):
+    """Runs calls that may wait for an engine."""
 
 
 class ResultThreads:
@@ -78,11 +96,3 @@ class ResultThreads:
 
 def _next(pieces: Iterator[bytes]) -> bytes | None:
     return next(pieces, None)
-
-
-def _overloaded() -> Unavailable:
-    return Unavailable(
-        "too many calls wait for the engine of this model: come back later, or submit a batch",
-        reason="OVERLOADED",
-        retry_after=_RETRY_SECONDS,
-    )
