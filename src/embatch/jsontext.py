@@ -27,8 +27,9 @@ MESSAGE_DEPTH: Final = DEPTH + 20
 """Most levels of a message that holds such."""
 BLOCK_BYTES: Final = 64 << 10
 """What is looked at, and of a long list parsed, at a time. While a piece is parsed no other thread runs."""
-MOST_MARKS: Final = 100_000
-"""Most brackets and commas of what is parsed at once: some 20 ms, and 10 MB of objects."""
+MOST_MARKS: Final = 70_000
+"""Most brackets and commas of what is parsed at once: some 10 ms, and 10 MB of objects. No metadata that is
+kept has as many."""
 
 _BLOCK: Final = 1 << 20
 _DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
