@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from embatch.batch import TaskType
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
-from embatch.jsontext import encodable, is_object
+from embatch.jsontext import DEPTH, encodable, is_object
 from embatch.shard import ShardCutter, frozen, rows_of
 from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
@@ -227,7 +227,8 @@ def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
     elif row.metadata is not None and not is_object(row.metadata):
         unfit.append("metadata")
         fault = fault or _fault(
-            Reason.BAD_FIELD, "metadata is no JSON object of whole characters: it is not echoed"
+            Reason.BAD_FIELD,
+            f"metadata is no JSON object of whole characters in at most {DEPTH} levels: it is not echoed",
         )
     if not unfit:
         return row, None

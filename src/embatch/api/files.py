@@ -17,9 +17,11 @@ from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
 
 from embatch.api import problems
+from embatch.api.bodies import small_body
 from embatch.api.descriptions import announced, base_address, display_name, resource
 from embatch.api.related import RelatedReader, boundary_of
 from embatch.api.streaming import StreamedResponse, begun
+from embatch.api.waiting import ResultThreads
 from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
 from embatch.wire.outputs import lines
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES: Final = 1 << 20
 """What is handed to a thread for writing at a time."""
-_METADATA_BYTES: Final = 64 << 10
 _PAGE: Final = 10
 _LARGEST_PAGE: Final = 100
 
@@ -58,7 +59,7 @@ class _Files:
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service, self._uploads = service, service.uploads
-        self._settings = settings
+        self._settings, self._results = settings, ResultThreads()
 
     async def upload(self, request: Request) -> Response:
         """Begin, continue or complete an upload; which, the headers and the address say."""
@@ -87,7 +88,7 @@ class _Files:
         if "start" not in _commands(request):
             raise InvalidArgument("a resumable upload begins with `start`", field="X-Goog-Upload-Command")
         said = announced(
-            await _small_body(request),
+            await small_body(request, "a file's description"),
             mime_type=request.headers.get("x-goog-upload-header-content-type"),
             size=_number(request, "x-goog-upload-header-content-length"),
         )
@@ -212,9 +213,9 @@ class _Files:
 
     async def download(self, id: str) -> Response:  # noqa: A002
         """Stream the results of a file batch; an uploaded file is not given out."""
-        parts = await to_thread.run_sync(lambda: begun(self._service.results_of_file(f"files/{id}").parts))
+        parts = await self._results.run(lambda: begun(self._service.results_of_file(f"files/{id}").parts))
         return StreamedResponse(
-            (b"".join(lines(part)) for part in parts),
+            self._results.stream(b"".join(lines(part)) for part in parts),
             media_type="application/jsonl",
             headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
         )
@@ -231,15 +232,6 @@ def _number(request: Request, name: str) -> int | None:
     if not value.isascii() or not value.isdecimal() or len(value) > 18:
         raise InvalidArgument("this must be a number of bytes", field=name.title())
     return int(value)
-
-
-async def _small_body(request: Request) -> bytes:
-    body = bytearray()
-    async for data in request.stream():
-        body += data
-        if len(body) > _METADATA_BYTES:
-            raise TooLarge(f"a file's description may have {_METADATA_BYTES} bytes", field="body")
-    return bytes(body)
 
 
 def _page_size(request: Request) -> int:

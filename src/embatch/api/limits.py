@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 UPLOADS: Final = (b"/upload/", b"/resumable/upload/")
 """Paths whose bodies are files: larger, and of any content type."""
+TEXTS: Final = (
+    b":embedContent",
+    b":batchEmbedContents",
+    b":countTokens",
+    b":asyncBatchEmbedContent",
+    b":embedReference",
+)
+"""What the paths end with whose bodies are texts; those of all others say a few words."""
+SMALL_BYTES: Final = 64 << 10
+"""Most bytes of a body without texts."""
 _ENVELOPE_BYTES: Final = 64 << 10
 """What a multipart upload may add around the file."""
 _TINY_CHUNKS: Final = 4096
@@ -83,7 +94,10 @@ class Bounds:
 
     def body_limit(self, target: bytes) -> int:
         """Return the most bytes a body sent to this target may have."""
-        return self.file_bytes if target.startswith(UPLOADS) else self.body_bytes
+        if target.startswith(UPLOADS):
+            return self.file_bytes
+        takes_texts = unquote_to_bytes(target.partition(b"?")[0]).endswith(TEXTS)
+        return self.body_bytes if takes_texts else min(SMALL_BYTES, self.body_bytes)
 
     def held_limit(self, target: bytes) -> int:
         """Return the most bytes of such a body that are in memory at once."""
@@ -169,7 +183,8 @@ def too_large_body(limit: int) -> Refusal:
     return Refusal(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "BODY_TOO_LARGE",
-        f"the body is larger than {limit} bytes; a batch that large goes through an uploaded file",
+        f"the body is larger than {limit} bytes"
+        + ("" if limit <= SMALL_BYTES else "; a batch that large goes through an uploaded file"),
     )
 
 

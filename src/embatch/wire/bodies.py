@@ -80,10 +80,11 @@ def _embed(model: str | None, request: Request) -> dict[str, Any]:
 
 def _json(said: object) -> bytes:
     try:
-        return jsontext.dumps(said)
+        return jsontext.dumps(said, jsontext.MESSAGE_DEPTH)
     except ValueError:
         raise InvalidArgument(
-            "JSON cannot say this: a text holds a lone surrogate, or metadata something of Python's"
+            "JSON cannot say this: a text holds a lone surrogate, or metadata something of Python's, or too "
+            "many levels"
         ) from None
 
 
@@ -107,7 +108,8 @@ def refuse_unsayable(request: Request, place: str) -> None:
     except ValueError:
         pass
     raise InvalidArgument(
-        f"{place}.metadata must be a JSON object of whole characters", field=f"{place}.metadata"
+        f"{place}.metadata must be a JSON object of whole characters, at most {jsontext.DEPTH} levels deep",
+        field=f"{place}.metadata",
     )
 
 
