@@ -20,6 +20,8 @@ _LONGEST: Final = 1e9
 """Thirty years: whoever asks for more gets this, with which dates and durations can still be reckoned."""
 _DATE_CHARACTERS: Final = 64
 """No HTTP date is longer."""
+LONGEST_PAUSE: Final = 3600.0
+"""Nothing that could be tried again waits longer than an hour, whoever says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,11 @@ class Pauses:
             name: what failed.
             message: why.
             now: the time.
-            wait: seconds by the number of failures in a row, 1 for the first.
+            wait: seconds by the number of failures in a row, 1 for the first; `LONGEST_PAUSE` at most counts.
         """
         before = self._pauses.get(name)
         failures = 1 if before is None else before.failures + 1
-        self._pauses[name] = Pause(message, failures, now + wait(failures))
+        self._pauses[name] = Pause(message, failures, now + min(LONGEST_PAUSE, wait(failures)))
         return before is None
 
     def end(self, name: str) -> None:
@@ -111,6 +113,25 @@ class Pauses:
 
 SUBMIT: Final = Backoff()
 POLL: Final = Backoff(first=1.0, limit=30.0, attempts=10)
+_MEANWHILE: Final = Backoff(first=30.0, limit=900.0, attempts=1_000_000)
+
+
+def meanwhile(asked: float, failures: int) -> float:
+    """Return the seconds to leave somebody alone who asked for `asked` of them, and whom work waits for.
+
+    Up to two minutes are obeyed as they were said. Who asks for more is tried again meanwhile, ever more
+    seldom: after half a minute, a minute, two, and so on up to a quarter of an hour. Such a time is a guess
+    of whoever says it, and a mistaken one would hold the work for years.
+
+    Args:
+        asked: seconds; what is no number above 0 asks for nothing.
+        failures: how often in a row it has failed, 1 for the first.
+    """
+    if not asked > 0:
+        return 0.0
+    if asked <= _MEANWHILE.obeyed:
+        return asked
+    return min(asked, _MEANWHILE.delay(failures, 1.0) or 0.0)
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
