@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.backoff import Backoff, Pauses, http_date, poll_interval, retry_after, time_limit
+from embatch.backoff import Backoff, Pauses, http_date, meanwhile, poll_interval, retry_after, time_limit
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CHANCE = st.floats(0, 1, exclude_max=True)
@@ -51,6 +51,33 @@ def test_who_asks_for_more_than_is_obeyed_is_not_asked_again(chance: float, aske
     """A wait of years is no wait: the caller hears of it at once. Another limit holds where one is set."""
     assert Backoff().delay(1, chance, retry_after=asked) is None
     assert Backoff(obeyed=asked).delay(1, chance, retry_after=asked) is not None
+
+
+@pytest.mark.parametrize("asked", [999_999_999.0, 3_600.0, 1e300, math.inf])
+def test_a_long_wait_is_tried_again_meanwhile(asked: float) -> None:
+    """After half a minute, ever more seldom, at least every quarter of an hour."""
+    assert [meanwhile(asked, failures) for failures in (1, 2, 3, 9, 10**6)] == [30, 60, 120, 900, 900]
+
+
+@given(st.integers(1, 10**6), st.floats(allow_nan=True))
+def test_a_short_wait_is_obeyed_and_none_undercut_by_a_longer(failures: int, asked: float) -> None:
+    """Up to two minutes it is what was said; nobody waits longer than was asked, or less than nothing."""
+    wait = meanwhile(asked, failures)
+    assert 0 <= wait <= 900
+    if 0 < asked <= 120:
+        assert wait == asked
+    assert wait <= max(asked, 0) or math.isnan(asked)
+
+
+def test_nothing_pauses_longer_than_an_hour() -> None:
+    """Whatever whoever fails says, or the arithmetic of a caller."""
+    pauses = Pauses()
+    pauses.begin("a", "why", 100.0, lambda _: 1e12)
+    pauses.begin("b", "why", 100.0, lambda _: math.inf)
+    pauses.begin("c", "why", 100.0, lambda _: 5.0)
+    assert pauses.waiting(104.0) == {"a", "b", "c"}
+    assert pauses.waiting(3_699.0) == {"a", "b"}
+    assert pauses.waiting(3_701.0) == set()
 
 
 @pytest.mark.parametrize(

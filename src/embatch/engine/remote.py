@@ -186,9 +186,13 @@ class RemoteEngine:
             if self._is_about_a_text(error, texts, deadline):
                 raise RowsRefused(str(error)) from None
             raise _trouble(error) from None
-        if np.isfinite(vectors).all():
+        finite = np.isfinite(vectors).all(axis=1)
+        if finite.all():
             self._witness.text = texts[-1]
-        elif not self._well(deadline):
+            return vectors
+        # Where others have numbers, what has none is to blame; where none of several has, as with a 500.
+        plain = finite.any() or len(texts) == 1
+        if not (self._well(deadline) if plain else self._takes_others(texts, deadline)):
             raise EndpointTrouble("the endpoint answered with vectors that are no numbers")
         return vectors
 
@@ -202,8 +206,10 @@ class RemoteEngine:
         """
         if isinstance(error, Rejected):
             return self._well(deadline)
-        if not error.perhaps_a_text:
-            return False
+        return error.perhaps_a_text and self._takes_others(texts, deadline)
+
+    def _takes_others(self, texts: Sequence[str], deadline: float) -> bool:
+        """Whether the endpoint gives real texts their vectors: one of before, or, alone, one of these."""
         if self._witness.text is not None:
             return self._well(deadline)
         return len(texts) > 1 and any(self._takes(text, deadline, ONCE) for text in texts)
