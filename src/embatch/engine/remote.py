@@ -254,6 +254,6 @@ def _trouble(error: Rejected | Unwell, when: str = "") -> EndpointTrouble:
 
 def _number(spec: EngineSpec, name: str, default: int) -> int:
     said = spec.options.get(name, str(default))
-    if not said.isdecimal() or not 0 < int(said) < 1e9:
+    if not said.isdecimal() or len(said) > 9 or not int(said):
         raise InvalidArgument(f"{name} must be a whole number above 0", field="engine-option")
     return int(said)
