@@ -214,7 +214,7 @@ def test_damaged_json_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_prompts_kept_out_of_the_pooling_are_for_an_engine_that_does_so(tmp_path: Path) -> None:
-    """Ignoring `include_prompt: false` would give other vectors without a word, unless no prompt has words."""
+    """Ignoring `include_prompt: false` would give other vectors without a word, unless prompts are empty."""
     path = Tiny(prompts={"query": "q: ", "document": ""}).write(tmp_path)
     assert read(path).pooled_prompt
     before = read(path).identity({}, "f32")

@@ -55,6 +55,7 @@ _LENGTH_FILES: Final = (
 _TOKENIZER_BYTES: Final = 1 << 30
 _NO_LIMIT: Final = 1e9
 """Tokenizers without a limit say 10**30."""
+_LONGEST_NAME: Final = 200
 _WHOLE: Final = re.compile(r"0*[1-9][0-9]{0,8}")
 _OFFSET_FAMILIES: Final = frozenset({"roberta", "xlm-roberta", "camembert"})
 
@@ -214,8 +215,10 @@ def _modules(path: Path) -> Iterable[Mapping[str, Any]]:
         kind, folder = module.text("type"), module.text("path")
         if kind is None or folder is None:
             raise InvalidArgument(f"{file}: each module needs a type and a path", field="model")
+        if not (kind + folder).isprintable() or len(folder) > _LONGEST_NAME:
+            raise InvalidArgument(f"{file}: a type or a path is no name", field="model")
         place = Path(folder)
-        if place.is_absolute() or ".." in place.parts or "\0" in folder:
+        if place.is_absolute() or ".." in place.parts:
             raise InvalidArgument(f"{file} points out of its folder", field="model")
         if not kind.startswith("sentence_transformers."):
             raise InvalidArgument(
@@ -287,8 +290,10 @@ def _flag(word: str) -> bool:
 def _offset(config: Fields) -> int:
     if config.text("model_type") not in _OFFSET_FAMILIES:
         return 0
-    pad = config.whole("pad_token_id", 0)
-    return (1 if pad is None else pad) + 1
+    pad = config.whole("pad_token_id", 0) if "pad_token_id" in config.content else 1
+    if pad is None:
+        raise config.wrong("pad_token_id", "a whole number", pad)
+    return pad + 1
 
 
 def _max_tokens(config: Fields, tokenizer: Fields, length: Fields | None, options: Mapping[str, str]) -> int:

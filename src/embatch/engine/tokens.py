@@ -46,7 +46,7 @@ class FolderTokenizer:
         if isinstance(known, int) and tokenizer.get_vocab_size() > known:
             # A token without a vector would be read from beyond the table, or count as zeros, silently.
             raise InvalidArgument(
-                f"{file} knows more tokens than vocab_size in config.json says: they are of different models",
+                f"{file} knows more tokens than the model (vocab_size in config.json): get the model again",
                 field="model",
             )
         self._tokenizer = tokenizer
