@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -145,6 +146,25 @@ def test_what_is_read_of_an_answer_follows_from_what_was_asked() -> None:
         assert count * (dimensions or 8192) * len(number) < most < 64 << 20
     with pytest.raises(answers.WrongAnswer, match="not JSON"):
         answers.read(b'{"data": ' + b"[" * 500_000, 1, Expected())
+
+
+def test_four_times_the_answer_costs_four_times_the_work() -> None:
+    """In process CPU time, best of five; six times would be a scan within a scan."""
+
+    def spent(count: int) -> float:
+        numbers = [compact(np.ones(DIMENSIONS)), [0.5] * DIMENSIONS]
+        content = body([{"index": at, "embedding": numbers[at % 2]} for at in reversed(range(count))])
+
+        def once() -> float:
+            begun = time.process_time()
+            answers.read(content, count, Expected())
+            return time.process_time() - begun
+
+        return min(once() for _ in range(5))
+
+    least = spent(6_000)
+    assert least > 0.02
+    assert spent(24_000) < 6 * least
 
 
 class _Endless(threading.Thread):
