@@ -9,14 +9,13 @@ import base64
 import binascii
 import ssl
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 import numpy as np
 import orjson
 
-from embatch.backoff import Backoff
+from embatch.backoff import Backoff, http_date, retry_after
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -167,24 +166,10 @@ def _judge(answer: httpx2.Response) -> None:
     raise Unwell(
         f"the endpoint answered {status}{hints.get(status, '')}",
         status=status,
-        retry_after=_retry_after(answer.headers.get("retry-after")),
+        retry_after=retry_after(
+            answer.headers.get("retry-after"), http_date(answer.headers.get("date")) or datetime.now(UTC)
+        ),
     )
-
-
-def _retry_after(said: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, a number or a date; `None` if it makes no sense."""
-    if said is None:
-        return None
-    try:
-        seconds = float(said)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(said)
-        except ValueError:
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        seconds = (date - datetime.now(UTC)).total_seconds()
-    return seconds if 0 < seconds < float("inf") else None
 
 
 def _vectors(body: bytes, count: int, dimensions: int | None) -> NDArray[np.float32]:
