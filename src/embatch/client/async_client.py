@@ -10,7 +10,8 @@ import httpx2
 from embatch.client import flows, interactive
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
-from embatch.client.shells import Shell, translated
+from embatch.client.receiving import Answer
+from embatch.client.shells import Shell
 
 if TYPE_CHECKING:
     import os
@@ -204,19 +205,16 @@ class AsyncClient(Shell):
             return Reply()
         if step.after > 0:
             await asyncio.sleep(step.after)
-        body = b""
         try:
             http = await self._connected()
             async with http.stream(**self._request(step)) as response:
-                if step.sink is None or response.status_code != 200:
-                    body = await response.aread()
-                else:
-                    step.sink.begin()
-                    async for piece in response.aiter_bytes():
-                        step.sink.feed(piece)
+                answer = Answer(step, response.status_code, response.headers)
+                async for piece in response.aiter_bytes():
+                    if not answer.feed(piece, response.num_bytes_downloaded):
+                        break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise translated(error, self._terms.target.url) from error
-        return Reply(response.status_code, dict(response.headers), body)
+            raise self._translated(error) from error
+        return answer.reply(self._via)
 
     async def _connected(self) -> httpx2.AsyncClient:
         if self._loop is not asyncio.get_running_loop():
@@ -227,6 +225,7 @@ class AsyncClient(Shell):
                 if self._http is not None and not self._forked:
                     await self._http.aclose()
                 await asyncio.to_thread(self._join)
-                way = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
-                self._http = httpx2.AsyncClient(transport=self._transport or way)
+                way = await asyncio.to_thread(self._way)
+                transport = self._transport or httpx2.AsyncHTTPTransport(**way)
+                self._http = httpx2.AsyncClient(transport=transport, trust_env=False)
             return self._http

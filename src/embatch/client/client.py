@@ -11,7 +11,8 @@ import httpx2
 from embatch.client import flows, interactive
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
-from embatch.client.shells import Shell, translated
+from embatch.client.receiving import Answer
+from embatch.client.shells import Shell
 
 if TYPE_CHECKING:
     import os
@@ -347,19 +348,16 @@ class Client(Shell):
             return Reply()
         if step.after > 0:
             time.sleep(step.after)
-        body = b""
         try:
             http = self._connected()
             with http.stream(**self._request(step)) as response:
-                if step.sink is None or response.status_code != 200:
-                    body = response.read()
-                else:
-                    step.sink.begin()
-                    for piece in response.iter_bytes():
-                        step.sink.feed(piece)
+                answer = Answer(step, response.status_code, response.headers)
+                for piece in response.iter_bytes():
+                    if not answer.feed(piece, response.num_bytes_downloaded):
+                        break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise translated(error, self._terms.target.url) from error
-        return Reply(response.status_code, dict(response.headers), body)
+            raise self._translated(error) from error
+        return answer.reply(self._via)
 
     def _connected(self) -> httpx2.Client:
         with self._lock:
@@ -367,6 +365,7 @@ class Client(Shell):
                 if self._http is not None and not self._forked:
                     self._http.close()
                 self._join()
-                way = httpx2.HTTPTransport(uds=self._socket) if self._socket else None
-                self._http = httpx2.Client(transport=self._transport or way)
+                way = self._way()
+                transport = self._transport or httpx2.HTTPTransport(**way)
+                self._http = httpx2.Client(transport=transport, trust_env=False)
             return self._http

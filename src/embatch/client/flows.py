@@ -17,7 +17,7 @@ from embatch.batch import Batch, Page, Request, TaskType
 from embatch.client import payload as payloads
 from embatch.client import readers
 from embatch.client.asking import ask, repeatable, send_file
-from embatch.client.calls import SLOW, Call, work
+from embatch.client.calls import ANSWER_BYTES, OUTPUT_BYTES, SLOW, Call, work
 from embatch.errors import (
     BatchFailed,
     BatchNotCompleted,
@@ -130,7 +130,8 @@ def get(terms: Terms, which: str | Batch) -> Flow[Batch]:
 def _get(terms: Terms, name: str) -> Call:
     # Without the view a finished inline batch answers every poll with all its embeddings.
     query = {"view": "BASIC"} if terms.target.ours else {}
-    return Call("GET", service_path(terms, name), query=query)
+    most = ANSWER_BYTES if terms.target.ours else OUTPUT_BYTES
+    return Call("GET", service_path(terms, name), query=query, most=most)
 
 
 def await_batch(
@@ -193,7 +194,7 @@ def _check_readable(batch: Batch, *, partial: bool) -> None:
 
 def _read_stream(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
     query = {} if dimensions is None else {"dimensions": str(dimensions)}
-    buffer = readers.Buffer()
+    buffer = readers.Buffer(batch.batch_stats.request_count)
     path = service_path(terms, f"{batch.name}/embeddings")
     yield from ask(terms, Call("GET", path, query, patience=SLOW, sink=buffer))
     return (yield from work(lambda: readers.from_arrow(batch, buffer.content)))
@@ -207,7 +208,7 @@ def _read_output(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[Bat
         body = (yield from ask(terms, call)).body
         file = answers.parse_operation(body).responses_file
         if file is not None:
-            lines = readers.Lines()
+            lines = readers.Lines(batch.batch_stats.request_count)
             path = service_path(terms, f"{file}:download")
             yield from ask(terms, Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
             return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
