@@ -1,4 +1,4 @@
-"""A server of a few lines that answers what a test tells it to: bytes on a real socket, well formed or not."""
+"""A server that answers what a test tells it to: bytes on a real socket, well formed or not."""
 
 from __future__ import annotations
 

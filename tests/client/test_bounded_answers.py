@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAME = "batches/b"
-OPERATION = {"name": NAME, "metadata": {"name": NAME, "model": "models/m", "state": "BATCH_STATE_RUNNING"}}
+OPERATION: dict[str, Any] = {
+    "name": NAME,
+    "metadata": {"name": NAME, "model": "models/m", "state": "BATCH_STATE_RUNNING"},
+}
 
 
 def done(requests: int) -> Batch:
@@ -57,8 +60,7 @@ def asked(url: str, *, colour: str) -> EmbatchError | Batch:
 def bomb(size: int) -> bytes:
     """Return gzip of so many blanks, made in pieces."""
     packer, packed = zlib.compressobj(9, wbits=31), []
-    for _ in range(size >> 20):
-        packed.append(packer.compress(b" " * (1 << 20)))
+    packed += [packer.compress(b" " * (1 << 20)) for _ in range(size >> 20)]
     return b"".join([*packed, packer.flush()])
 
 
@@ -144,9 +146,10 @@ def test_a_stream_of_results_is_as_long_as_its_batch_allows() -> None:
 def test_a_line_of_results_ends() -> None:
     """And there are not more lines than results."""
     lines = Lines(10)
+    for _ in range(LINE_BYTES // 4096):
+        lines.feed(b"x" * 4096)
     with pytest.raises(DataLoss, match="a line of the results"):
-        for _ in range(LINE_BYTES // 4096 + 1):
-            lines.feed(b"x" * 4096)
+        lines.feed(b"x")
     lines.begin()
     line = b'{"key": "a", "error": {"code": 3, "message": "no"}}\n\n'
     lines.feed(line * 10)
