@@ -22,6 +22,8 @@ import httpx2
 from embatch.errors import InvalidArgument
 
 _CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+MALFORMED: Final = (ValueError, ImportError, httpx2.InvalidURL)
+"""What httpx raises, instead of an error of its own, for a variable that names no proxy it can use."""
 _SYSTEM: Final = "the proxy settings of the system"
 
 
@@ -118,7 +120,7 @@ def _proxy(scheme: str, place: str) -> tuple[str | None, str | None]:
         parsed = httpx2.Proxy(address).url
     except (ValueError, httpx2.InvalidURL):
         parsed = httpx2.URL("")
-    if not parsed.host:
+    if not parsed.host or not 0 < (parsed.port or 1) < 1 << 16:
         raise InvalidArgument(
             f"{variable} does not hold the address of a proxy such as http://host:3128: mend or unset it",
             field=variable,
@@ -138,11 +140,12 @@ def _spelled(name: str) -> str:
     return next((one for one in spelled if os.environ.get(one)), _SYSTEM)
 
 
-def in_force() -> str:
-    """Return what an error of a library that reads the environment by itself has to say of it.
+def hub() -> Route:
+    """Return the way to the Hugging Face Hub, whose library reads the environment by itself.
 
-    Empty, or in brackets after a blank which variables count for connections to other machines.
+    What it makes of a variable that is wrong is any error, or that a file is not there: ask here first.
+
+    Raises:
+        InvalidArgument: as `route`.
     """
-    names = [_spelled(f"{kind}_proxy") for kind in ("https", "http", "all") if getproxies().get(kind)]
-    names += [name for name in _CERTIFICATES if os.environ.get(name)]
-    return f" ({', '.join(dict.fromkeys(names))} {'is' if len(names) == 1 else 'are'} set)" if names else ""
+    return route(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

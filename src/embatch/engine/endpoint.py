@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +14,7 @@ import httpx2
 import numpy as np
 import orjson
 
+from embatch import network
 from embatch.backoff import Backoff, http_date, retry_after
 from embatch.errors import InvalidArgument
 
@@ -70,11 +70,14 @@ class Endpoint:
         self._model, self._wait, self._clock, self._chance = model, wait, clock, chance
         self.compact = True
         """Whether vectors are asked for as base64, a third of the bytes; lists are understood too."""
+        way = network.route(self.url)
+        self._hint = way.hint
         self._client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             limits=httpx2.Limits(max_connections=None),
-            # Reading the certificates of the world takes 0.2 seconds; an empty store trusts nobody.
-            verify=self.url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=way.verify,
+            proxy=way.proxy,
+            trust_env=False,
         )
 
     def embed(self, texts: Sequence[str], deadline: float, dimensions: int | None) -> NDArray[np.float32]:
@@ -123,7 +126,10 @@ class Endpoint:
                 _judge(answer)
                 return self._read(answer, deadline)
         except (httpx2.HTTPError, RuntimeError) as error:  # a closed client raises RuntimeError
-            raise Unwell(f"the endpoint cannot be reached or broke off ({type(error).__name__})") from None
+            hint = self._hint + (network.trusting() if "CERTIFICATE_VERIFY_FAILED" in str(error) else "")
+            raise Unwell(
+                f"the endpoint cannot be reached or broke off{hint} ({type(error).__name__})"
+            ) from None
 
     def _read(self, answer: httpx2.Response, deadline: float) -> bytes:
         # The read limit of the client counts silence only: bytes that trickle would never end.
