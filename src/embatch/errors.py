@@ -118,6 +118,10 @@ class RequestError:
     message: str
 
 
+class FailedRows(UserWarning):
+    """An array of embeddings has rows of NaN where requests failed, and nobody said that it may."""
+
+
 class EmbatchError(Exception):
     """Anything embatch reports. `str(error)` says what is wrong and what to do about it."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx2
 
-from embatch.client import flows, interactive
+from embatch.client import flows, interactive, models
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
 from embatch.client.receiving import Answer
@@ -45,7 +45,7 @@ class AsyncClient(Shell):
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
-        requests: Iterable[str | Request],
+        requests: Iterable[str | Request | None],
         *,
         display_name: str = "",
         model: str | None = None,
@@ -56,7 +56,7 @@ class AsyncClient(Shell):
         run: str | None = None,
     ) -> Batch:
         """As `Client.async_batch_embed_contents`."""
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.Labels(display_name, priority, idempotency_key, run)
         return await self._run(flows.submit(self._terms, requests, wish, labels))
 
@@ -85,7 +85,7 @@ class AsyncClient(Shell):
     async def retry_failed(
         self,
         batch: str | Batch,
-        requests: Sequence[str | Request],
+        requests: Sequence[str | Request | None],
         *,
         display_name: str | None = None,
         task_type: TaskType | str | None = None,
@@ -129,7 +129,7 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
     ) -> ContentEmbedding:
         """As `Client.embed_content`."""
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return await self._run(interactive.embed(self._terms, text, title, wish))
 
     async def batch_embed_contents(
@@ -141,18 +141,20 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
     ) -> list[ContentEmbedding]:
         """As `Client.batch_embed_contents`."""
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return await self._run(interactive.embed_many(self._terms, requests, wish))
 
     async def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
         """As `Client.count_tokens`."""
-        return await self._run(interactive.count_tokens(self._terms, texts, Wish(model or self._model)))
+        return await self._run(
+            interactive.count_tokens(self._terms, texts, Wish(self._model if model is None else model))
+        )
 
     async def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
     ) -> Reference | None:
         """As `Client.embed_reference`."""
-        wish = Wish(model or self._model, task_type)
+        wish = Wish(self._model if model is None else model, task_type)
         return await self._run(interactive.reference(self._terms, texts, wish))
 
     async def publish_run(self, run: str) -> int:
@@ -163,7 +165,7 @@ class AsyncClient(Shell):
         """As `Client.list_models`."""
         token: str | None = None
         while True:
-            page = await self._run(flows.models(self._terms, token))
+            page = await self._run(models.models(self._terms, token))
             for model in page.items:
                 yield model
             if (token := page.next_page_token) is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx2
 
-from embatch.client import flows, interactive
+from embatch.client import flows, interactive, models
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
 from embatch.client.receiving import Answer
@@ -70,7 +70,7 @@ class Client(Shell):
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
-        requests: Iterable[str | Request],
+        requests: Iterable[str | Request | None],
         *,
         display_name: str = "",
         model: str | None = None,
@@ -84,11 +84,12 @@ class Client(Shell):
 
         Repeats by itself after broken connections without making a second batch (on `gemini` only where
         nothing can have been accepted). What is too large to be sent inline goes through a file by itself.
-        A text that is faulty (empty, too long, …) fails alone: see `BatchResult.failed_responses`.
+        A faulty text (empty, missing, too long, …) fails alone: see `BatchResult.failed_responses`.
 
         Args:
             requests: texts, or requests with key, metadata, title, task type or dimensions of their own; any
-                iterable, read once.
+                iterable, read once. `None` or NaN, as a table has it where a text is missing, fails alone;
+                what can be no text, such as a number or bytes, is refused with its position.
             display_name: what people will know the batch by; required.
             model: `None` takes the client's, else the target's first one.
             task_type: what the embeddings are for, where a request does not say.
@@ -101,10 +102,12 @@ class Client(Shell):
                 service's cache, and `publish_run` adds this one's. `None`, or another target: no cache.
 
         Raises:
-            InvalidArgument: no `display_name`, no requests, or a setting the target refuses.
+            InvalidArgument: no `display_name`, no requests, or a setting the target refuses; the message names
+                the argument.
+            NotFound: the target has no such model; the message says which, and how to get this one.
             ConnectionFailed: the target cannot be reached.
         """
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.Labels(display_name, priority, idempotency_key, run)
         return self._run(flows.submit(self._terms, requests, wish, labels))
 
@@ -165,7 +168,7 @@ class Client(Shell):
     def retry_failed(
         self,
         batch: str | Batch,
-        requests: Sequence[str | Request],
+        requests: Sequence[str | Request | None],
         *,
         display_name: str | None = None,
         task_type: TaskType | str | None = None,
@@ -216,8 +219,9 @@ class Client(Shell):
     def cancel_batch(self, name: str | Batch) -> Batch:
         """Stop a batch for good and return it; what was finished can be read with `partial=True`.
 
+        Repeating is safe: a batch that is in a final state stays in it, and comes back as it is.
+
         Raises:
-            FailedPrecondition: it is already in a final state.
             NotFound: no such batch.
         """
         return self._run(flows.cancel(self._terms, name))
@@ -252,7 +256,7 @@ class Client(Shell):
         Raises:
             InvalidArgument: the text is empty or too long, or a setting is refused.
         """
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return self._run(interactive.embed(self._terms, text, title, wish))
 
     def batch_embed_contents(
@@ -271,7 +275,7 @@ class Client(Shell):
         Raises:
             InvalidArgument: a text is empty or too long, or a setting is refused.
         """
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return self._run(interactive.embed_many(self._terms, requests, wish))
 
     def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
@@ -279,7 +283,9 @@ class Client(Shell):
 
         On an embatch service a text that could not be embedded counts 0.
         """
-        return self._run(interactive.count_tokens(self._terms, texts, Wish(model or self._model)))
+        return self._run(
+            interactive.count_tokens(self._terms, texts, Wish(self._model if model is None else model))
+        )
 
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
@@ -293,7 +299,7 @@ class Client(Shell):
         Raises:
             InvalidArgument: a text is empty or too long, or a setting is refused.
         """
-        wish = Wish(model or self._model, task_type)
+        wish = Wish(self._model if model is None else model, task_type)
         return self._run(interactive.reference(self._terms, texts, wish))
 
     def publish_run(self, run: str) -> int:
@@ -307,7 +313,7 @@ class Client(Shell):
         """Iterate over the models of the target; an embatch service names its default first."""
         token: str | None = None
         while True:
-            page = self._run(flows.models(self._terms, token))
+            page = self._run(models.models(self._terms, token))
             yield from page.items
             if (token := page.next_page_token) is None:
                 return

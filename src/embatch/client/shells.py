@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from embatch import network
+from embatch.client import arguments
 from embatch.client.asking import NOT_SENT, Terms
 from embatch.client.calls import Outside
 from embatch.client.local import Attachment, attach, default_data_folder
@@ -37,8 +38,12 @@ class Shell:
     def __init__(
         self, target: str, api_key: str | None, data: str | os.PathLike[str] | None, model: str | None
     ) -> None:
+        arguments.optional_text("api_key", api_key)
+        arguments.name_of_model(model)
+        if data is not None and not isinstance(data, str | os.PathLike):
+            arguments.refuse("data", "a path", data)
         folder = default_data_folder() if data is None else Path(data)
-        found = resolve(target, key=api_key, data=folder, environ=os.environ)
+        found = resolve(arguments.text("target", target), key=api_key, data=folder, environ=os.environ)
         self._terms = Terms(found, Outside(time.monotonic, random.random))
         self._attachment: Attachment | None = None
         self._owner = os.getpid()

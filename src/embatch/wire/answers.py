@@ -7,7 +7,7 @@ twice; embatch adds fields of its own. All of that reads as the same values.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +56,7 @@ class Found:
 
     key: str | None
     metadata: Mapping[str, Any] | None
-    values: Vectors | None
+    values: Vectors | None = field(repr=False)
     error: RequestError | None
     tokens: int | None
     """`None` where the service does not say."""

@@ -103,7 +103,7 @@ def _envelope(body: bytes) -> dict[str, Any]:
 def _retry_after(headers: Mapping[str, str], details: list[dict[str, Any]]) -> float | None:
     """Return the wait that RetryInfo asks for, else the header, which knows whole seconds only."""
     now = datetime.now(UTC)
-    delays = [re.fullmatch(r"([0-9.]{1,400})s", _text(one.get("retryDelay")) or "") for one in details]
+    delays = [re.fullmatch(r"([0-9.]{1,1000})s", _text(one.get("retryDelay")) or "") for one in details]
     waits = [wait for delay in delays if delay and (wait := retry_after(delay[1], now)) is not None]
     if waits:
         return max(waits)

@@ -26,7 +26,7 @@ _DAMAGED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, repr=False, slots=True)
 class Part:
     """Consecutive requests and what became of them, row by row."""
 
