@@ -102,8 +102,8 @@ class Client(Shell):
                 service's cache, and `publish_run` adds this one's. `None`, or another target: no cache.
 
         Raises:
-            InvalidArgument: no `display_name`, no requests, or a setting the target refuses; the message names
-                the argument.
+            InvalidArgument: no `display_name`, no requests, or a setting the target refuses: the message
+                names the argument.
             NotFound: the target has no such model; the message says which, and how to get this one.
             ConnectionFailed: the target cannot be reached.
         """
