@@ -209,7 +209,7 @@ def test_a_model_that_the_local_service_lacks_says_what_to_type(model: str, tmp_
     for words in (
         f"{model} is not served here",
         "all-MiniLM-L6-v2",
-        f"`embatch serve --model {typed} --port 8080`",
+        f"`embatch serve --model {typed} --port 8080 --data ./embatch-data`",
         "--to http://127.0.0.1:8080",
         'Client("http://127.0.0.1:8080")',
     ):

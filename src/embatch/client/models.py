@@ -74,9 +74,10 @@ def not_served(terms: Terms, model: str, error: NotFound) -> Flow[NotFound]:
     typed = shlex.quote(name)
     if terms.target.data is not None:
         return NotFound(
+            # In a folder of its own: the local service may still hold the other one.
             f"{name} is not served here: the local service has {names}. Start one that has it, "
-            f"`embatch serve --model {typed} --port 8080`, and go to it: --to http://127.0.0.1:8080, or "
-            'Client("http://127.0.0.1:8080")',
+            f"`embatch serve --model {typed} --port 8080 --data ./embatch-data`, and go to it: "
+            '--to http://127.0.0.1:8080, or Client("http://127.0.0.1:8080")',
             field="model",
             reason=error.reason,
         )
