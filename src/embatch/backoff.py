@@ -131,7 +131,7 @@ def meanwhile(asked: float, failures: int) -> float:
         return 0.0
     if asked <= _MEANWHILE.obeyed:
         return asked
-    return min(asked, _MEANWHILE.delay(failures, 1.0) or 0.0)
+    return min(asked, _MEANWHILE.delay(min(failures, 64), 1.0) or 0.0)
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:

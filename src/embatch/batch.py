@@ -38,7 +38,8 @@ class TaskType(StrEnum):
 class Request:
     """One text to embed. Its `index` is its position in the batch."""
 
-    text: str
+    text: str | None
+    """`None`, as a table has it where a text is missing: the request fails alone, as NOT_TEXT."""
     key: str | None = None
     """Your own id, echoed with the result; unique within the batch, at most 512 bytes."""
     metadata: Mapping[str, Any] | None = None
@@ -53,7 +54,7 @@ class Request:
 class Texts(Sequence[Request]):
     """Requests that differ in nothing but their text; each is made when it is asked for."""
 
-    def __init__(self, texts: Sequence[str], like: Request) -> None:
+    def __init__(self, texts: Sequence[str | None], like: Request) -> None:
         self.texts, self.like = texts, like
 
     def __len__(self) -> int:

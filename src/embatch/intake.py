@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from embatch.batch import TaskType
@@ -23,8 +24,6 @@ from embatch.store.records import MIXED, NewBatch, PayloadShard
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
-
-    import pyarrow as pa
 
     from embatch.cached import Cached
     from embatch.engine.models import ServedModel
@@ -145,7 +144,7 @@ class Judge:
         known: dict[str, Any] = dict(zip(given.schema.names, given.columns, strict=True))
         said = {name for name, column in known.items() if column.null_count < given.num_rows}
         text, task_type = known["text"], known["task_type"]
-        if "text" not in said or text.null_count or said & {"key", "metadata"}:
+        if "text" not in said or text.null_count or text.type != pa.string() or said & {"key", "metadata"}:
             return False
         sizes = pc.binary_length(text)
         if "title" in said:

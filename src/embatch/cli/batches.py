@@ -142,7 +142,7 @@ def results(
     with client(to, data) as service:
         batch = service.get_batch_status(name)
         result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)
-    vectors = result.to_numpy()
+    vectors = result.to_numpy(failed="nan")
     if not vectors.shape[1]:  # nothing succeeded, and nobody says how wide it would have been
         vectors = np.full((len(vectors), dim or 1), np.nan, np.float32)
     errors: list[str | None] = [None] * len(vectors)

@@ -5,8 +5,6 @@ No text, no key and no word of an answer enters a message: messages reach logs.
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import socket
 import ssl
 import zlib
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2
 import orjson
 
+from embatch import network
 from embatch.backoff import Backoff, http_date, retry_after
 from embatch.engine import answers
 from embatch.engine.answers import Expected, OtherModel, WrongAnswer
@@ -46,8 +45,6 @@ _HINTS: Final = {
     405: ": --engine-url is not the address of an embeddings endpoint",
     407: ": the proxy on the way wants to be shown who asks",
 }
-_PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
-_CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Rejected(Exception):
@@ -101,7 +98,9 @@ class Endpoint:
         self._model, self._wait, self._clock, self._chance = model, wait, clock, chance
         self.compact = True
         """Whether vectors are asked for as base64, a third of the bytes; lists are understood too."""
-        self._client = _client(httpx2.URL(self.url), _bearer(key))
+        way = _way(self.url)
+        self._through = way.hint
+        self._client = _client(way, _bearer(key))
 
     def embed(
         self, texts: Sequence[str], deadline: float, expected: Expected, patience: Backoff = PATIENCE
@@ -164,7 +163,9 @@ class Endpoint:
         except (Rejected, Unwell):
             raise
         except Exception as error:  # noqa: BLE001  (no text is to blame for what the way there can raise)
-            raise Unwell(f"the endpoint cannot be reached or broke off ({_cause(error)})") from None
+            raise Unwell(
+                f"the endpoint cannot be reached or broke off{self._through} ({_cause(error)})"
+            ) from None
 
     def _read(self, answer: httpx2.Response, deadline: float, most: int) -> bytes:
         # The read limit of the client counts silence only: bytes that trickle would never end.
@@ -221,33 +222,21 @@ def _bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _client(url: httpx2.URL, headers: dict[str, str]) -> httpx2.Client:
-    # Reading the certificates of the world takes 0.2 seconds; an empty store trusts nobody.
-    verify = url.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    limits = httpx2.Limits(max_connections=None)
+def _way(url: str) -> network.Route:
     try:
-        return httpx2.Client(
-            headers={"Accept-Encoding": "identity", **headers},
-            verify=verify,
-            limits=limits,
-            # With a way of its own what is on this machine goes through no proxy of the environment.
-            transport=httpx2.HTTPTransport(verify=verify, limits=limits) if _is_here(url.host) else None,
-        )
-    except (OSError, ImportError, ValueError, httpx2.InvalidURL) as error:
-        names = _PROXIES if isinstance(error, ImportError | ValueError | httpx2.InvalidURL) else _CERTIFICATES
-        said = [name for name in names if os.environ.get(name) or os.environ.get(name.lower())]
-        raise EndpointTrouble(
-            f"the endpoint cannot be asked as {' and '.join(said) or 'the environment'} would have it "
-            f"({type(error).__name__}): correct or unset it"
-        ) from None
+        return network.route(url)
+    except InvalidArgument as error:
+        raise EndpointTrouble(f"the endpoint cannot be asked: {error.message}") from None
 
 
-def _is_here(host: str) -> bool:
-    """Whether a host is this machine by its very name."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() == "localhost" or host.rstrip(".").lower().endswith(".localhost")
+def _client(way: network.Route, headers: dict[str, str]) -> httpx2.Client:
+    return httpx2.Client(
+        headers={"Accept-Encoding": "identity", **headers},
+        verify=way.verify,
+        proxy=way.proxy,
+        limits=httpx2.Limits(max_connections=None),
+        trust_env=False,
+    )
 
 
 def _judge(answer: httpx2.Response) -> None:
@@ -272,7 +261,7 @@ def _cause(error: BaseException) -> str:
     while seen is not None:
         match seen:
             case ssl.SSLCertVerificationError():
-                return f"its certificate is not trusted: {seen.verify_message}"
+                return f"its certificate is not trusted: {seen.verify_message}{network.trusting()}"
             case ssl.SSLError():
                 return f"TLS fails: {seen.reason}"
             case socket.gaierror():

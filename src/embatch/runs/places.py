@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 import pyarrow as pa
 from pyarrow import fs
 
+from embatch import network
 from embatch.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -105,5 +106,6 @@ def _from_hub(uri: str) -> tuple[FileSystem, str]:
         raise InvalidArgument(
             'hf:// needs huggingface_hub: pip install "embatch[local]"', field="IN"
         ) from None
+    network.hub()  # what is wrong with the environment would look like a file that is not there
     handler: Any = fs.FSSpecHandler  # its stub leaves methods out
     return fs.PyFileSystem(handler(HfFileSystem())), uri.removeprefix("hf://")

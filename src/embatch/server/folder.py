@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from embatch import ownership
 from embatch.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderTaken: another service holds it.
-        InvalidArgument: there is no such folder and none can be made.
+        InvalidArgument: there is no such folder and none can be made, or it is not this user's alone.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        ownership.make_folder(folder)
+        lock = ownership.open_own(folder / "lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise InvalidArgument(
             f"the data folder {folder} cannot be used: {error.strerror}", field="--data"
@@ -201,9 +202,11 @@ def noted(folder: Path, listener: Listener, instance: str) -> Iterator[None]:
         "url": listener.url,
         "instance": instance,
     }
-    fresh.write_text(json.dumps(about) + "\n")
+    said = (json.dumps(about) + "\n").encode()
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(ownership.open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+        file.write(said)
     fresh.replace(note)
-    said = note.read_bytes()
     try:
         yield
     finally:

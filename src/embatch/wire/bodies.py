@@ -163,7 +163,9 @@ class StreamWriter:
         try:
             columns["text"] = self._arrow.array(texts, self._arrow.string())
         except UnicodeEncodeError:
-            columns["text"] = [_whole(text) for text in texts]
+            # As the service reads them: each that holds a lone surrogate fails alone, for what it is.
+            said = [None if text is None else text.encode(errors="surrogatepass") for text in texts]
+            columns["text"] = self._arrow.array(said, self._arrow.binary()).view(self._arrow.string())
         batch = self._arrow.RecordBatch.from_pydict(columns, schema=self._schema)
         for piece in messages.pieces(batch):  # a service bounds what it reads at once
             self._stream.write_batch(piece)
@@ -183,6 +185,6 @@ def _columns_of(one: Request) -> dict[str, Any]:
     }
 
 
-def _whole(text: str) -> str | None:
+def _whole(text: str | None) -> str | None:
     """Return the text, or `None` for one that cannot be said: it arrives as no text and fails alone."""
-    return text if jsontext.encodable(text) else None
+    return text if text is not None and jsontext.encodable(text) else None

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from embatch import network
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
 from embatch.runs.sinks.layout import Written
@@ -62,10 +63,10 @@ def _client(place: str) -> tuple[Any, str]:
     if parts.scheme == "qdrant+file":
         return QdrantClient(path=str(path.parent)), path.name
     kind = "https" if parts.scheme == "qdrant+https" else "http"
-    key = os.environ.get("QDRANT_API_KEY")
-    return QdrantClient(
-        url=f"{kind}://{parts.netloc}", api_key=key, timeout=60, check_compatibility=False
-    ), path.name
+    key, address = os.environ.get("QDRANT_API_KEY"), f"{kind}://{parts.netloc}"
+    way = network.route(address)
+    beside: dict[str, Any] = {"verify": way.verify, "proxy": way.proxy, "trust_env": False}
+    return QdrantClient(url=address, api_key=key, timeout=60, check_compatibility=False, **beside), path.name
 
 
 class QdrantSink:

@@ -11,6 +11,7 @@ import httpx2
 import pyarrow as pa
 from pyarrow import fs
 
+from embatch import network
 from embatch.errors import InvalidArgument
 from embatch.runs.places import SUFFIX, resolve
 
@@ -94,7 +95,8 @@ def find(place: str | Path) -> tuple[File, ...]:
             for info in sorted(_infos(system, path), key=lambda info: info.path)
         )
     except (*UNREADABLE, ValueError, NotImplementedError) as error:  # the last two: no address on the Hub
-        raise InvalidArgument(f"{place} cannot be looked at: {error}", field="IN") from None
+        hint = network.hub().hint if str(place).startswith("hf://") else ""
+        raise InvalidArgument(f"{place} cannot be looked at{hint}: {error}", field="IN") from None
     if not files:
         raise InvalidArgument(f"{place} is not a file, nor a folder or glob with any", field="IN")
     if len(files) > 1 and not _WILD.search(path):
