@@ -226,6 +226,22 @@ def test_a_finish_that_fails_changes_nothing(rig: Rig, monkeypatch: pytest.Monke
     assert rig.files() == {made.path}
 
 
+def test_a_chunk_whose_acknowledgement_was_lost_is_not_appended_again(rig: Rig) -> None:
+    """As a whole, with more behind it, and when the file is finished; other bytes are refused as ever."""
+    token = begin(rig, file_id="mine")
+    for _ in range(2):
+        assert rig.service.uploads.append(token, 0, b"12345") == 5
+    assert rig.service.uploads.append(token, 1, b"234567") == 7
+    with pytest.raises(InvalidArgument):
+        rig.service.uploads.append(token, 1, b"2x45678")
+    rig.service.uploads.finish(token)
+    assert rig.service.uploads.append(token, 3, b"4567") == 7
+    for offset, chunk in ((3, b"45678"), (3, b"x"), (8, b"")):
+        with pytest.raises(NotFound):
+            rig.service.uploads.append(token, offset, chunk)
+    assert (rig.folder / rig.service.file("files/mine").path).read_bytes() == b"1234567"
+
+
 def test_an_upload_that_is_dropped_is_gone(rig: Rig) -> None:
     """Also when asked twice, or of none at all."""
     token = begin(rig)
