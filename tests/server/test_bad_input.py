@@ -29,6 +29,8 @@ CHUNKED = "Transfer-Encoding: chunked"
 ORIGIN = "Origin: https://page.example"
 PLAIN = "Content-Type: text/plain"
 UPLOAD = "/upload/v1/files"
+LONG = b"{" + b" " * 70_000 + b"}"
+UPDATE = "/v1/batches/x:updateEmbedContentBatch"
 
 
 def call(method: str, target: str, *headers: str, body: bytes = b"") -> bytes:
@@ -198,6 +200,11 @@ TABLE: list[tuple[str, bytes, int, str | None]] = [
     ("78 OPTIONS", call("OPTIONS", "/v1/batches", "Origin: http://x.example"), 405, None),
     ("78 WebSocket", call("GET", "/v1/batches", "Connection: Upgrade", "Upgrade: websocket"), 405, None),
     ("78 no such path", call("GET", "/nothing"), 404, None),
+    ("an update of 70 kB", call("PATCH", UPDATE, JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("a cancel of 70 kB", call("POST", "/v1/batches/x:cancel", JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("a poll of 70 kB", call("GET", "/v1/batches/x", JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("an end of a run of 70 kB", call("POST", "/v1/runs/x:publish", JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("an encoded colon", post(LONG, target=EMBED.replace(":embed", "%3Aembed")), 400, "content"),
     ("no HTTP at all", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, None),
     ("HTTP/2 without asking", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, None),
     ("embed nothing", post("{}", target=EMBED), 400, "content"),

