@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import StaticPool
 from storing import NOW, accept, claim, open_store
 
 from embatch.errors import Unavailable
@@ -151,7 +152,9 @@ def test_closing_finishes_what_is_queued(database: connect_module.Database) -> N
 
 def test_an_error_nobody_foresaw_leaves_nobody_waiting() -> None:
     """Whatever breaks in the writer itself, every caller hears of it and the service is told to exit."""
-    broken_engine = create_engine("sqlite://")
+    # As the store's own: the connection that the writer's thread opens is closed by another one.
+    options = {"check_same_thread": False}
+    broken_engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=options)
 
     @event.listens_for(broken_engine, "begin")
     def break_down(_: Connection) -> None:
