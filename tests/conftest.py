@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from hypothesis import HealthCheck, settings
 
 # How long an example takes is the machine's affair. Nothing is kept from one run to the next: what fails prints
@@ -16,3 +19,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("embatch")
+
+_OF_THE_NETWORK = {"all_proxy", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_dir", "ssl_cert_file"}
+"""Variables that send a client elsewhere, in either case."""
+
+
+def pytest_configure() -> None:
+    """Begin alike wherever the tests are started: the servers they ask are their own, and Ctrl-C is heard."""
+    for name in [name for name in os.environ if name.lower() in _OF_THE_NETWORK]:
+        del os.environ[name]
+    # A shell without job control has SIGINT ignored by what it starts behind itself, and so would our children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,13 +18,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
     import httpx2
 
 MODEL = "test-model"
@@ -152,6 +152,13 @@ def connect(url: str) -> socket.socket:
         return stream
     host, _, port = url.removeprefix("http://").rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), timeout=30)
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """An empty folder whose path is short enough for a socket in it, wherever temporary files are kept."""
+    with tempfile.TemporaryDirectory(prefix="embatch-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager
