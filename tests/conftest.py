@@ -7,9 +7,9 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-# How long an example takes is the machine's affair. Nothing is kept from one run to the next: what fails prints
-# the line that repeats it. Where CI is set Hypothesis takes the same examples each time, for a change is judged
-# there, and that must not hang on luck; everywhere else they are new ones.
+# How long an example takes is the machine's affair. Nothing is kept from one run to the next: what fails
+# prints the line that repeats it. Where CI is set Hypothesis takes the same examples each time, for a change
+# is judged there, and that must not hang on luck; everywhere else they are new ones.
 settings.register_profile(
     "embatch",
     parent=settings(),
@@ -28,6 +28,6 @@ def pytest_configure() -> None:
     """Begin alike wherever the tests are started: the servers they ask are their own, and Ctrl-C is heard."""
     for name in [name for name in os.environ if name.lower() in _OF_THE_NETWORK]:
         del os.environ[name]
-    # A shell without job control has SIGINT ignored by what it starts behind itself, and so would our children.
+    # A shell without job control has SIGINT ignored by what it starts behind itself; our children would, too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
     import httpx2
 
 MODEL = "test-model"
@@ -107,7 +108,7 @@ class Served:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
     def stop(self, number: int = signal.SIGTERM, *, within: float = 60.0) -> int:
         """Send a signal to the service alone and return its exit code."""

@@ -87,7 +87,7 @@ def test_an_engine_that_does_not_come_up(tmp_path: Path) -> None:
     source.write_bytes(b'{"text":"one"}\n')
     with serving(tmp_path / "data", "--engine", "openvino", "--engine-option", "bogus=1") as served:
         deadline = time.monotonic() + 60
-        while (reply := httpx2.get(f"{served.url}/readyz")).status_code == 200:
+        while (reply := httpx2.get(f"{served.url}/readyz", timeout=60)).status_code == 200:
             assert time.monotonic() < deadline, "it seems ready"
         assert reply.json() == {"status": "unready", "reasons": [why]}
         name = run("submit", source, "--to", served.url).stdout.strip()

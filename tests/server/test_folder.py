@@ -86,7 +86,7 @@ def test_child_processes_do_not_inherit_the_lock(tmp_path: Path) -> None:
         assert child.stdout.readline() == "running\n"
     with locked(tmp_path):
         pass
-    child.communicate("\n", timeout=30)
+    child.communicate("\n", timeout=120)
 
 
 def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_ready_in_seconds_with_one_holder_of_the_folder(tmp_path: Path) -> None:
         took = time.monotonic() - began
         assert service.process is not None
         work = cpu_seconds(service.process.pid)
-        with httpx2.Client(base_url=service.url) as web:
+        with httpx2.Client(base_url=service.url, timeout=60) as web:
             health = web.get("/healthz")
             assert (health.status_code, health.json()) == (200, {"status": "ok"})
             about = json.loads((service.data / "service.json").read_text())
@@ -128,7 +128,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert not (service.data / "service.json").exists()
         service.flags = ()
         service.start()
-        with httpx2.Client(base_url=service.url) as web:
+        with httpx2.Client(base_url=service.url, timeout=60) as web:
             assert await_final(web, name)["metadata"]["state"] == "BATCH_STATE_SUCCEEDED"
 
 

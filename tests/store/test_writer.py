@@ -69,19 +69,19 @@ def in_one_group(writer: Writer, works: list[Callable[[Connection], Any]]) -> li
 
     def wait(_: Connection) -> None:
         begun.set()
-        assert free.wait(timeout=30)
+        assert free.wait(timeout=120)
 
     with ThreadPoolExecutor(len(works) + 1) as pool:
         first = pool.submit(writer.run, wait)
-        assert begun.wait(timeout=30)
+        assert begun.wait(timeout=120)
         futures = []
         for number, work in enumerate(works, start=1):
             futures.append(pool.submit(writer.run, work))
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while writer._queue.qsize() < number:
                 assert time.monotonic() < deadline
         free.set()
-        first.result(timeout=30)
+        first.result(timeout=120)
     return futures
 
 
@@ -181,7 +181,7 @@ def test_trouble_between_two_groups_breaks_the_writer_and_not_its_answers(
 
     writer = Writer(database.writer, between=break_down)
     assert writer.run(add(1)) == 0
-    assert writer.broken.wait(timeout=30)
+    assert writer.broken.wait(timeout=120)
     with pytest.raises(Unavailable):
         writer.run(add(2))
     writer.close()

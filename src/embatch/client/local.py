@@ -291,7 +291,7 @@ def _log(data: Path) -> Path:
 def _why(data: Path, what: str) -> str:
     lines: list[str] = []
     with contextlib.suppress(OSError):
-        lines = _log(data).read_text(errors="replace").splitlines()[-5:]
+        lines = _log(data).read_text("utf-8", "replace").splitlines()[-5:]
     said = "".join(f"\n  {line[:300]}" for line in lines)
     return f"{what}; its log is {_log(data)}{':' if said else ''}{said}"
 

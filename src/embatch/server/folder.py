@@ -147,7 +147,8 @@ def bind_unix(path: Path) -> Listener:
         path.chmod(0o600)
     except OSError as error:
         stream.close()
-        why = error.strerror or f"a socket's path can have {_SOCKET_BYTES} bytes"  # Python has no number for this
+        # A path that is too long has no number in Python, and so no text of the system's.
+        why = error.strerror or f"a socket's path can have {_SOCKET_BYTES} bytes"
         raise InvalidArgument(f"cannot listen on {path}: {why}", field="--socket") from error
     except Unavailable:
         stream.close()

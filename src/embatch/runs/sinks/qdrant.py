@@ -60,7 +60,7 @@ def _client(place: str) -> tuple[Any, str]:
     if not path.name:
         raise InvalidArgument("name the collection: qdrant://host:6333/NAME", field="--out")
     if parts.scheme == "qdrant+file":
-        # Asked whether SQLite minds threads, the library opens a database and forgets it; nothing here writes at once.
+        # Else the library opens a database to see whether SQLite minds threads, and never closes it.
         return QdrantClient(path=str(path.parent), force_disable_check_same_thread=True), path.name
     kind = "https" if parts.scheme == "qdrant+https" else "http"
     key = os.environ.get("QDRANT_API_KEY")
