@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from serving import MODEL, serving
+from serving import MODEL, serving, short_folder
 
 from embatch import (
     AlreadyExists,
@@ -33,7 +33,7 @@ LARGE = 10_100
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a service on a socket for all tests of this file; `test_local` has one on a port."""
     folder = tmp_path_factory.mktemp("s")
-    with serving(folder / "data", "--socket", str(folder / "sock")) as service:
+    with short_folder() as place, serving(folder / "data", "--socket", str(place / "sock")) as service:
         yield service.url
 
 

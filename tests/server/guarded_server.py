@@ -84,7 +84,7 @@ class Running:
 
     def connect(self) -> socket.socket:
         """Open a connection."""
-        return socket.create_connection(self.listener.getsockname(), timeout=10)
+        return socket.create_connection(self.listener.getsockname(), timeout=60)
 
     def ask(self, data: bytes) -> tuple[int, bytes]:
         """Send bytes on a connection of their own; return status and body of what comes back."""

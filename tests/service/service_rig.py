@@ -52,7 +52,7 @@ MODEL = ServedModel(
 OTHER = ServedModel("other", EngineSpec("hashing", "other", options={"dimensions": "4"}), 4)
 QUICK = Backoff(first=0.001, limit=0.001, attempts=1_000_000)
 """In place of a back-off that a test cannot wait for."""
-WITHIN = 30.0
+WITHIN = 120.0
 """Seconds after which a wait has failed; a busy machine needs a fraction of it."""
 
 

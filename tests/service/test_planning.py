@@ -47,7 +47,7 @@ def held_at(rig: Rig, shard: int) -> tuple[threading.Event, threading.Event]:
     def hold(path: str) -> None:
         if f"payload-{shard:05}" in path:
             reached.set()
-            assert go_on.wait(30)
+            assert go_on.wait(120)
 
     rig.blobs.before_write = hold
     return reached, go_on
@@ -145,7 +145,7 @@ def test_counts_appear_when_planning_has_ended_and_the_file_is_pinned_until_then
     reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     batch = rig.service.get(name)
     assert (batch.state, batch.batch_stats.request_count) == (State.PENDING, 0)
     with pytest.raises(FailedPrecondition):
@@ -180,7 +180,7 @@ def test_planning_cut_short_is_begun_anew_with_the_same_shards(rig: Rig) -> None
 
         rig.blobs.before_write = die
         name = rig.service.submit_file(Draft(), rig.upload(content)).name
-        assert reached.wait(30)
+        assert reached.wait(120)
         rig.until(functools.partial(gone, name))
         left = rig.folder / name / "payload-00009.arrow"
         left.parent.mkdir(exist_ok=True)
@@ -203,7 +203,7 @@ def test_shards_are_worked_while_the_file_is_read_and_never_twice(rig: Rig) -> N
     named, died = threading.Event(), threading.Event()
 
     def die(path: str) -> None:
-        assert named.wait(30)
+        assert named.wait(120)
         if "payload-00017" in path:
             rig.until(lambda: len(done(rig, name)) == 16)
             batch = rig.service.get(name)
@@ -230,7 +230,7 @@ def test_what_was_finished_before_a_cancel_stays_though_the_file_was_not_read_to
     reached, go_on = held_at(rig, 18)
     file = rig.upload(long_file(40))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     rig.until(lambda: len(done(rig, name)) == 16)
     cancelled = rig.service.cancel(name)
     go_on.set()
@@ -261,7 +261,7 @@ def until_closing(rig: Rig) -> Callable[[str], None]:
     closing = rig.service._planner._closing
 
     def hold(_: str) -> None:
-        assert closing.wait(30)
+        assert closing.wait(120)
 
     return hold
 
@@ -279,7 +279,7 @@ def test_cancelled_while_planned_it_stays_cancelled_without_files(rig: Rig) -> N
     reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     cancelled = rig.service.cancel(name)
     go_on.set()
     rig.until(lambda: rig.files() == {rig.service.file(file).path})
@@ -295,7 +295,7 @@ def test_deleted_while_planned_it_leaves_nothing(rig: Rig) -> None:
     reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     rig.service.cancel(name)
     rig.service.delete(name)
     go_on.set()

@@ -148,7 +148,9 @@ def bind_unix(path: Path) -> Listener:
         path.chmod(0o600)
     except OSError as error:
         stream.close()
-        raise InvalidArgument(f"cannot listen on {path}: {error}", field="--socket") from error
+        # A path that is too long has no number in Python, and so no text of the system's.
+        why = error.strerror or f"a socket's path can have {_SOCKET_BYTES} bytes"
+        raise InvalidArgument(f"cannot listen on {path}: {why}", field="--socket") from error
     except Unavailable:
         stream.close()
         raise
@@ -175,7 +177,8 @@ def _clear(path: Path) -> None:
 def own_socket(folder: Path) -> Path:
     """Return where the private service of a data folder has its socket.
 
-    In the folder itself; for a folder with a long path in the temporary folder, under a name derived from it.
+    In the folder itself; for a folder with a long path in the temporary folder, under a name derived from it,
+    and where that has a long path too, in /tmp.
 
     Raises:
         FailedPrecondition: the place in the temporary folder belongs to somebody else.
@@ -183,12 +186,15 @@ def own_socket(folder: Path) -> Path:
     path = folder / "embatch.sock"
     if len(os.fsencode(path)) < _SOCKET_BYTES:
         return path
+    name = f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.sock"
     place = Path(tempfile.gettempdir()) / f"embatch-{os.getuid()}"
+    if len(os.fsencode(place / name)) >= _SOCKET_BYTES:
+        place = Path("/tmp") / place.name  # noqa: S108  (looked at below)
     place.mkdir(mode=0o700, exist_ok=True)
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise FailedPrecondition(f"{place} must be a folder that only you can enter: remove it")
-    return place / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.sock"
+    return place / name
 
 
 @contextlib.contextmanager

@@ -61,7 +61,8 @@ def _client(place: str) -> tuple[Any, str]:
     if not path.name:
         raise InvalidArgument("name the collection: qdrant://host:6333/NAME", field="--out")
     if parts.scheme == "qdrant+file":
-        return QdrantClient(path=str(path.parent)), path.name
+        # Else the library opens a database to see whether SQLite minds threads, and never closes it.
+        return QdrantClient(path=str(path.parent), force_disable_check_same_thread=True), path.name
     kind = "https" if parts.scheme == "qdrant+https" else "http"
     key, address = os.environ.get("QDRANT_API_KEY"), f"{kind}://{parts.netloc}"
     way = network.route(address)
