@@ -255,6 +255,14 @@ class Ledger:
             "--retry-failed works its rows again, --restart begins anew"
         )
 
+    def id_type(self, block: Block) -> pa.DataType | None:
+        """Return the type of a block's ids, `None` where its part cannot be read: then its rows are embedded again."""
+        try:
+            with pa.memory_map(str(self._folder / block.part)) as stored:
+                return pa.ipc.open_file(stored).schema.field("id").type
+        except (OSError, pa.ArrowException):
+            return None
+
     def end(self, verdict: str) -> None:
         """Note that the output is in place: `done` or `rejected`. Durable on return."""
         self._append({"verdict": verdict})

@@ -40,6 +40,21 @@ class Output:
                 f"--dim {max(self.dimensions)}: the vectors have {native} dimensions", field="--dim"
             )
 
+    def check_ids(self, ledger: Ledger) -> None:
+        """Refuse to go on with a run whose ids are of another type, as an earlier version may have kept them.
+
+        Raises:
+            InvalidArgument: they are; nothing was changed.
+        """
+        for block in ledger.blocks.values():
+            kind = ledger.id_type(block)
+            if kind is not None and kind != self._ids:
+                raise InvalidArgument(
+                    f"the run of {self.place} that is remembered keeps its ids as {kind}, and now they are "
+                    f"{self._ids}: --restart begins anew",
+                    field="--id",
+                )
+
     def write(self, block: Block, part: Part) -> None:
         """Write a block through. Repeating is safe."""
         if not block.native and self._sink is None:

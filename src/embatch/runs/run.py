@@ -89,7 +89,7 @@ def embed_dataset(
         BatchFailed: a batch as a whole could not be worked.
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
-    check_sink(place, wish.dimensions, wish.numbers or Numbers.FLOAT32)
+    check_sink(place, wish.dimensions, wish.numbers or Numbers.FLOAT32, source.ids)
     check_apart(source, place)
     what, first = about(client, source, wish, conduct.block_rows), begun(source, wish)
     folder = folder_of(place, conduct.data)
@@ -98,6 +98,7 @@ def embed_dataset(
         ledger = Ledger.open(folder, what, first, restart=conduct.restart)
         run = _Run(client, source, ledger, output, wish, conduct, progress)
         try:
+            output.check_ids(ledger)
             return run.go()
         except _REFUSALS:
             run.forget()

@@ -6,6 +6,7 @@ import base64
 import os
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from embatch.durable import sync, sync_folder
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.jsontext import encodable
 from embatch.numbers import Numbers
+from embatch.runs.ids import Holder, as_json, as_written, written
 from embatch.runs.places import resolve, scheme
 from embatch.runs.sinks.layout import Layout, Regrouped, Written
 from embatch.runs.sinks.upload import upload
@@ -33,7 +35,7 @@ GROUP_ROWS: Final = 16_384
 """Rows of a row group or record batch."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     check_folder(place)
     if scheme(place) == "file":
@@ -81,7 +83,7 @@ def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
         return JsonlSink(place, layout)
     if ending == ".npy":
         return NpySink(place, layout, notes)
-    return TableSink(place, layout, notes, parquet=ending in (".parquet", ".pq"))
+    return TableSink(place, layout, notes, Holder.PARQUET if ending in (".parquet", ".pq") else Holder.ARROW)
 
 
 class Spool:
@@ -146,12 +148,12 @@ def _let_go(file: Any) -> None:
 class TableSink:
     """Parquet (zstd, byte-stream split) or an Arrow IPC file."""
 
-    def __init__(self, place: str, layout: Layout, notes: Mapping[str, str], *, parquet: bool) -> None:
-        self._spool, self._layout = Spool(place), layout
+    def __init__(self, place: str, layout: Layout, notes: Mapping[str, str], holder: Holder) -> None:
+        self._spool, self._layout = Spool(place), replace(layout, ids=written(layout.ids, holder))
         self._groups = Regrouped(GROUP_ROWS)
-        self._schema = layout.schema(notes)
+        self._schema = self._layout.schema(notes)
         try:
-            self._writer = self._opened(parquet=parquet)
+            self._writer = self._opened(parquet=holder is Holder.PARQUET)
         except OSError:
             self._spool.drop()
             raise
@@ -175,7 +177,9 @@ class TableSink:
     ) -> None:
         """As `Sink.write`."""
         del first  # rows come in order
-        for group in self._groups.add(self._layout.batch(ids, vectors, errors)):
+        for group in self._groups.add(
+            self._layout.batch(as_written(ids, self._layout.ids), vectors, errors)
+        ):
             self._put(group)
 
     def _put(self, group: pa.Table) -> None:
@@ -207,10 +211,8 @@ class JsonlSink:
         """As `Sink.write`."""
         del first
         forms = self._layout.forms(vectors)
-        for row, (id_, error) in enumerate(zip(ids.to_pylist(), errors, strict=True)):
-            said: dict[str, Any] = {
-                "id": id_ if isinstance(id_, (str, int, float)) or id_ is None else str(id_)
-            }
+        for row, (id_, error) in enumerate(zip(as_json(ids), errors, strict=True)):
+            said: dict[str, Any] = {"id": id_}
             for suffix, (values, scales) in forms.items():
                 said[f"embedding{suffix}"] = None if error is not None else self._value(values[row])
                 if scales is not None:
@@ -242,7 +244,7 @@ class NpySink:
         self._spool, self._layout = Spool(place), layout
         (size,) = layout.sizes.values()
         self._width, self._rows = layout.numbers.width(size), 0
-        beside = Layout(layout.ids, 1, (), layout.numbers)
+        beside = Layout(written(layout.ids, Holder.PARQUET), 1, (), layout.numbers)
         self._schema = beside.schema(notes).remove(1)
         self._ids = Spool(_ids_place(place))
         self._writer = pq.ParquetWriter(
@@ -271,7 +273,7 @@ class NpySink:
         values[failed] = np.nan if values.dtype.kind == "f" else 0
         self._file.write(values.tobytes())
         self._rows += len(values)
-        columns: list[Any] = [ids]
+        columns: list[Any] = [as_written(ids, self._schema.field("id").type)]
         if scales is not None:
             columns.append(pa.array(scales, mask=failed))
         columns.append(pa.array(errors, pa.string()))

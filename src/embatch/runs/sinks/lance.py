@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.runs.ids import Holder
 from embatch.runs.places import scheme
 from embatch.runs.sinks import files
 from embatch.runs.sinks.layout import Written
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from embatch.runs.sinks.layout import Layout, Sink
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     _library()
     files.check_folder(place)
@@ -60,7 +61,7 @@ class LanceSink:
     def __init__(self, place: str, layout: Layout, notes: Mapping[str, str]) -> None:
         self._lance, self._place = _library(), place
         # The spool never becomes an output: Lance copies what stands in it.
-        self._spool = files.TableSink(_spool_place(place), layout, notes, parquet=False)
+        self._spool = files.TableSink(_spool_place(place), layout, notes, Holder.LANCE)
 
     def write(
         self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
@@ -72,7 +73,9 @@ class LanceSink:
         """As `Sink.finish`: one commit, which Lance makes durable."""
         place = files.rejected_place(self._place) if rejected else self._place
         spooled = self._spool.finish()
-        with pa.memory_map(spooled.place) as stored, pa.ipc.open_file(stored) as reader:
+        # Its library takes a decimal at an address that is not a multiple of its size for a fault.
+        aligned = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific)
+        with pa.memory_map(spooled.place) as stored, pa.ipc.open_file(stored, options=aligned) as reader:
             self._lance.write_dataset(
                 pa.RecordBatchReader.from_batches(reader.schema, _batches(reader)), place, mode="overwrite"
             )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
+from embatch.runs.ids import as_json
 from embatch.runs.sinks.layout import Written
 from embatch.vectors import truncate
 
@@ -30,7 +31,7 @@ _AT_ONCE: Final = 512
 """Points of one request."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     if numbers not in (Numbers.FLOAT32, Numbers.FLOAT16):
         raise InvalidArgument("Qdrant quantises by itself: write float32 or float16", field="--numbers")
@@ -100,7 +101,7 @@ class QdrantSink:
     ) -> None:
         """As `Sink.write`."""
         forms = {f"embedding{suffix}": truncate(vectors, size) for suffix, size in self._layout.sizes.items()}
-        names = ids.to_pylist()
+        names = as_json(ids)
         good = [at for at, error in enumerate(errors) if error is None]
         failed = [first + at for at, error in enumerate(errors) if error is not None]
         for begin in range(0, len(good), _AT_ONCE):
