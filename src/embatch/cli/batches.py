@@ -139,7 +139,7 @@ def results(
     from embatch.numbers import Numbers  # noqa: PLC0415
     from embatch.runs.sinks import Layout, check_sink, open_sink  # noqa: PLC0415
 
-    check_sink(out, (), Numbers.FLOAT32)
+    check_sink(out, (), Numbers.FLOAT32, pa.string())
     with client(to, data) as service:
         batch = service.get_batch_status(name)
         result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)

@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 from embatch.runs import iso8601
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 types: Any = pa.types  # its stubs leave functions out
 array_of: Any = pa.array
+compute: Any = pc
 
 _TEXT: Final = pa.string()
 _UUID: Any = pa.uuid()
@@ -135,9 +136,8 @@ def _digits(kind: Any) -> int:
 def _joined_bytes(one: Any, other: Any) -> Any:
     if not all(_is_bytes(kind) or _is_uuid(kind) for kind in (one, other)):
         return None
-    if _is_uuid(one) or _is_uuid(other):
-        bytes_ = other if _is_uuid(one) else one
-        return _UUID if bytes_ == pa.binary(16) else pa.binary()
+    if {one, other} == {_UUID, pa.binary(16)}:
+        return _UUID
     return pa.large_binary() if pa.large_binary() in (one, other) else pa.binary()
 
 
@@ -174,7 +174,7 @@ def as_kept(array: Any, kind: Any) -> Any:
 
 
 def broken(array: Any) -> list[int]:
-    """Return the positions of ids of a kept type with a text in them that is not UTF-8: no writer checks it."""
+    """Return the positions of ids of a kept type with a text that is not UTF-8: no writer checks it."""
     if _sound(array):
         return []
     return [at for at in range(len(array)) if not _sound(array.slice(at, 1))]
@@ -202,7 +202,7 @@ def _plain(array: Any) -> Any:
         if types.is_dictionary(array.type):
             array = array.dictionary_decode()
         elif types.is_run_end_encoded(array.type):
-            array = pc.run_end_decode(array)
+            array = compute.run_end_decode(array)
         elif isinstance(array.type, pa.BaseExtensionType):
             array = array.storage
         else:
@@ -281,19 +281,11 @@ def as_json(array: Any) -> list[Any]:
     if _is_uuid(array.type):
         return _each(lambda value: str(UUID(bytes=value)), array.storage.to_pylist())
     array = _plain(array)
-    kind = array.type
-    if types.is_nested(kind):
-        return _nested(array)
-    if types.is_boolean(kind) or types.is_integer(kind) or types.is_null(kind):
-        found: list[Any] = array.to_pylist()
-        return found
-    if types.is_floating(kind):
-        return _each(_float, array.cast(pa.float64()).to_pylist())
-    if types.is_decimal(kind):
-        return _each("{:f}".format, array.to_pylist())
-    if _is_bytes(kind) or types.is_binary_view(kind):
-        return _each(bytes.hex, array.to_pylist())
-    return iso8601.words(array) if types.is_temporal(kind) else array.to_pylist()
+    for belongs, say in _SAYING:
+        if belongs(array.type):
+            return say(array)
+    found: list[Any] = array.to_pylist()  # texts, whole numbers, true and false, nothing
+    return found
 
 
 def without_nul(text: str) -> str:
@@ -329,7 +321,7 @@ def _nested(array: Any) -> list[Any]:
         array = _as_list(array)
     # One after the other, as their lengths have it; a null one has none, whatever lies behind it.
     values = iter((_rows if types.is_map(kind) else as_json)(array.flatten()))
-    lengths = pc.list_value_length(array).to_pylist()
+    lengths = compute.list_value_length(array).to_pylist()
     return [
         [next(values) for _ in range(length)] if valid else None
         for length, valid in zip(lengths, there, strict=True)
@@ -343,8 +335,22 @@ def _as_list(array: Any) -> Any:
 
 def _rows(array: Any) -> list[Any]:
     """Return what stands in the fields of each struct, in their order; `None` where it is null."""
-    columns = [as_json(column) for column in array.flatten()]
+    nothing: list[Any] = [None] * len(array)  # Arrow loses count of nulls in what is sliced
+    columns = [nothing if types.is_null(column.type) else as_json(column) for column in array.flatten()]
     return [
         [column[at] for column in columns] if valid else None
         for at, valid in enumerate(array.is_valid().to_pylist())
     ]
+
+
+_SAYING: Final[Sequence[tuple[Callable[[Any], object], Callable[[Any], list[Any]]]]] = (
+    (types.is_nested, _nested),
+    (types.is_floating, lambda array: _each(_float, array.cast(pa.float64()).to_pylist())),
+    (types.is_decimal, lambda array: _each("{:f}".format, array.to_pylist())),
+    (
+        lambda kind: _is_bytes(kind) or types.is_binary_view(kind),
+        lambda array: _each(bytes.hex, array.to_pylist()),
+    ),
+    (types.is_temporal, iso8601.words),
+)
+"""How values of a type are said, the first that it belongs to."""

@@ -64,7 +64,8 @@ def _date(days: int) -> str:
     month = (5 * day + 2) // 153
     day -= (153 * month + 2) // 5
     year, month = (400 * era + year, month + 3) if month < 10 else (400 * era + year + 1, month - 9)
-    return f"{year:04}-{month:02}-{day + 1:02}" if 0 <= year <= 9_999 else f"{year:+05}-{month:02}-{day + 1:02}"
+    sign = "" if 0 <= year <= 9_999 else "+" if year > 0 else "-"
+    return f"{sign}{abs(year):04}-{month:02}-{day + 1:02}"
 
 
 def _time(count: int, parts: int) -> str:

@@ -256,12 +256,13 @@ class Ledger:
         )
 
     def id_type(self, block: Block) -> pa.DataType | None:
-        """Return the type of a block's ids, `None` where its part cannot be read: then its rows are embedded again."""
+        """Return the type of a block's ids, `None` where its part cannot be read: it is lost."""
         try:
             with pa.memory_map(str(self._folder / block.part)) as stored:
-                return pa.ipc.open_file(stored).schema.field("id").type
+                kind: pa.DataType = pa.ipc.open_file(stored).schema.field("id").type
         except (OSError, pa.ArrowException):
             return None
+        return kind
 
     def end(self, verdict: str) -> None:
         """Note that the output is in place: `done` or `rejected`. Durable on return."""

@@ -27,6 +27,13 @@ def scheme(place: str | Path) -> str:
     return head.lower() if colons else "file"
 
 
+def shown(place: str | Path) -> str:
+    """Return an address for people and logs: without a user and password in it."""
+    head, colons, rest = str(place).partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{head}{colons}{authority.rpartition('@')[2]}{slash}{path}" if colons else head
+
+
 def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
     """Return the file system of a place, and the path in it. Nothing is opened.
 
@@ -54,9 +61,9 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
             case "hf":
                 return _from_hub(text)
     except (pa.ArrowException, ValueError) as error:
-        raise InvalidArgument(f"{text} is no address of a file: {error}", field=field) from None
+        raise InvalidArgument(f"{shown(place)} is no address of a file: {error}", field=field) from None
     except OSError as error:
-        raise Unavailable(f"{text} cannot be reached: {error}", field=field) from None
+        raise Unavailable(f"{shown(place)} cannot be reached: {error}", field=field) from None
     raise InvalidArgument(
         f"{kind}:// is not known here: give a path, or one of {', '.join(f'{one}://' for one in SCHEMES)}",
         field=field,
@@ -86,7 +93,9 @@ def _with_query(uri: str, **options: str) -> str:
 def _from_gcs(uri: str) -> tuple[FileSystem, str]:
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if not emulator:
-        return _from_uri(uri)
+        # The library's own patience is a quarter of an hour for each call.
+        patience = {} if "retry_limit_seconds=" in uri else {"retry_limit_seconds": "60"}
+        return _from_uri(_with_query(uri, **patience))
     store = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
     system = fs.GcsFileSystem(
         anonymous=True,

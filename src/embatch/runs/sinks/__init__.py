@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.runs.places import scheme
+from embatch.runs.places import scheme, shown
 from embatch.runs.sinks.layout import Layout, Sink, Written
 
 if TYPE_CHECKING:
@@ -94,9 +94,16 @@ def _module(place: str) -> Any:
 
         return qdrant
     ending = next((ending for ending in _FILES if place.lower().endswith(ending)), None)
+    if ending is None and (place == "-" or place.startswith("/dev/")):
+        raise InvalidArgument(
+            f"{place} is no file, and an output appears whole or not at all: give a path that ends in "
+            f"{', '.join(_FILES)}",
+            field="--out",
+        )
     if ending is None:
         raise InvalidArgument(
-            f"{place} must end in {', '.join(_FILES)}, or be an address of {', '.join(sorted(_DATABASES))}",
+            f"{shown(place)} must end in {', '.join(_FILES)}, or be an address of "
+            f"{', '.join(sorted(_DATABASES))}",
             field="--out",
         )
     if ending == ".lance":

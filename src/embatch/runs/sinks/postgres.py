@@ -1,8 +1,8 @@
 """A table of Postgres with pgvector: `postgresql://user@host/database?table=NAME`, written with COPY.
 
-Columns `row` (number in the input, the primary key), `id` (see `ids.written`), an embedding for each number of dimensions
-(`vector`, `halfvec` for float16, `bit` for bits) and `error`. One table belongs to one run: rows beyond its
-end are removed when it is finished.
+Columns `row` (number in the input, the primary key), `id` (see `ids.written`), an embedding for each number
+of dimensions (`vector`, `halfvec` for float16, `bit` for bits) and `error`. One table belongs to one run:
+rows beyond its end are removed when it is finished.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
 from embatch.runs.ids import Holder, as_text, without_nul, written
-from embatch.runs.sinks.layout import Written
+from embatch.runs.sinks.layout import Written, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,8 @@ def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataT
     address, name = _split(place)
     if any(len(part.encode()) > _NAME_BYTES for part in name.split(".", 1)):
         raise InvalidArgument(
-            f"table {name!r}: Postgres cuts names after {_NAME_BYTES} bytes; give a shorter one", field="--out"
+            f"table {name!r}: Postgres cuts names after {_NAME_BYTES} bytes; give a shorter one",
+            field="--out",
         )
     with _connected(place) as connection:
         found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").fetchone()
@@ -49,7 +50,7 @@ def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataT
                 f"{_shown(address)} has no pgvector: install its extension `vector` on that server",
                 field="--out",
             )
-        _rehearse(connection, address, _Table(name, _columns(ids, _sizes(dimensions), numbers)))
+        _rehearse(connection, address, _Table(name, _columns(ids, sizes(dimensions), numbers)))
 
 
 def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:  # noqa: ARG001
@@ -88,8 +89,8 @@ def _connected(place: str) -> Any:
         ) from None
     except psycopg.Error:  # the library's words hold what it cannot read, such as a password
         raise InvalidArgument(
-            "the address of the database cannot be read: a %, @, / or # in a name or password stands there as "
-            "%25, %40, %2F or %23, and options are those of libpq",
+            "the address of the database cannot be read: a %, @, / or # in a name or password stands there "
+            "as %25, %40, %2F or %23, and options are those of libpq",
             field="--out",
         ) from None
 
@@ -114,20 +115,13 @@ def _refused(error: psycopg.Error) -> Unavailable:
     return Unavailable(f"the database refused: {_reason(error)}")
 
 
-def _sizes(dimensions: Sequence[int]) -> dict[str, int | None]:
-    """Return as `Layout.sizes`, `None` where the model will say how many dimensions there are."""
-    if len(dimensions) < 2:
-        return {"": next(iter(dimensions), None)}
-    return {f"_{size}": size for size in dimensions}
-
-
 def _columns(
-    ids: pa.DataType | None, sizes: Mapping[str, int | None] | Mapping[str, int], numbers: Numbers
+    ids: pa.DataType | None, widths: Mapping[str, int | None] | Mapping[str, int], numbers: Numbers
 ) -> dict[str, str]:
     """Return the columns of a table and their types, without dimensions where they are not known yet."""
     kind = _TYPES[numbers]
     columns = {"row": "bigint", "id": "bigint" if ids is None else written(ids, Holder.POSTGRES)}
-    columns |= {f"embedding{suffix}": f"{kind}({size})" if size else kind for suffix, size in sizes.items()}
+    columns |= {f"embedding{suffix}": f"{kind}({size})" if size else kind for suffix, size in widths.items()}
     return columns | {"error": "text"}
 
 
@@ -140,7 +134,9 @@ class _Table:
         self.columns = columns
         self._sql, self.name = sql, sql.Identifier(*name.split(".", 1))
         # The temporary one would be found in the place of one that is called alike.
-        self._block = sql.Identifier("pg_temp", "embatch_rows" if name == "embatch_block" else "embatch_block")
+        self._block = sql.Identifier(
+            "pg_temp", "embatch_rows" if name == "embatch_block" else "embatch_block"
+        )
         self._names = sql.SQL(", ").join(map(sql.Identifier, columns))
 
     def _filled(self, statement: LiteralString) -> Any:
@@ -174,7 +170,8 @@ class _Table:
 
     def merged(self) -> Any:
         return self._filled(
-            "INSERT INTO {table} ({names}) SELECT {names} FROM {block} ON CONFLICT (row) DO UPDATE SET {updates}"
+            "INSERT INTO {table} ({names}) SELECT {names} FROM {block} "
+            "ON CONFLICT (row) DO UPDATE SET {updates}"
         )
 
     def ended(self) -> Any:
@@ -201,8 +198,8 @@ def _rehearse(connection: Any, address: str, table: _Table) -> None:
     except psycopg.Error as error:
         hint = f" ({' '.join(error.diag.message_hint.split())})" if error.diag.message_hint else ""
         raise InvalidArgument(
-            f"{_shown(address)} cannot be written to: {_reason(error)}{hint}; let its owner permit or make it, "
-            "or name another table",
+            f"{_shown(address)} cannot be written to: {_reason(error)}{hint}; let its owner permit or make "
+            "it, or name another table",
             field="--out",
         ) from None
 
@@ -245,8 +242,8 @@ class PostgresSink:
         """As `Sink.write`: one transaction."""
         import psycopg  # noqa: PLC0415
 
-        forms, sizes = self._layout.forms(vectors), self._layout.sizes
-        texts = [self._texts(values, sizes[suffix]) for suffix, (values, _) in forms.items()]
+        forms, widths = self._layout.forms(vectors), self._layout.sizes
+        texts = [self._texts(values, widths[suffix]) for suffix, (values, _) in forms.items()]
         rows = zip(as_text(ids).to_pylist(), errors, strict=True)
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
@@ -254,7 +251,9 @@ class PostgresSink:
                 with cursor.copy(self._table.copied()) as copy:
                     for at, (id_, error) in enumerate(rows):
                         found = [None if error is not None else text[at] for text in texts]
-                        copy.write_row((first + at, id_ and without_nul(id_), *found, error and without_nul(error)))
+                        copy.write_row(
+                            (first + at, id_ and without_nul(id_), *found, error and without_nul(error))
+                        )
                 cursor.execute(self._table.merged())
         except psycopg.Error as error:
             raise _refused(error) from None

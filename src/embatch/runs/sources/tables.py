@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import reduce
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -69,20 +71,18 @@ def surveyed(form: Format, files: Sequence[File], first: Columns) -> Columns:
         for file, columns in zip(files[1:], looks, strict=True):
             having.setdefault(columns.id_type, []).append(file)
     if len(having) > 1:  # a file without rows, such as an empty data frame's, may be of any type
-        filled = {kind: next((file for file in of if form.count(file) != 0), None) for kind, of in having.items()}
+        filled = {
+            kind: next((file for file in of if form.count(file) != 0), None) for kind, of in having.items()
+        }
         having = {kind: [file] for kind, file in filled.items() if file is not None} or having
-    common: Any = pa.null()
-    for kind, (file, *_) in having.items():
-        join = ids.joined(common, kind)
-        if join is None:
-            other, theirs = next((of[0], it) for it, of in having.items() if ids.joined(it, kind) is None)
+    for (kind, (file, *_)), (other, (another, *_)) in combinations(having.items(), 2):
+        if ids.joined(kind, other) is None:
             raise InvalidArgument(
-                f"ids in column {first.id!r} are {theirs} in {other.name} and {kind} in {file.name}, and no "
+                f"ids in column {first.id!r} are {kind} in {file.name} and {other} in {another.name}, and no "
                 "type holds both as they are: convert one of them, or embed the files apart",
                 field="--id",
             )
-        common = join
-    return replace(first, id_type=_settled(common))
+    return replace(first, id_type=_settled(reduce(ids.joined, having)))
 
 
 def _settled(kind: Any) -> Any:
