@@ -32,9 +32,11 @@ def _numbers() -> dict[str, Any]:
         (128, 5, -2),
         (256, 76, 2),
     ):
-        most = Decimal(10**digits - 1).scaleb(-scale, Context(prec=80))
-        kind = getattr(pa, f"decimal{width}")(digits, scale)
-        found[f"decimal{width}({digits},{scale})"] = array([most, most.copy_negate(), None, Decimal(0)], kind)
+        large = Decimal(10**digits - 1).scaleb(-scale, Context(prec=80))
+        decimal = getattr(pa, f"decimal{width}")(digits, scale)
+        found[f"decimal{width}({digits},{scale})"] = array(
+            [large, large.copy_negate(), None, Decimal(0)], decimal
+        )
     return found
 
 

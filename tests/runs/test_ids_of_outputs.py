@@ -75,7 +75,7 @@ def test_files_with_types_of_their_own(tmp_path: Path, ending: str) -> None:
 
             held(lance.dataset(str(place)).to_table()["id"], values, Holder.LANCE)
         elif ending == ".arrow":
-            with pa.ipc.open_file(place) as file:
+            with pa.ipc.open_file(str(place)) as file:
                 held(file.read_all()["id"], values, Holder.ARROW)
         else:
             table = pq.read_table(place if ending == ".parquet" else place.with_suffix(".ids.parquet"))

@@ -70,11 +70,14 @@ def check_folder(place: str) -> None:
         raise InvalidArgument(
             f"there is no folder {folder}: make it, or put the output elsewhere", field="--out"
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # permissions are not all that can stand in the way
+            pass
+    except OSError as error:
         raise InvalidArgument(
-            f"{folder} cannot be written to: change its permissions, or put the output elsewhere",
+            f"{folder} cannot be written to ({error.strerror}): mend that, or put the output elsewhere",
             field="--out",
-        )
+        ) from None
     check_free(place + SUFFIX, linked=True, folder=True)
 
 

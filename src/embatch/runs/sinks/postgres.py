@@ -19,7 +19,7 @@ from embatch.runs.ids import Holder, as_text, without_nul, written
 from embatch.runs.sinks.layout import Written, sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import psycopg
     import pyarrow as pa
@@ -154,13 +154,24 @@ class _Table:
             table=self.name, block=self._block, columns=listed, names=self._names, updates=updates
         )
 
-    def made(self) -> list[Any]:
-        """Return the statements that make it and the place for a block."""
-        return [
-            self._filled("CREATE EXTENSION IF NOT EXISTS vector"),
-            self._filled("CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY (row))"),
-            self._filled("CREATE TEMPORARY TABLE {block} ({columns})"),
-        ]
+    def make(self, connection: Any) -> dict[str, str]:
+        """Make it where it is not there, and the place for a block; return the types of columns it had.
+
+        Who may write to it need not be allowed to make one.
+        """
+        there: dict[str, str] = dict(
+            connection.execute(
+                "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+                "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+                [self.name.as_string(connection)],
+            ).fetchall()
+        )
+        connection.execute(self._filled("CREATE EXTENSION IF NOT EXISTS vector"))
+        if not there:
+            make = "CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY (row))"
+            connection.execute(self._filled(make))
+        connection.execute(self._filled("CREATE TEMPORARY TABLE {block} ({columns})"))
+        return there
 
     def emptied(self) -> Any:
         return self._filled("TRUNCATE {block}")
@@ -185,14 +196,7 @@ def _rehearse(connection: Any, address: str, table: _Table) -> None:
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("SET LOCAL lock_timeout = '10s'")
-            there = connection.execute(
-                "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
-                "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-                [table.name.as_string(connection)],
-            ).fetchall()
-            _refuse_other(address, table, dict(there))
-            for statement in table.made():
-                connection.execute(statement)
+            _refuse_other(address, table, table.make(connection))
             connection.execute(table.merged())
             connection.execute(table.ended(), [0])
     except psycopg.Error as error:
@@ -225,14 +229,13 @@ class PostgresSink:
         self._connection = _connected(place)
         _, self._place = _split(place)
         self._table = _Table(self._place, _columns(layout.ids, layout.sizes, layout.numbers))
-        for statement in self._table.made():
-            self._run(statement)
+        self._run(self._table.make)
 
-    def _run(self, statement: Any, *values: object) -> None:
+    def _run(self, do: Callable[[Any], object]) -> None:
         import psycopg  # noqa: PLC0415
 
         try:
-            self._connection.execute(statement, values or None)
+            do(self._connection)
         except psycopg.Error as error:
             raise _refused(error) from None
 
@@ -270,7 +273,7 @@ class PostgresSink:
     def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
         """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
         if not rejected and rows is not None:
-            self._run(self._table.ended(), rows)
+            self._run(lambda connection: connection.execute(self._table.ended(), [rows]))
         self.abandon()
         return Written(f"table {self._place}", None)
 
