@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -19,7 +20,6 @@ from embatch.runs.sinks import Layout, check_sink, open_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytest_plugins = ["postgres_server"]
 
@@ -159,3 +159,64 @@ def test_whole_numbers_keep_their_digits_in_json(tmp_path: Path) -> None:
     write(str(place), array([2**53 + 1, 2**64 - 1], pa.uint64()))
     assert b'"id":9007199254740993,' in place.read_bytes()
     assert b'"id":18446744073709551615,' in place.read_bytes()
+
+
+ROWS = {
+    "int8 to int64, uint8 to uint32": ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
+    "uint64": ("uint64",),
+    "bool": ("bool",),
+    "half, float, double": ("half", "float", "double"),
+    "decimal32 to decimal256": tuple(
+        f"decimal{kind}" for kind in ("32(9,2)", "64(18,2)", "128(38,2)", "256(76,2)")
+    ),
+    "decimal with a negative scale": ("decimal128(5,-2)",),
+    "string, large_string": ("string", "large_string", "string_view"),
+    "binary, large_binary, fixed_size_binary": (
+        "binary",
+        "large_binary",
+        "fixed_size_binary(16)",
+        "binary_view",
+    ),
+    "UUID (`arrow.uuid`)": ("uuid",),
+    "date32": ("date32",),
+    "date64": ("date64",),
+    "timestamp in seconds": ("timestamp(s,None)", "timestamp(s,UTC)"),
+    "timestamp in ms, us, ns": ("timestamp(ms,None)", "timestamp(us,UTC)", "timestamp(ns,Mars/Olympus)"),
+    "time in seconds": ("time32(s)",),
+    "time in ms, us, ns": ("time32(ms)", "time64(us)", "time64(ns)"),
+    "duration": ("duration(s)", "duration(ms)", "duration(us)", "duration(ns)"),
+    "month_day_nano_interval": ("interval",),
+    "list, large_list, fixed_size_list": ("list(int64)", "large_list", "fixed_size_list"),
+    "struct": ("struct(int64)",),
+    "map": ("map(int64)",),
+}
+"""The table of the documentation: which types each of its rows is about."""
+
+
+def test_the_documentation_says_what_is_written() -> None:
+    """Its table has a row for every type, and each cell is true."""
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    lines = page.partition("| type of the id |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = {
+        line.split(" | ")[0].strip("| "): [cell.strip("| ") for cell in line.split(" | ")[1:]]
+        for line in lines
+    }
+    assert cells.keys() == ROWS.keys()
+    said: dict[str, Any] = {
+        "number": (int, float, str),
+        "true, false": bool,
+        "list": list,
+        "object": dict,
+        "list of pairs": list,
+    }
+    for row, names in ROWS.items():
+        *typed, json, postgres = cells[row]
+        for name in names:
+            kind = EVERY[name].type
+            for cell, holder in zip(typed, (Holder.PARQUET, Holder.ARROW, Holder.LANCE), strict=True):
+                kept = ids.kept(kind) if cell == "as it is" else pa.string()
+                assert ids.written(kind, holder) == kept, (row, name, holder)
+            assert ids.written(kind, Holder.POSTGRES) == postgres, (row, name)
+            word = json.partition(",")[0] if json.startswith("number") else json.partition(":")[0]
+            values = [value for value in ids.as_json(EVERY[name]) if value is not None]
+            assert all(isinstance(value, said.get(word, str)) for value in values), (row, name)

@@ -144,6 +144,7 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
         ("s3://key:se@cret@bucket/a", "s3://bucket/a"),
         ("qdrant://key@host:6333/x", "qdrant://host:6333/x"),
         ("s3://key:secret@bucket", "s3://bucket"),
+        ("postgresql://host/db?sslpassword=x&table=t", "postgresql://host/db?sslpassword=***&table=t"),
     ],
 )
 def test_no_secret_of_an_address_is_shown(place: str, words: str) -> None:
@@ -175,8 +176,8 @@ def test_qdrant_must_answer(tmp_path: Path, refusing: str, monkeypatch: pytest.M
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:2")
     said = refusal("qdrant://127.0.0.1:1/texts")
     assert said == (
-        "qdrant://127.0.0.1:1/texts cannot be reached: [Errno 111] Connection refused; start Qdrant there, or "
-        "mend the address; qdrant+file:///folder/NAME needs no server"
+        "qdrant://127.0.0.1:1/texts cannot be reached: [Errno 111] Connection refused; start Qdrant there, "
+        "or mend the address; qdrant+file:///folder/NAME needs no server"
     )
     assert "Unauthorized; give its key in QDRANT_API_KEY" in refusal(f"qdrant://{refusing}/texts")
     assert "cannot be reached" in refusal("qdrant://127.0.0.1:port/texts")

@@ -51,13 +51,13 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     The local service works only while a command is attached to it: `embatch watch NAME` goes on.
     """
     from embatch import Request  # noqa: PLC0415
-    from embatch.runs.ids import as_text  # noqa: PLC0415
+    from embatch.runs.ids import as_words  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415
 
     requests = []
     opened = open_source(source, text, id)
     for rows in opened.blocks():
-        for at, (key, body) in enumerate(zip(as_text(rows.ids).to_pylist(), rows.texts, strict=True)):
+        for at, (key, body) in enumerate(zip(as_words(rows.ids), rows.texts, strict=True)):
             if body is None:
                 raise InvalidArgument(
                     f"row {rows.first + at}: {rows.faults[at]}; `embatch embed` goes on", field="IN"

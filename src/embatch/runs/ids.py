@@ -260,14 +260,20 @@ def as_written(array: Any, kind: Any) -> Any:
 
 
 def as_text(array: Any, kind: Any = _TEXT) -> Any:
-    """Return ids as text, null where they are: a text as it is, any other as the words of its JSON."""
-    return array_of(
-        [
-            said if said is None or isinstance(said, str) else orjson.dumps(said).decode()
-            for said in as_json(array)
-        ],
-        kind,
-    )
+    """Return ids as an array of texts, as `as_words` has them."""
+    return array_of(as_words(array), kind)
+
+
+def as_words(array: Any) -> list[str | None]:
+    """Return ids as texts, `None` where they are null: as they are, or as the words of their JSON."""
+    return [
+        said
+        if said is None or isinstance(said, str)
+        else str(said)
+        if type(said) is int
+        else orjson.dumps(said).decode()
+        for said in as_json(array)
+    ]
 
 
 def as_json(array: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import orjson
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers
 from embatch.runs.part import Part
+from embatch.runs.places import shown
 from embatch.runs.sinks import Layout, open_sink, writes_through
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Output:
             kind = ledger.id_type(block)
             if kind is not None and kind != self._ids:
                 raise InvalidArgument(
-                    f"the run of {self.place} that is remembered keeps its ids as {kind}, and now they are "
-                    f"{self._ids}: --restart begins anew",
+                    f"the run of {shown(self.place)} that is remembered keeps its ids as {kind}, and now they "
+                    f"are {self._ids}: --restart begins anew",
                     field="--id",
                 )
 

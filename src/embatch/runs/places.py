@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES: Final = ("file", "s3", "gs", "hf")
+_SECRET: Final = re.compile(r"([?&]\w*(?:password|secret|token|key)\w*=)[^&]*", re.IGNORECASE)
 SUFFIX: Final = ".embatch"
 """What the folder of a run's ledger is called, behind the name of its output."""
 
@@ -28,10 +30,11 @@ def scheme(place: str | Path) -> str:
 
 
 def shown(place: str | Path) -> str:
-    """Return an address for people and logs: without a user and password in it."""
+    """Return an address for people and logs: without a user, a password or another secret in it."""
     head, colons, rest = str(place).partition("://")
     authority, slash, path = rest.partition("/")
-    return f"{head}{colons}{authority.rpartition('@')[2]}{slash}{path}" if colons else head
+    hidden = _SECRET.sub(r"\1***", path)
+    return f"{head}{colons}{authority.rpartition('@')[2]}{slash}{hidden}" if colons else head
 
 
 def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:

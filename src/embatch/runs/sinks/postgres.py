@@ -15,7 +15,7 @@ import orjson
 
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
-from embatch.runs.ids import Holder, as_text, without_nul, written
+from embatch.runs.ids import Holder, as_words, without_nul, written
 from embatch.runs.sinks.layout import Written, sizes
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class PostgresSink:
 
         forms, widths = self._layout.forms(vectors), self._layout.sizes
         texts = [self._texts(values, widths[suffix]) for suffix, (values, _) in forms.items()]
-        rows = zip(as_text(ids).to_pylist(), errors, strict=True)
+        rows = zip(as_words(ids), errors, strict=True)
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.execute(self._table.emptied())
