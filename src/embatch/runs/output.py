@@ -51,8 +51,8 @@ class Output:
             kind = ledger.id_type(block)
             if kind is not None and kind != self._ids:
                 raise InvalidArgument(
-                    f"the run of {shown(self.place)} that is remembered keeps its ids as {kind}, and now they "
-                    f"are {self._ids}: --restart begins anew",
+                    f"the run of {shown(self.place)} that is remembered keeps its ids as {kind}, and now "
+                    f"they are {self._ids}: --restart begins anew",
                     field="--id",
                 )
 
