@@ -170,13 +170,32 @@ def test_a_file_that_changes_meanwhile_is_not_cast(tmp_path: Path) -> None:
         list(source.blocks())
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
-def test_an_id_that_is_not_utf8_fails_its_row(tmp_path: Path, ending: str) -> None:
-    """Alone: no output could say it, and no other row is to blame."""
-    bad = pa.Array.from_buffers(pa.string(), 3, array([b"a", b"\xff", b"c"]).buffers())
-    write(tmp_path / f"in{ending}", bad)
+@pytest.mark.parametrize(
+    ("ending", "within"),
+    [
+        *(
+            (ending, within)
+            for ending in (".parquet", ".arrow")
+            for within in ("text", "list", "struct", "map")
+        ),
+        (".arrow", "dictionary"),  # pyarrow takes no such Parquet
+    ],
+)
+def test_an_id_that_is_not_utf8_fails_its_row(tmp_path: Path, ending: str, within: str) -> None:
+    """Alone, at whatever depth: no output could say it, and no other row is to blame."""
+    bad: Any = pa.Array.from_buffers(pa.string(), 3, array([b"a", b"\xff", b"c"]).buffers())
+    ends = array([0, 1, 2, 3], pa.int32())
+    kinds: dict[str, Any] = {
+        "text": (bad, ["a", "c"]),
+        "list": (pa.ListArray.from_arrays(ends, bad), [["a"], ["c"]]),
+        "struct": (pa.StructArray.from_arrays([bad], ["k"]), [{"k": "a"}, {"k": "c"}]),
+        "map": (pa.MapArray.from_arrays(ends, array(["k"] * 3), bad), [[["k", "a"]], [["k", "c"]]]),
+        "dictionary": (pa.DictionaryArray.from_arrays(array([0, 1, 2]), bad), ["a", "c"]),
+    }
+    values, good = kinds[within]
+    write(tmp_path / f"in{ending}", values)
     (rows,) = open_source(tmp_path / f"in{ending}", None, "id").blocks()
-    assert rows.ids.to_pylist() == ["a", None, "c"]
+    assert ids.as_json(rows.ids) == [good[0], None, good[1]]
     assert rows.texts == ["text 0", None, "text 2"]
     assert rows.faults == {1: "the id is not UTF-8"}
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 from embatch.errors import InvalidArgument
 from embatch.runs.places import shown
 from embatch.runs.sources.files import FORMATS, File, find
+from embatch.runs.sources.id_columns import surveyed
 from embatch.runs.sources.lines import Csv, Jsonl, PlainText
-from embatch.runs.sources.tables import Arrow, Parquet, surveyed
+from embatch.runs.sources.tables import Arrow, Parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import reduce
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embatch.errors import InvalidArgument
-from embatch.runs import ids
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import CHUNK_ROWS, Chunk, Columns, chosen
+from embatch.runs.sources.id_columns import kept_ids, kept_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from embatch.runs.sources.files import File
-    from embatch.runs.sources.format import Format
 
 _BUFFER: Final = 8 << 20
 """Bytes of a Parquet column read at once."""
@@ -41,53 +35,8 @@ def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Co
     kind = schema.field(column).type
     if not is_text(kind):
         raise InvalidArgument(f"column {column!r} of {file.name} holds {kind}, not text", field="--text")
-    try:
-        id_type = pa.int64() if id_ is None else ids.kept(schema.field(id_).type)
-    except ids.Unkept:
-        raise InvalidArgument(
-            f"column {id_!r} of {file.name} holds {schema.field(id_).type}, of which no id can be: name "
-            "another one, or convert it",
-            field="--id",
-        ) from None
+    id_type = pa.int64() if id_ is None else kept_type(file, id_, schema.field(id_).type)
     return Columns(column, id_, id_type)
-
-
-def surveyed(form: Format, files: Sequence[File], first: Columns) -> Columns:
-    """Return the columns of several files: their ids in a type that loses nothing of any file's.
-
-    Args:
-        form: Parquet or Arrow.
-        files: of the source, in order.
-        first: what a look at the first of them found.
-
-    Raises:
-        InvalidArgument: a file lacks a column or has no text in it, or ids of two files have no common type.
-    """
-    if first.id is None or len(files) == 1:
-        return replace(first, id_type=_settled(first.id_type))
-    having: dict[Any, list[File]] = {first.id_type: [files[0]]}
-    with ThreadPoolExecutor(8) as threads:  # of a store, each file is a journey
-        looks = threads.map(lambda file: form.look(file, first.text, first.id), files[1:])
-        for file, columns in zip(files[1:], looks, strict=True):
-            having.setdefault(columns.id_type, []).append(file)
-    if len(having) > 1:  # a file without rows, such as an empty data frame's, may be of any type
-        filled = {
-            kind: next((file for file in of if form.count(file) != 0), None) for kind, of in having.items()
-        }
-        having = {kind: [file] for kind, file in filled.items() if file is not None} or having
-    for (kind, (file, *_)), (other, (another, *_)) in combinations(having.items(), 2):
-        if ids.joined(kind, other) is None:
-            raise InvalidArgument(
-                f"ids in column {first.id!r} are {kind} in {file.name} and {other} in {another.name}, and no "
-                "type holds both as they are: convert one of them, or embed the files apart",
-                field="--id",
-            )
-    return replace(first, id_type=_settled(reduce(ids.joined, having)))
-
-
-def _settled(kind: Any) -> Any:
-    """Return the type of ids where no file holds any: text."""
-    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
@@ -105,15 +54,9 @@ def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
     texts, faults = _texts(column)
     if columns.id is None:
         return Chunk(None, texts, faults)
-    found = batch.column(columns.id)
-    if not ids.holds(columns.id_type, found.type) and len(found):  # it is not the file that was looked at
-        raise InvalidArgument(f"{file.name} was changed while it was read: run it again", field="IN")
-    found = ids.as_kept(found, columns.id_type)
-    if bad := ids.broken(found):
-        faults = {**dict.fromkeys(bad, "the id is not UTF-8"), **faults}
-        texts = [None if at in faults else one for at, one in enumerate(texts)]
-        mask = pa.array([at not in bad for at in range(len(found))])
-        found = pc.if_else(mask, found, pa.scalar(None, found.type))
+    found, bad = kept_ids(file, batch.column(columns.id), columns.id_type)
+    faults = {**bad, **faults}
+    texts = [None if at in bad else one for at, one in enumerate(texts)] if bad else texts
     return Chunk(found, texts, faults)
 
 
