@@ -256,6 +256,15 @@ class Ledger:
             "--retry-failed works its rows again, --restart begins anew"
         )
 
+    def id_type(self, block: Block) -> pa.DataType | None:
+        """Return the type of a block's ids, `None` where its part cannot be read: it is lost."""
+        try:
+            with pa.memory_map(str(self._folder / block.part)) as stored:
+                kind: pa.DataType = pa.ipc.open_file(stored).schema.field("id").type
+        except (OSError, pa.ArrowException):
+            return None
+        return kind
+
     def end(self, verdict: str) -> None:
         """Note that the output is in place: `done` or `rejected`. Durable on return."""
         self._append({"verdict": verdict})

@@ -15,7 +15,9 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.runs.places import shown
 from embatch.runs.sources.files import FORMATS, File, find
+from embatch.runs.sources.id_columns import surveyed
 from embatch.runs.sources.lines import Csv, Jsonl, PlainText
 from embatch.runs.sources.tables import Arrow, Parquet
 
@@ -143,12 +145,15 @@ def open_source(place: str | Path, text: str | None, id_: str | None) -> Source:
         id_: name of the id column; `None` numbers the rows.
 
     Raises:
-        InvalidArgument: there is no such file, its ending is unknown, or a column is missing.
+        InvalidArgument: there is no such file, its ending is unknown, a column is missing, or ids of two
+            files have no common type.
     """
     files = find(place)
     form = format_of(files)
     columns = form.look(files[0], text, id_)
-    name = files[0].name if len(files) == 1 else f"{len(files)} files of {place}"
+    if isinstance(form, (Parquet, Arrow)):  # what is of lines is text by nature
+        columns = surveyed(form, files, columns)
+    name = files[0].name if len(files) == 1 else f"{len(files)} files of {shown(place)}"
     return Source(name, files, form, columns, str(place))
 
 

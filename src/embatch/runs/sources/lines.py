@@ -160,9 +160,9 @@ class Csv:
                 fault = broken
                 if fault is None and not encodable(record[at]):
                     fault = "not UTF-8"
-                id_ = (
-                    record[key] if key is not None and key < len(record) and encodable(record[key]) else None
-                )
+                id_ = record[key] if key is not None and key < len(record) else None
+                if id_ is not None and not encodable(id_):
+                    id_, fault = None, fault or "the id is not UTF-8"
                 yield (
                     id_,
                     record[at] if fault is None else None,

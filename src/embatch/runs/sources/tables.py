@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from embatch.errors import InvalidArgument
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import CHUNK_ROWS, Chunk, Columns, chosen
+from embatch.runs.sources.id_columns import kept_ids, kept_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,10 +35,8 @@ def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Co
     kind = schema.field(column).type
     if not is_text(kind):
         raise InvalidArgument(f"column {column!r} of {file.name} holds {kind}, not text", field="--text")
-    id_type = pa.int64() if id_ is None else schema.field(id_).type
-    if pa.types.is_dictionary(id_type):
-        id_type = id_type.value_type
-    return Columns(column, id_, pa.string() if pa.types.is_null(id_type) else id_type)
+    id_type = pa.int64() if id_ is None else kept_type(file, id_, schema.field(id_).type)
+    return Columns(column, id_, id_type)
 
 
 def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
@@ -53,12 +52,12 @@ def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
             f"column {columns.text!r} of {file.name} holds {column.type}, not text", field="--text"
         )
     texts, faults = _texts(column)
-    ids = None
-    if columns.id is not None:
-        ids = batch.column(columns.id)
-        if ids.type != columns.id_type:
-            ids = ids.cast(columns.id_type)
-    return Chunk(ids, texts, faults)
+    if columns.id is None:
+        return Chunk(None, texts, faults)
+    found, bad = kept_ids(file, batch.column(columns.id), columns.id_type)
+    faults = {**bad, **faults}
+    texts = [None if at in bad else one for at, one in enumerate(texts)] if bad else texts
+    return Chunk(found, texts, faults)
 
 
 def _texts(column: Any) -> tuple[list[str | None], dict[int, str]]:
