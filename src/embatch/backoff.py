@@ -6,11 +6,22 @@ Pure arithmetic in seconds; whoever calls decides how to wait.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+_SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_LONGEST: Final = 1e9
+"""Thirty years: whoever asks for more gets this, with which dates and durations can still be reckoned."""
+_DATE_CHARACTERS: Final = 64
+"""No HTTP date is longer."""
+LONGEST_PAUSE: Final = 3600.0
+"""Nothing that could be tried again waits longer than an hour, whoever says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,8 @@ class Backoff:
     """Ceiling of every wait, seconds."""
     attempts: int = 6
     """Tries in all, the first included."""
+    obeyed: float = 120.0
+    """Longest wait that is obeyed when it is asked for, seconds: whoever asks for more is not asked again."""
 
     def delay(self, failures: int, chance: float, retry_after: float | None = None) -> float | None:
         """Return the seconds to wait after the `failures`-th failure, or `None` to give up.
@@ -30,14 +43,15 @@ class Backoff:
         Args:
             failures: failures so far, 1 for the first.
             chance: a number drawn uniformly from [0, 1).
-            retry_after: what the service asked for; never undercut, and jittered upwards by a quarter.
+            retry_after: what the service asked for; never undercut, and jittered upwards by a quarter. Above
+                `obeyed` it is a reason to give up.
         """
         if failures >= self.attempts:
             return None
         # 2.0 ** 1024 overflows; by 64 doublings every sensible limit is long reached.
         ceiling = min(self.limit, self.first * 2.0 ** min(failures - 1, 64))
         if retry_after is not None and math.isfinite(retry_after) and retry_after > 0:
-            return retry_after * (1.0 + 0.25 * chance)
+            return retry_after * (1.0 + 0.25 * chance) if retry_after <= self.obeyed else None
         return ceiling * chance
 
 
@@ -68,11 +82,11 @@ class Pauses:
             name: what failed.
             message: why.
             now: the time.
-            wait: seconds by the number of failures in a row, 1 for the first.
+            wait: seconds by the number of failures in a row, 1 for the first; `LONGEST_PAUSE` at most counts.
         """
         before = self._pauses.get(name)
         failures = 1 if before is None else before.failures + 1
-        self._pauses[name] = Pause(message, failures, now + wait(failures))
+        self._pauses[name] = Pause(message, failures, now + min(LONGEST_PAUSE, wait(failures)))
         return before is None
 
     def end(self, name: str) -> None:
@@ -99,6 +113,59 @@ class Pauses:
 
 SUBMIT: Final = Backoff()
 POLL: Final = Backoff(first=1.0, limit=30.0, attempts=10)
+_MEANWHILE: Final = Backoff(first=30.0, limit=900.0, attempts=1_000_000)
+
+
+def meanwhile(asked: float, failures: int) -> float:
+    """Return the seconds to leave somebody alone who asked for `asked` of them, and whom work waits for.
+
+    Up to two minutes are obeyed as they were said. Who asks for more is tried again meanwhile, ever more
+    seldom: after half a minute, a minute, two, and so on up to a quarter of an hour. Such a time is a guess
+    of whoever says it, and a mistaken one would hold the work for years.
+
+    Args:
+        asked: seconds; what is no number above 0 asks for nothing.
+        failures: how often in a row it has failed, 1 for the first.
+    """
+    if not asked > 0:
+        return 0.0
+    if asked <= _MEANWHILE.obeyed:
+        return asked
+    return min(asked, _MEANWHILE.delay(min(failures, 64), 1.0) or 0.0)
+
+
+def retry_after(header: str | None, now: datetime) -> float | None:
+    """Return the seconds that a `Retry-After` header asks to wait: above 0, finite, at most thirty years.
+
+    Args:
+        header: seconds, also with a fraction, or an HTTP date in any of its forms; `None` if there is none.
+        now: the time by the clock of whoever answered (see `http_date`), else one's own; with a zone.
+
+    Returns:
+        `None` where nothing is asked for: no header, one that makes no sense, no time, a time that is past.
+    """
+    said = (header or "").strip()
+    if _SECONDS.fullmatch(said):
+        seconds = float(said)
+    elif (until := http_date(said)) is not None:
+        seconds = (until - now).total_seconds()
+    else:
+        return None
+    return min(seconds, _LONGEST) if seconds > 0 else None
+
+
+def http_date(header: str | None) -> datetime | None:
+    """Return the moment that an HTTP date names, with its zone, UTC where it names none.
+
+    `None` if there is no header, or if it is no date that a calendar has.
+    """
+    if header is None or len(header) > _DATE_CHARACTERS:
+        return None
+    try:
+        date = parsedate_to_datetime(header)
+    except (ValueError, TypeError, OverflowError, IndexError):  # what the library raises for odd ones
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def poll_interval(request_count: int) -> float:

@@ -38,7 +38,8 @@ class TaskType(StrEnum):
 class Request:
     """One text to embed. Its `index` is its position in the batch."""
 
-    text: str
+    text: str | None
+    """`None`, as a table has it where a text is missing: the request fails alone, as NOT_TEXT."""
     key: str | None = None
     """Your own id, echoed with the result; unique within the batch, at most 512 bytes."""
     metadata: Mapping[str, Any] | None = None
@@ -53,7 +54,7 @@ class Request:
 class Texts(Sequence[Request]):
     """Requests that differ in nothing but their text; each is made when it is asked for."""
 
-    def __init__(self, texts: Sequence[str], like: Request) -> None:
+    def __init__(self, texts: Sequence[str | None], like: Request) -> None:
         self.texts, self.like = texts, like
 
     def __len__(self) -> int:
@@ -97,8 +98,19 @@ class BatchStats:
 
     @property
     def success_rate(self) -> float:
-        """Successful share of **all** requests, 0.0 to 100.0."""
+        """Successful share of **all** requests, 0.0 to 100.0: low as long as a batch runs."""
         return self._share(self.successful_request_count)
+
+    @property
+    def finished_success_rate(self) -> float | None:
+        """Successful share of what is finished, durable or not, 0.0 to 100.0; `None` before anything is.
+
+        What to watch while a batch runs. What is not yet durable counts as successful: failures are
+        counted with their shard.
+        """
+        good = self.successful_request_count + self.uncommitted_request_count
+        finished = good + self.failed_request_count
+        return 100.0 * good / finished if finished else None
 
     @property
     def failure_rate(self) -> float:
@@ -133,7 +145,7 @@ class Batch:
     name: str
     """`batches/{id}`: keep it, it is all that is needed to come back for the embeddings."""
     model: str
-    """`models/{model}`."""
+    """`models/{model}`, by the name that it was asked for."""
     state: State
     display_name: str | None
     """`None` only for batches that another client submitted without one."""
@@ -154,6 +166,14 @@ class Batch:
     notes: tuple[str, ...] = ()
     """What a user should know about how the batch was worked, such as a task type without a prompt."""
     usage: BatchUsage = field(default_factory=BatchUsage)
+    alias_of: str | None = None
+    """`models/{model}` that works the batch, where `model` is another name for it; `None`: `model` itself.
+    An alias may mean another model one day, the batch never does."""
+
+    @property
+    def worked_by(self) -> str:
+        """`models/{model}` that works the batch: vectors of two batches compare where these are equal."""
+        return self.alias_of or self.model
 
     @property
     def done(self) -> bool:

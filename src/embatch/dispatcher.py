@@ -13,11 +13,13 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
 
-from embatch.backoff import Backoff, Pauses
+from embatch.backoff import Backoff, Pauses, meanwhile
+from embatch.engine.protocol import EndpointTrouble
 from embatch.errors import (
     Code,
     DataLoss,
@@ -119,6 +121,11 @@ class Dispatcher:
                 if running.claim.batch_id == batch_id:
                     running.stop.set()
 
+    def at_work(self) -> tuple[str, ...]:
+        """Return the ids of the batches that are worked now."""
+        with self._lock:
+            return tuple(running.claim.batch_id for running in self._running)
+
     def uncommitted(self, batch_id: str) -> Done:
         """Return what of a batch's claimed shards is embedded and not yet durable."""
         with self._lock:
@@ -206,7 +213,7 @@ class Dispatcher:
                     self._batches.end(claim.batch_id)
         except EngineTrouble as error:
             self._pause(self._models, claim.model, error.message, error.retry_after)
-            self._release(claim)
+            self._release(claim, excused=isinstance(error, EndpointTrouble))
         except Unavailable as error:
             self._pause(self._batches, claim.batch_id, error.message)
             self._release(claim, excused=True)  # no engine has anything against it
@@ -229,7 +236,7 @@ class Dispatcher:
 
         `asked` is how long whoever failed asked to be left alone.
         """
-        wait = _patience if asked is None else lambda _: asked
+        wait = _patience if asked is None else partial(meanwhile, asked)
         with self._lock:
             before = pauses.messages()
             pauses.begin(name, message, time.monotonic(), wait)

@@ -28,7 +28,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+WORDS: Final = 1_000
+"""Most characters of somebody else's message that become part of ours."""
+
+
+def printable(words: str, most: int = WORDS) -> str:
+    """Return somebody else's words as a message can carry them: one line, cut, control characters as escapes.
+
+    A terminal obeys control characters, and what turns the direction of writing shows something else than
+    stands there.
+    """
+    cut = words if len(words) <= most else f"{words[:most]}…"
+    if cut.isprintable():
+        return cut
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
 
 
 class Code(Enum):
@@ -103,6 +118,10 @@ class RequestError:
     message: str
 
 
+class FailedRows(UserWarning):
+    """An array of embeddings has rows of NaN where requests failed, and nobody said that it may."""
+
+
 class EmbatchError(Exception):
     """Anything embatch reports. `str(error)` says what is wrong and what to do about it."""
 
@@ -125,6 +144,11 @@ class EmbatchError(Exception):
         """A stable word more exact than the code, such as `EMPTY_BATCH`; `None` where the code says all."""
         self.retry_after = retry_after
         """Seconds after which repeating makes sense; `None` when unknown."""
+
+    def __str__(self) -> str:
+        """Return the message, with the field at fault where it does not name it."""
+        named = self.field is None or self.field in self.message
+        return self.message if named else f"{self.message} ({self.field})"
 
 
 class InvalidArgument(EmbatchError):

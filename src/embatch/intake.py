@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from embatch.batch import TaskType
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
-from embatch.jsontext import encodable, is_object
+from embatch.jsontext import DEPTH, encodable, is_object
 from embatch.shard import ShardCutter, frozen, rows_of
 from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
@@ -23,8 +24,6 @@ from embatch.store.records import MIXED, NewBatch, PayloadShard
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
-
-    import pyarrow as pa
 
     from embatch.cached import Cached
     from embatch.engine.models import ServedModel
@@ -56,6 +55,8 @@ class Draft:
     """The same key gives the same batch again, as long as it exists; `None` makes a new one each time."""
     body_digest: str | None = None
     """Tells a repetition from another request under the same key."""
+    asked_model: str | None = None
+    """The name to show for the model, with or without `models/`; `None`: the model's own."""
     run: str | None = None
     """The run that the batch belongs to: the cache is asked for its texts, and told when the run ends."""
 
@@ -77,6 +78,7 @@ class Draft:
         self, id_: str, model: ServedModel, now: datetime, settings: Settings, input_file: str | None = None
     ) -> NewBatch:
         """Return the batch to be accepted; `input_file` is `None` for an inline one."""
+        asked = (self.asked_model or model.name).removeprefix("models/")
         return NewBatch(
             id_,
             model.name,
@@ -89,6 +91,7 @@ class Draft:
             now,
             now + timedelta(seconds=settings.batch_expiry),
             run=self.run,
+            asked_model=None if asked == model.name else asked,
         )
 
 
@@ -141,7 +144,7 @@ class Judge:
         known: dict[str, Any] = dict(zip(given.schema.names, given.columns, strict=True))
         said = {name for name, column in known.items() if column.null_count < given.num_rows}
         text, task_type = known["text"], known["task_type"]
-        if "text" not in said or text.null_count or said & {"key", "metadata"}:
+        if "text" not in said or text.null_count or text.type != pa.string() or said & {"key", "metadata"}:
             return False
         sizes = pc.binary_length(text)
         if "title" in said:
@@ -223,7 +226,8 @@ def _storable(row: RequestRow) -> tuple[RequestRow, RequestError | None]:
     elif row.metadata is not None and not is_object(row.metadata):
         unfit.append("metadata")
         fault = fault or _fault(
-            Reason.BAD_FIELD, "metadata is no JSON object of whole characters: it is not echoed"
+            Reason.BAD_FIELD,
+            f"metadata is no JSON object of whole characters in at most {DEPTH} levels: it is not echoed",
         )
     if not unfit:
         return row, None

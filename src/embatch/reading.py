@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from embatch.errors import Code, DataLoss, Reason, RequestError
+from embatch.errors import Code, DataLoss, NotFound, Reason, RequestError
 from embatch.shard import REQUESTS, failed_results, refused
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from embatch.batch import Batch
     from embatch.store.blobs import Blobs
@@ -71,6 +71,18 @@ def read_results(
     """
     size = record.native_dimensions or native
     return Results(batch, record.dimensions, size, _parts(record, shards, blobs, size))
+
+
+def unless_deleted(parts: Iterator[pa.RecordBatch], look: Callable[[], object]) -> Iterator[pa.RecordBatch]:
+    """Yield the parts; files that went with their batch are no loss: `look` then raises NotFound."""
+    try:
+        yield from parts
+    except DataLoss:
+        try:
+            look()
+        except NotFound as gone:
+            raise NotFound("the batch was deleted just now") from gone
+        raise
 
 
 def _parts(

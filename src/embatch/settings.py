@@ -24,6 +24,7 @@ MOST: Final[Mapping[str, int]] = MappingProxyType(
         "requests": 10**9,
         "tokens": 10**9,
         "headers": 10**6,
+        "connections": 10**6,
         "claims": 10**6,
         "threads": 10**4,
         "niceness": 19,
@@ -51,7 +52,18 @@ class Settings:
     text_bytes: int = _setting(1 << 20, "bytes", "Longest text in UTF-8; a longer one fails alone.")
     header_bytes: int = _setting(16 << 10, "bytes", "Largest head of an HTTP request.")
     header_count: int = _setting(100, "headers", "Most headers of an HTTP request.")
-    receive_seconds: float = _setting(30.0, "seconds", "A client that sends nothing for so long is dropped.")
+    receive_seconds: float = _setting(
+        30.0, "seconds", "A client that sends or takes nothing for so long is dropped."
+    )
+    body_seconds: float = _setting(
+        300.0, "seconds", "Longest time for a body or an answer, and as long for each inline_bytes of it."
+    )
+    held_bytes: int = _setting(
+        256 << 20, "bytes", "Bodies in memory at once, over all connections; beyond it 503 OVERLOADED."
+    )
+    connections: int = _setting(
+        10_000, "connections", "Connections at once: idle ones end for new ones, then 503 OVERLOADED."
+    )
     batch_expiry: float = _setting(48 * 3600.0, "seconds", "An unfinished batch becomes EXPIRED at this age.")
     retention: float = _setting(
         30 * 86400.0, "seconds", "A final batch and its results are deleted at this age."
@@ -72,6 +84,11 @@ class Settings:
         19, "niceness", "Niceness of bulk engine processes; the query lane keeps its own."
     )
 
+    free_bytes: int = _setting(
+        16 << 20,
+        "bytes",
+        "With less free on the data folder's disk nothing new is accepted: 503 STORAGE_LOW.",
+    )
     cache_bytes: int = _setting(
         4 << 30, "bytes", "Vectors kept to answer the texts of later runs; 0 keeps none."
     )

@@ -203,9 +203,12 @@ def completed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def rows_of(given: pa.RecordBatch) -> Iterator[RequestRow]:
-    """Yield the requests of columns as in `GIVEN`, one by one."""
-    for said in zip(*(given.column(name).to_pylist() for name in GIVEN.names), strict=True):
-        yield RequestRow(*said)
+    """Yield the requests of columns as in `GIVEN`, one by one.
+
+    Texts may be bytes: of one that is not UTF-8 what cannot be read stands there as lone surrogates.
+    """
+    for text, *said in zip(*(given.column(name).to_pylist() for name in GIVEN.names), strict=True):
+        yield RequestRow(text.decode(errors="surrogateescape") if isinstance(text, bytes) else text, *said)
 
 
 @dataclass(slots=True)

@@ -88,12 +88,13 @@ class Uploads:
             InvalidArgument: a file cannot be named so.
             TooLarge: a file may not have so many bytes.
             AlreadyExists: the name is taken.
-            Unavailable: the disk is full or failed.
+            Unavailable: the disk is full (STORAGE_FULL, or nearly: STORAGE_LOW) or failed.
         """
         if file_id is not None and (_ID.fullmatch(file_id) is None or file_id.startswith(RESULTS)):
             raise InvalidArgument("a file cannot be named so", field="file.name")
         if size is not None and size > self._settings.file_bytes:
             raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="file.sizeBytes")
+        self._blobs.check_room(self._settings.free_bytes)
         token = secrets.token_urlsafe(32)
         record = UploadRecord(token, file_id or new_id(12), display_name, mime_type, size, self._now())
         place = self._path(token)
@@ -115,32 +116,55 @@ class Uploads:
     def append(self, token: str, offset: int, chunk: bytes) -> int:
         """Append bytes at the end; return how many there are then.
 
+        Repeating is safe, also once the file is finished: bytes that are there already are not appended.
+
         Raises:
             NotFound: no such upload.
-            InvalidArgument: the offset is not where the upload ends.
+            InvalidArgument: the offset is not where the upload ends, nor are the bytes there what came.
             TooLarge: more than was announced, or than a file may have.
             Unavailable: the disk is full or failed; nothing was appended.
         """
-        record = self._store.upload(token)
+        try:
+            record = self._store.upload(token)
+        except NotFound:
+            made = self._store.file_at(_place(token))
+            if offset + len(chunk) <= made.size and self._holds(self._blobs.path(made.path), offset, chunk):
+                return made.size
+            raise
         with self._lock(token):
             received = self.offset(token)
-            if offset != received:
+            known = received - offset
+            if known < 0 or not self._holds(self._path(token), offset, chunk[:known]):
                 raise InvalidArgument(
                     f"the upload has {received} bytes, this chunk begins at {offset}",
                     field="X-Goog-Upload-Offset",
                 )
+            chunk = chunk[known:]
             most = self._settings.file_bytes if record.declared_size is None else record.declared_size
             if received + len(chunk) > most:
                 raise TooLarge(f"the upload was to have at most {most} bytes", field="file.sizeBytes")
-            with _on_disk(), self._path(token).open("ab", buffering=0) as file:
-                left = memoryview(chunk)
-                try:
-                    while left:
-                        left = left[file.write(left) :]
-                except OSError:
-                    file.truncate(received)
-                    raise
+            if chunk:
+                self._extend(self._path(token), received, chunk)
             return received + len(chunk)
+
+    def _holds(self, place: Path, offset: int, chunk: bytes) -> bool:
+        """Return whether these bytes stand there, as they do when their acknowledgement was lost."""
+        if not chunk:
+            return True
+        with _on_disk(), place.open("rb") as file:
+            file.seek(offset)
+            return file.read(len(chunk)) == chunk
+
+    def _extend(self, place: Path, received: int, chunk: bytes) -> None:
+        """Append all of a chunk or nothing."""
+        with _on_disk(), place.open("ab", buffering=0) as file:
+            left = memoryview(chunk)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(received)
+                raise
 
     def finish(self, token: str) -> FileRecord:
         """Make a file of an upload, durable on return. Repeating is safe: the file is returned again.

@@ -7,7 +7,7 @@ result does not depend on how many rows stand beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Vectors: TypeAlias = "NDArray[np.float32]"
+
+_SHOWN: Final = 3
+"""Numbers of an embedding that its `repr` shows."""
 
 
 def norm(vectors: ArrayLike) -> Vectors:
@@ -84,7 +87,7 @@ def _pair(left: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.float64], NDArr
     return a, b
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class ContentEmbedding:
     """One embedding. `values` is float32 of shape (dimensionality,); treat it as read-only.
 
@@ -93,6 +96,8 @@ class ContentEmbedding:
     (2, 5.0, 1.0)
     >>> round(a.cosine_similarity(b), 2), a.dot_product(b), round(a.euclidean_distance(b), 3)
     (0.96, 24.0, 1.414)
+    >>> ContentEmbedding(np.arange(384))
+    <ContentEmbedding of 384 dimensions: 0, 1, 2, …>
     """
 
     values: Vectors
@@ -102,6 +107,11 @@ class ContentEmbedding:
         if array.ndim != 1:
             raise InvalidArgument("an embedding is one list of numbers", field="values")
         object.__setattr__(self, "values", array)
+
+    def __repr__(self) -> str:
+        first = ", ".join(f"{number:.4g}" for number in self.values[:_SHOWN].tolist())
+        more = ", …" if self.dimensionality > _SHOWN else ""
+        return f"<ContentEmbedding of {self.dimensionality} dimensions: {first}{more}>"
 
     def __eq__(self, other: object) -> bool:
         """Whether both hold the same numbers, bit for bit."""

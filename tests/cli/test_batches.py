@@ -13,8 +13,10 @@ import orjson
 import pytest
 from serving import serving
 
+from embatch import Client
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from serving import Served
@@ -27,13 +29,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, code: int = 0, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command whose output goes to another program, from a terminal of 80 columns."""
     done = subprocess.run(
         [sys.executable, "-m", "embatch", *map(str, arguments)],
-        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
+        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **(environ or {})},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=120,
     )
@@ -65,13 +69,28 @@ def test_names_can_be_copied(service: Served, tmp_path: Path) -> None:
     assert source.name in line
 
 
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_names_that_the_locale_cannot_write(service: Served, locale: dict[str, str]) -> None:
+    """They are shown with escapes, in tables and in JSON lines as they are: no command fails over a name."""
+    with Client(service.url) as client:
+        name = client.async_batch_embed_contents(["one"], display_name="Größe 東 …").name
+    listed = run("list", "--to", service.url, environ=locale).stdout
+    (line,) = [line for line in listed.splitlines() if name in line]
+    assert line.rstrip().endswith("Größe 東 …" if not locale else r"Gr\xf6\xdfe \u6771 \u2026")
+    rows = [
+        orjson.loads(row)
+        for row in run("list", "--json", "--to", service.url, environ=locale).stdout.splitlines()
+    ]
+    assert "Größe 東 …" in [row["display_name"] for row in rows]
+
+
 def test_an_engine_that_does_not_come_up(tmp_path: Path) -> None:
     """The service says so before anybody waits, and to whoever waits for a batch."""
     why, source = "the openvino engine has no option bogus", tmp_path / "in.jsonl"
     source.write_bytes(b'{"text":"one"}\n')
     with serving(tmp_path / "data", "--engine", "openvino", "--engine-option", "bogus=1") as served:
         deadline = time.monotonic() + 60
-        while (reply := httpx2.get(f"{served.url}/readyz")).status_code == 200:
+        while (reply := httpx2.get(f"{served.url}/readyz", timeout=60)).status_code == 200:
             assert time.monotonic() < deadline, "it seems ready"
         assert reply.json() == {"status": "unready", "reasons": [why]}
         name = run("submit", source, "--to", served.url).stdout.strip()

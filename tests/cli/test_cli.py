@@ -34,7 +34,7 @@ def _run(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [*COMMAND, *arguments],
         env=_environment(data),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=240,
     )
@@ -89,7 +89,7 @@ def test_embed_goes_on_after_kill_and_gives_the_same_bytes(tmp_path: Path) -> No
         [*COMMAND, "embed", str(source), "-o", str(tmp_path / "out.parquet")],
         env=_environment(data),
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     with first:
         _until(lambda: _accepted(data))
@@ -112,7 +112,7 @@ def test_interrupting_says_that_the_work_stays(tmp_path: Path) -> None:
         [*COMMAND, "embed", str(source), "-o", str(tmp_path / "out.parquet")],
         env=_environment(data),
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as running:
         _until(lambda: _accepted(data))
         running.send_signal(signal.SIGINT)

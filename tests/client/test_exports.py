@@ -28,6 +28,7 @@ NAMES = [
     "EmbatchError",
     "EngineTrouble",
     "FailedPrecondition",
+    "FailedRows",
     "IllegalTransition",
     "Internal",
     "InvalidArgument",

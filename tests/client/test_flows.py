@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ from embatch import (
     Unavailable,
 )
 from embatch.client import flows
-from embatch.client.asking import NOT_SENT
+from embatch.client.asking import NOT_SENT, send_file
+from embatch.client.asking import Parcel as FileUpload
 from embatch.client.calls import Reply
 from embatch.client.flows import Labels, Wait, Wish
 from embatch.client.targets import Target, resolve
@@ -103,6 +105,49 @@ def test_retry_after_is_honoured() -> None:
     played = play(flows.get(terms(), NAME), [limited] * 6)
     assert isinstance(played.error, ResourceExhausted)
     assert played.error.retry_after == 7.0
+
+
+@pytest.mark.parametrize("said", ["999999999", "121", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_who_asks_for_more_than_two_minutes_is_not_asked_again(said: str) -> None:
+    """The error comes at once, with the wait on it: by header or by RetryInfo, of a poll, of an upload."""
+    headers = {"retry_after": said, "date": "Mon, 01 Jun 2026 10:00:00 GMT"}
+    refusals = [json_reply(problem(503, "UNAVAILABLE"), 503, **headers)]
+    if said.isdigit():
+        info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{said}.5s"}
+        refusals.append(json_reply(problem(429, "RESOURCE_EXHAUSTED", "no", info), 429))
+    for refusal in refusals:
+        for flow in (
+            flows.get(terms(), NAME),
+            flows.await_batch(terms(), NAME, Wait(limit=math.inf), None),
+            flows.cancel(terms(), NAME),
+            send_file(terms(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x")),
+        ):
+            played = play(flow, [refusal])
+            assert isinstance(played.error, Unavailable | ResourceExhausted)
+            assert played.error.retry_after is not None
+            assert 120 < played.error.retry_after <= 1e9
+    started = Reply(200, {"x-goog-upload-url": "http://service/upload/1"})
+    flow = send_file(terms(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x"))
+    played = play(flow, [started, refusals[0]])
+    assert isinstance(played.error, Unavailable)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["-5", "nan", "inf", "1e12", "0", "soon", "1.5.5", "Fri, 31 Dec 99999999999 23:59:59 GMT", "9" * 9000],
+)
+def test_a_wait_that_makes_no_sense_is_none(said: str) -> None:
+    """It is tried again as after any other refusal; 9,000 digits ask for very long."""
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{said}s"}
+    for refusal in (
+        json_reply(problem(503, "UNAVAILABLE"), 503, retry_after=said),
+        json_reply(problem(503, "UNAVAILABLE", "no", info), 503),
+    ):
+        if said.isdigit() and len(said) > 1 and "retry-after" in refusal.headers:
+            continue
+        played = play(flows.get(terms(), NAME), [refusal, operation()])
+        assert played.error is None
+        assert played.calls[1].after == 0.5
 
 
 def test_an_answer_that_is_no_envelope_is_an_error_all_the_same() -> None:
@@ -281,7 +326,11 @@ def test_a_display_name_is_required(name: str) -> None:
         ("one text", "a list of texts, not one text"),
         (Request("one"), "a list of texts, not one text"),
         (["a", 5], r"requests\[1\] is a int"),
-        (["a", None], r"requests\[1\] is a NoneType"),
+        (["a", ["b"]], r"requests\[1\] is a list"),
+        ({"a": "b"}, "requests must be a list of texts or requests, not a dict"),
+        ({"a"}, "requests must be a list of texts or requests, not a set"),
+        (5, "requests must be a list of texts or requests, not an int"),
+        (None, "requests must be a list of texts or requests, not None"),
         ([b"bytes"], r"requests\[0\] is a bytes"),
     ],
 )
@@ -324,7 +373,15 @@ def test_a_lost_answer_to_delete_or_cancel_does_not_turn_into_an_error() -> None
     assert isinstance(play(flows.delete(terms(), NAME), [gone]).error, NotFound)
     played = play(flows.cancel(terms(), NAME), [LOST, final, operation("CANCELLED")])
     assert played.value.state is State.CANCELLED
-    assert play(flows.cancel(terms(), NAME), [final]).error is not None
+
+
+def test_to_cancel_what_has_ended_changes_nothing() -> None:
+    """It comes back as it is, from services that refuse it too; a refusal of one that runs is an error."""
+    final = json_reply(problem(400, "FAILED_PRECONDITION"), 400)
+    for answer in (final, json_reply({})):
+        played = play(flows.cancel(terms(), NAME), [answer, operation("SUCCEEDED")])
+        assert played.value.state is State.COMPLETED
+    assert play(flows.cancel(terms(), NAME), [final, operation("RUNNING")]).error is not None
 
 
 @pytest.mark.parametrize(

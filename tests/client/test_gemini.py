@@ -114,7 +114,7 @@ def test_a_file_batch_whose_lines_come_out_of_order(status_lines: bool) -> None:
     assert [one or [] for one in values(result)] == expected
     assert result.keys[:9] == [None] * 7 + ["doc-7", None]
     assert [(index, error.code) for index, error in result.failed_responses] == [(3, Code.INVALID_ARGUMENT)]
-    assert result.to_numpy().shape == (FILE, 3)
+    assert result.to_numpy(failed="nan").shape == (FILE, 3)
     assert result.tokens[0] == 2
     assert len(fake.files) == 2
 
@@ -128,7 +128,7 @@ def test_a_batch_in_which_everything_failed(count: int) -> None:
     assert batch.batch_stats.failure_rate == 100.0
     assert [index for index, _ in result.failed_responses] == list(range(count))
     assert result.embeddings == [None] * count
-    assert result.to_numpy().shape == (count, 0)
+    assert result.to_numpy(failed="nan").shape == (count, 0)
 
 
 def test_results_are_read_smaller_on_request() -> None:

@@ -36,7 +36,7 @@ def test_a_file_whose_end_was_not_heard_of_is_sent_once(tmp_path: Path) -> None:
     with (
         serving(tmp_path / "data") as service,
         Client(service.url, transport=Losing(3)) as client,
-        httpx2.Client(base_url=service.url) as web,
+        httpx2.Client(base_url=service.url, timeout=60) as web,
     ):
         unhurried(client)
         batch = client.async_batch_embed_contents([f"text {n}" for n in range(1500)], display_name="Large")

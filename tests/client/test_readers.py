@@ -52,8 +52,8 @@ def test_what_the_service_writes_is_what_the_client_reads() -> None:
     failed = {0, 4, 5, 9}
     result = from_arrow(batch(10), stream(part(0, 5, failed), part(5, 5, failed)))
     good = [at for at in range(10) if at not in failed]
-    assert result.to_numpy()[good].tolist() == [[at, at + 1, at + 2, at + 3] for at in good]
-    assert np.isnan(result.to_numpy()[sorted(failed)]).all()
+    assert result.to_numpy(failed="nan")[good].tolist() == [[at, at + 1, at + 2, at + 3] for at in good]
+    assert np.isnan(result.to_numpy(failed="nan")[sorted(failed)]).all()
     assert [index for index, _ in result.failed_responses] == sorted(failed)
     error = result.failed_responses[0][1]
     assert (error.code, error.reason, error.message) == (Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT, "empty")

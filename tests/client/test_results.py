@@ -39,7 +39,7 @@ def test_positions_are_kept_around_a_failed_request() -> None:
         None,
         [3, 4],
     ]
-    array = found.to_numpy()
+    array = found.to_numpy(failed="nan")
     assert array.dtype == np.float32
     assert array.shape == (3, 2)
     assert array[[0, 2]].tolist() == [[1, 2], [3, 4]]

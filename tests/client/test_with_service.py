@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from serving import MODEL, serving
+from serving import MODEL, serving, short_folder
 
 from embatch import (
     AlreadyExists,
@@ -32,7 +33,7 @@ LARGE = 10_100
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a service on a socket for all tests of this file; `test_local` has one on a port."""
     folder = tmp_path_factory.mktemp("s")
-    with serving(folder / "data", "--socket", str(folder / "sock")) as service:
+    with short_folder() as place, serving(folder / "data", "--socket", str(place / "sock")) as service:
         yield service.url
 
 
@@ -45,12 +46,14 @@ def client(url: str) -> Iterator[Client]:
 
 def test_a_batch_from_submit_to_retry(client: Client) -> None:
     """Keys, metadata, order, faults by reason, then only the failed ones again, at their places."""
-    requests: list[str | Request] = [
+    requests: list[str | Request | None] = [
         "first",
         Request("second", key="k", metadata={"deep": [{"n": None}]}, output_dimensionality=8),
         "",
         Request("third", key="k"),
         "lone \ud800 surrogate",
+        None,
+        Request(float("nan"), key="gap"),  # type: ignore[arg-type]  # as a table of pandas gives it
     ]
     batch = client.async_batch_embed_contents(requests, display_name="Small", priority=-2)
     assert (batch.display_name, batch.priority, batch.model) == ("Small", -2, f"models/{MODEL}")
@@ -59,22 +62,26 @@ def test_a_batch_from_submit_to_retry(client: Client) -> None:
         batch.name, poll_interval=0.01, on_progress=lambda b: seen.append(b.state)
     )
     assert batch.state is seen[-1] is State.COMPLETED
-    assert (batch.batch_stats.successful_request_count, batch.batch_stats.failed_request_count) == (2, 3)
+    assert (batch.batch_stats.successful_request_count, batch.batch_stats.failed_request_count) == (2, 5)
     result = client.get_batch_embeddings(batch)
-    assert result.keys == [None, "k", None, "k", None]
+    assert result.keys == [None, "k", None, "k", None, None, "gap"]
     assert result.metadata[1] == {"deep": [{"n": None}]}
     reasons = [(index, error.code, error.reason) for index, error in result.failed_responses]
     assert reasons == [
         (2, Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT),
         (3, Code.INVALID_ARGUMENT, Reason.DUPLICATE_KEY),
-        (4, Code.INVALID_ARGUMENT, Reason.NOT_TEXT),
+        (4, Code.INVALID_ARGUMENT, Reason.BAD_UNICODE),
+        (5, Code.INVALID_ARGUMENT, Reason.NOT_TEXT),
+        (6, Code.INVALID_ARGUMENT, Reason.NOT_TEXT),
     ]
-    again = client.retry_failed(batch, ["", "", "mended", "third", "whole"], display_name="Mended")
+    again = client.retry_failed(
+        batch, ["", "", "mended", "third", "whole", "there", "too"], display_name="Mended"
+    )
     again = client.await_batch_completion(again, poll_interval=0.01)
-    assert again.batch_stats.request_count == 3
+    assert again.batch_stats.request_count == 5
     filled = result.fill(client.get_batch_embeddings(again))
     assert filled.failed_responses == []
-    texts = ["first", "second", "mended", "third", "whole"]
+    texts = ["first", "second", "mended", "third", "whole", "there", "too"]
     expected = [one.values for one in client.batch_embed_contents(texts)]
     np.testing.assert_array_equal(filled.to_numpy(), np.stack(expected))
 
@@ -115,6 +122,8 @@ def test_update_cancel_delete_and_lists(client: Client) -> None:
     client.delete_batch(batch)
     with pytest.raises(NotFound):
         client.get_batch_status(batch)
+    ended = client.await_batch_completion(names[1], poll_interval=0.01)
+    assert client.cancel_batch(ended).state is State.COMPLETED
     stopped = client.cancel_batch(client.async_batch_embed_contents(["a"] * 900, display_name="stop"))
     if stopped.state is State.CANCELLED:  # unless it was faster
         result = client.get_batch_embeddings(stopped, partial=True)
@@ -138,8 +147,19 @@ def test_interactive_calls_and_models(client: Client) -> None:
     assert refused.value.field == "requests[1].content"
     with pytest.raises(InvalidArgument):
         client.embed_content("")
-    with pytest.raises(NotFound, match="--alias"):
-        client.embed_content("a", model="gemini-embedding-001")
+    for model in ("gemini-embedding-001", "org/unknown", "./folder", "/models/folder", "../x", "a b'c"):
+        typed = shlex.quote(model)
+        for ask in (
+            lambda model=model: client.embed_content("a", model=model),
+            lambda model=model: client.async_batch_embed_contents(["a"], display_name="x", model=model),
+        ):
+            with pytest.raises(NotFound) as unknown:
+                ask()
+            said = str(unknown.value)
+            assert said.startswith(f"{model} is not served here: ")
+            assert f" has {MODEL}. " in said
+            assert f"`embatch serve --model {typed}`" in said
+            assert f"`--alias {typed}={MODEL}`" in said
     with pytest.raises(InvalidArgument):
         client.async_batch_embed_contents(["a"], display_name="x", output_dimensionality=65)
     assert [model.name for model in client.list_models()] == [f"models/{MODEL}"]

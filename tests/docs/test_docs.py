@@ -27,13 +27,13 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 def test_the_lifecycle_is_drawn_from_the_transition_table() -> None:
     """docs/lifecycle.md holds the diagram that its script draws today."""
     drawn = runpy.run_path(str(DOCS / "lifecycle.py"))["drawn"]
-    page = (DOCS / "lifecycle.md").read_text()
+    page = (DOCS / "lifecycle.md").read_text("utf-8")
     assert drawn(page) == page, "renew it with: python docs/lifecycle.py"
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
     """docs/operations.md has one row for each setting: variable, default, unit."""
-    page = (DOCS / "operations.md").read_text()
+    page = (DOCS / "operations.md").read_text("utf-8")
     for setting in fields(Settings):
         row = f"| `{PREFIX}{setting.name.upper()}` | {setting.default:,} | {setting.metadata['unit']} |"
         assert row in page, f"docs/operations.md lacks: {row}"
@@ -41,7 +41,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_every_reason_is_documented() -> None:
     """docs/lifecycle.md explains each reason a request can fail for."""
-    page = (DOCS / "lifecycle.md").read_text()
+    page = (DOCS / "lifecycle.md").read_text("utf-8")
     assert [reason.value for reason in Reason if f"`{reason.value}`" not in page] == []
 
 
@@ -53,7 +53,7 @@ def test_doctests_of_the_public_names_hold() -> None:
 
 
 def _blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")

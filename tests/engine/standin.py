@@ -106,10 +106,10 @@ def reply(call: Call, form: str | None = None) -> bytes:
     return body(data)
 
 
-def body(data: object) -> bytes:
-    """Return an answer around this data."""
+def body(data: object, **more: object) -> bytes:
+    """Return an answer around this data, with other or further members."""
     usage = {"prompt_tokens": 1, "total_tokens": 1}
-    return json.dumps({"object": "list", "data": data, "model": "stand-in", "usage": usage}).encode()
+    return json.dumps({"object": "list", "data": data, "model": "stand-in", "usage": usage, **more}).encode()
 
 
 @contextlib.contextmanager

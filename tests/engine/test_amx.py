@@ -35,7 +35,7 @@ FIT = Tiny(heads=2, positions=600, max_tokens=512)
 VARIANTS = {
     "minilm": FIT,
     "bge": FIT.but(poolings=("cls",), prefix="bert.", prompts={"query": "find: "}),
-    "e5": FIT.but(hidden=128, heads=2, prompts={"query": "query: ", "passage": "passage: "}),
+    "e5": FIT.but(hidden=128, heads=2, prompts={"query": "query: ", "document": "passage: "}),
     "gte": FIT.but(hidden=96, heads=3, inner=192, layers=3, stored="F16"),
     "bfloat16": FIT.but(stored="BF16"),
     "not normalised": FIT.but(normalize=False),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VARIANTS = {
     "minilm": Tiny(),
     "bge": Tiny(poolings=("cls",), prompts={"query": "find: "}, prefix="bert."),
-    "e5": Tiny(activation="gelu_new", heads=8, prompts={"query": "query: ", "passage": "passage: "}),
+    "e5": Tiny(activation="gelu_new", heads=8, prompts={"query": "query: ", "document": "passage: "}),
     "gte": Tiny(hidden=96, heads=6, inner=192, layers=3, stored="F16"),
     "not normalised, max": Tiny(poolings=("max",), normalize=False),
     "square root": Tiny(poolings=("mean_sqrt_len_tokens",), normalize=False, activation="relu"),

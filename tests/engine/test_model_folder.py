@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tiny import Tiny, write
 
-from embatch.engine import folder
+from embatch.engine import amx, folder, openvino
+from embatch.engine.loading import load
+from embatch.engine.protocol import EngineSpec
+from embatch.engine.texts import PROMPT_END
 from embatch.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -210,12 +213,23 @@ def test_damaged_json_is_named(tmp_path: Path, content: str) -> None:
         read(path)
 
 
-def test_prompts_kept_out_of_the_pooling_are_refused(tmp_path: Path) -> None:
-    """Ignoring `include_prompt: false` would give other vectors without a word."""
-    path = Tiny().write(tmp_path)
+def test_prompts_kept_out_of_the_pooling_are_for_an_engine_that_does_so(tmp_path: Path) -> None:
+    """Ignoring `include_prompt: false` would give other vectors without a word, unless prompts are empty."""
+    path = Tiny(prompts={"query": "q: ", "document": ""}).write(tmp_path)
+    assert read(path).pooled_prompt
+    before = read(path).identity({}, "f32")
     write(path, "1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False})
-    with pytest.raises(InvalidArgument, match="prompt"):
-        read(path)
+    found = read(path, prompt__CLUSTERING="c: ")
+    assert not found.pooled_prompt
+    assert found.prompts["RETRIEVAL_QUERY"] == "q: " + PROMPT_END
+    assert (found.prompts["RETRIEVAL_DOCUMENT"], found.prompts["CLUSTERING"]) == ("", "c: " + PROMPT_END)
+    assert found.identity({}, "f32") != before
+    for engine, unsupported in (("openvino", openvino.unsupported), ("amx", amx.unsupported)):
+        assert "include_prompt" in (unsupported(found) or ""), engine
+    with pytest.raises(InvalidArgument, match=r"include_prompt.*--engine torch"):
+        load(EngineSpec("openvino", str(path)))
+    write(path, "config_sentence_transformers.json", {"prompts": {"query": "", "document": ""}})
+    assert openvino.unsupported(read(path)) is None
 
 
 def test_identity_is_of_content_not_of_place(tmp_path: Path) -> None:

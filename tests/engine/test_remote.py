@@ -196,7 +196,7 @@ def test_closing_ends_a_wait(endpoint: StandIn) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert endpoint.asked.wait(20)
+    assert endpoint.asked.wait(120)
     remote.close()
     thread.join(20)
     assert "closed" in str(failed[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from embatch.engine import folder, models
 from embatch.engine.loading import load
 from embatch.engine.packing import pack
 from embatch.engine.protocol import EngineSpec, Shape
+from embatch.engine.texts import compose
 from embatch.errors import EngineTrouble, InvalidArgument
 from embatch.vectors import cosine
 
@@ -252,6 +254,79 @@ def test_models_it_cannot_run(tmp_path: Path) -> None:
     write(tmp_path / "words", "config.json", config | {"vocab_size": VOCABULARY - 1})
     with pytest.raises(InvalidArgument, match="tokens"):
         open_folder(tmp_path / "words")
+
+
+NAMES = ("query", "document", "passage", "corpus")
+NAMED: list[Mapping[str, str | None]] = [
+    {name: text for name, text in zip(NAMES, texts, strict=True) if text != "-"}
+    for texts in product(("q: ", "", None, "-"), ("d: ", "", "-"), ("p: ", "-"), ("c: ", "-"))
+]
+"""Of each name a prompt, an empty one, null, or none."""
+
+
+@pytest.mark.parametrize("default", [None, "query", "document", "passage", "corpus"])
+def test_prompts_stand_where_the_library_puts_them(tmp_path: Path, default: str | None) -> None:
+    """Every combination of names, empty and absent ones, and of the default: the library's own three ways."""
+    from sentence_transformers import SentenceTransformer
+
+    Tiny().write(tmp_path)
+    write(tmp_path, "config_sentence_transformers.json", {})
+    library = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    for named in NAMED:
+        said = {"prompts": named} | ({} if default is None else {"default_prompt_name": default})
+        write(tmp_path, "config_sentence_transformers.json", said)
+        if default not in (None, "query", "document", *named):
+            with pytest.raises(InvalidArgument, match="default_prompt_name"):
+                folder.read(tmp_path)
+            continue
+        prompts = folder.read(tmp_path).prompts
+        library = SentenceTransformer(
+            modules=list(library),
+            device="cpu",
+            prompts={name: text or "" for name, text in named.items()},
+            default_prompt_name=default,
+        )
+        for task, encode in (
+            ("RETRIEVAL_QUERY", library.encode_query),
+            ("RETRIEVAL_DOCUMENT", library.encode_document),
+            (None, library.encode),
+        ):
+            seen = compose("a text", task, None, prompts)
+            assert np.array_equal(encode("a text"), library.encode(seen, prompt="")), (named, default, task)
+
+
+@pytest.mark.parametrize("poolings", [("mean",), ("cls",), ("max", "weightedmean"), ("lasttoken",)], ids=str)
+def test_prompts_that_the_pooling_leaves_out(tmp_path: Path, poolings: tuple[str, ...]) -> None:
+    """The library's vectors, whatever stands beside a text; without its prompt a like text is another."""
+    from sentence_transformers import SentenceTransformer
+
+    tiny = Tiny(prompts={"query": "find: ", "document": "a longer prompt: "}, poolings=poolings)
+    tiny.write(tmp_path)
+    said = json.loads((tmp_path / "1_Pooling/config.json").read_text())
+    write(tmp_path, "1_Pooling/config.json", said | {"include_prompt": False})
+    library = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    loaded = open_folder(tmp_path)
+    prompts = loaded.describe().prompts
+    texts = ("a text", "b", "another one, " * 9)
+    given = [(task, text) for task in ("RETRIEVAL_QUERY", "RETRIEVAL_DOCUMENT", None) for text in texts]
+    given.append((None, "find: a text"))
+    seen = [compose(text, task, None, prompts) for task, text in given]
+    found = embed(loaded, seen)
+    ways = {
+        "RETRIEVAL_QUERY": library.encode_query,
+        "RETRIEVAL_DOCUMENT": library.encode_document,
+        None: library.encode,
+    }
+    expected = np.stack([ways[task](text) for task, text in given])
+    assert cosine(found, expected).min() > 0.99999
+    # Of the last token alone it makes no difference.
+    assert (cosine(found[:1], found[-1:]).max() < 0.9999) == (poolings != ("lasttoken",))
+    rows = loaded.encode(seen)
+    together = loaded.forward(rows.rows, Shape(len(seen), 32))
+    for at in range(len(seen)):
+        alone = loaded.forward([rows.rows[at]], Shape(len(seen), 32))
+        assert alone[0].tobytes() == together[at].tobytes()
+    loaded.close()
 
 
 def test_chat_templates(tmp_path: Path) -> None:

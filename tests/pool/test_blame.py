@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 import pools
 import pytest
 
+from embatch.engine.models import ServedModel
+from embatch.engine.protocol import EndpointTrouble, EngineSpec
 from embatch.errors import Code, EngineTrouble, Reason
 from embatch.shard import Done
 
@@ -210,6 +212,62 @@ def test_trouble_that_one_text_makes_ends_with_suspicion(tmp_path: Path) -> None
         assert caught.value.retry_after == 7.0
         found = pools.embed(pool, pools.hashing(), pools.shard(*texts), suspect=True)
     assert pools.blamed(found) == {5: "ENGINE_CRASH"}
+
+
+@pytest.mark.parametrize("kind", ["EndpointTrouble", "ModelChanged"])
+def test_an_endpoint_that_is_well_for_a_harmless_text_only_blames_nobody(tmp_path: Path, kind: str) -> None:
+    """As a rate limit does. Whose trouble it is comes through the pipe; suspicion does not change it."""
+    code = (
+        f"from embatch.engine.protocol import {kind}\n"
+        "def troubled(self, rows, shape):\n"
+        f"    if any('number' in row for row in rows): raise {kind}('no more', retry_after=7.0)\n"
+        "    return forward(self, rows, shape)\n"
+        "HashingEngine.forward = troubled\n"
+    )
+    with pools.opened(environment=pools.sabotaged(tmp_path, code)) as pool:
+        for suspect in (False, True):
+            with pytest.raises(EndpointTrouble, match="no more") as caught:
+                pools.embed(pool, pools.hashing(), pools.shard(*pools.texts(8)), suspect=suspect)
+            assert type(caught.value).__name__ == kind
+            assert caught.value.retry_after == 7.0
+
+
+@pytest.mark.parametrize("fails", ["os.abort()", "os.kill(os.getpid(), 9)", "threading.Event().wait()"])
+def test_what_ends_the_process_that_asks_an_endpoint_blames_nobody(tmp_path: Path, fails: str) -> None:
+    """An answer too large for the memory, a name that is looked up for ever: no text has a part in it."""
+    code = (
+        "import threading\n"
+        "from dataclasses import replace\n"
+        "described = HashingEngine.describe\n"
+        "HashingEngine.describe = lambda self: replace(described(self), engine='remote')\n"
+        f"def broken(self, rows, shape): {fails}\n"
+        "HashingEngine.forward = broken\n"
+    )
+    with pools.opened(environment=pools.sabotaged(tmp_path, code)) as pool:
+        with pytest.raises(EndpointTrouble, match="the process that asks the endpoint"):
+            pools.embed(pool, pools.hashing(), pools.shard("one", "two"))
+        assert pool.starts == 1
+
+
+def test_an_endpoint_that_is_down_at_the_start_is_asked_when_it_said(tmp_path: Path) -> None:
+    """How long it asked for comes through the pipe too; what is far away is tried meanwhile."""
+    code = (
+        "from embatch.engine.protocol import EndpointTrouble\n"
+        "def loading(self, spec): raise EndpointTrouble('closed', retry_after=float(spec.model))\n"
+        "HashingEngine.__init__ = loading\n"
+    )
+    with pools.opened(environment=pools.sabotaged(tmp_path, code)) as pool:
+        for asked, wait in (("100", 100.0), ("3600", 30.0)):
+            for _ in range(2):
+                with pytest.raises(EndpointTrouble, match="closed") as caught:
+                    pool.describe(named(asked))
+                assert wait - 20 < (caught.value.retry_after or 0) <= wait
+        assert pool.starts == 2
+
+
+def named(name: str) -> ServedModel:
+    """Return a model whose engine is told its name."""
+    return ServedModel(name, EngineSpec("hashing", name))
 
 
 def test_a_shard_under_suspicion_spares_the_lane(pool: LocalPool, undisturbed: pa.RecordBatch) -> None:

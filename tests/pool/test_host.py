@@ -213,7 +213,7 @@ def test_what_libraries_print_does_not_reach_the_pipe(tmp_path: Path) -> None:
         host.send(1, ["fine"])
         assert _types(host.until_done(1))[-1] == "finished"
         host.to.close()
-        assert host.child.wait(30) == 0
+        assert host.child.wait(120) == 0
         assert host.child.stderr is not None
         assert host.child.stderr.read() == b"printed\nwritten"
 
@@ -227,7 +227,7 @@ def test_the_end_of_the_pipe_ends_the_process_even_while_it_hangs() -> None:
         while host.next().header["type"] != "started":
             pass
         host.to.close()
-        assert host.child.wait(30) == 0
+        assert host.child.wait(120) == 0
 
 
 def test_a_process_whose_parent_is_another_ends_at_once() -> None:
@@ -235,7 +235,7 @@ def test_a_process_whose_parent_is_another_ends_at_once() -> None:
     with hosting() as host:
         host.start(parent=os.getpid() + 1)
         assert frames.read(host.out) is None
-        assert host.child.wait(30) == 0
+        assert host.child.wait(120) == 0
 
 
 def test_an_engine_that_does_not_load_says_why() -> None:
@@ -245,7 +245,7 @@ def test_an_engine_that_does_not_load_says_why() -> None:
         frame = host.next()
         assert (frame.header["type"], "no option colour" in frame.header["message"]) == ("failed", True)
         assert frames.read(host.out) is None
-        assert host.child.wait(30) == 0
+        assert host.child.wait(120) == 0
 
 
 def test_vectors_are_judged() -> None:

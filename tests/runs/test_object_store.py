@@ -45,7 +45,7 @@ def interrupted(place: str) -> None:
 
     def press() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        assert seen.wait(30)
+        assert seen.wait(120)
 
     signal.signal(signal.SIGINT, interrupt)
     spool = _spool(place, press)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
 SUBMIT = f"/v1/models/{MODEL}:asyncBatchEmbedContent"
 EMBED = f"/v1/models/{MODEL}:embedContent"
-RECEIVE_SECONDS = "2"
+RECEIVE_SECONDS = "5"
 JSON = "Content-Type: application/json"
 CHUNKED = "Transfer-Encoding: chunked"
 ORIGIN = "Origin: https://page.example"
 PLAIN = "Content-Type: text/plain"
 UPLOAD = "/upload/v1/files"
+LONG = b"{" + b" " * 70_000 + b"}"
+UPDATE = "/v1/batches/x:updateEmbedContentBatch"
 
 
 def call(method: str, target: str, *headers: str, body: bytes = b"") -> bytes:
@@ -65,7 +68,6 @@ def chunked(*chunks: bytes) -> bytes:
     return post(b"", JSON, CHUNKED) + b"".join(chunks)
 
 
-TIMES: list[float] = []
 GOOD = batch()
 FETCH = batch('[{"request":{"content":{"parts":[{"fileData":{"fileUri":"http://127.0.0.1/"}}]}}}]')
 HOOK = batch(more=',"webhookConfig":{"uris":["http://127.0.0.1/"]}')
@@ -198,6 +200,11 @@ TABLE: list[tuple[str, bytes, int, str | None]] = [
     ("78 OPTIONS", call("OPTIONS", "/v1/batches", "Origin: http://x.example"), 405, None),
     ("78 WebSocket", call("GET", "/v1/batches", "Connection: Upgrade", "Upgrade: websocket"), 405, None),
     ("78 no such path", call("GET", "/nothing"), 404, None),
+    ("an update of 70 kB", call("PATCH", UPDATE, JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("a cancel of 70 kB", call("POST", "/v1/batches/x:cancel", JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("a poll of 70 kB", call("GET", "/v1/batches/x", JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("an end of a run of 70 kB", call("POST", "/v1/runs/x:publish", JSON, body=LONG), 413, "BODY_TOO_LARGE"),
+    ("an encoded colon", post(LONG, target=EMBED.replace(":embed", "%3Aembed")), 400, "content"),
     ("no HTTP at all", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, None),
     ("HTTP/2 without asking", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, None),
     ("embed nothing", post("{}", target=EMBED), 400, "content"),
@@ -239,15 +246,34 @@ def answer(service: Served, sent: bytes) -> tuple[int, dict[str, str], bytes]:
                 return status, headers, body
 
 
-@pytest.mark.parametrize(("sent", "status", "word"), [pytest.param(*row[1:], id=row[0]) for row in TABLE])
-def test_bad_input(service: Served, sent: bytes, status: int, word: str | None) -> None:
+@dataclass
+class Answer:
+    """What came back for a row, and how long it took."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def answers(service: Served) -> list[Answer]:
+    """The answers to the whole table, row by row: in whatever order the tests come, all was sent before."""
+    found = []
+    for row in TABLE:
+        began = time.monotonic()
+        status, headers, body = answer(service, row[1])
+        found.append(Answer(status, headers, body, time.monotonic() - began))
+    return found
+
+
+@pytest.mark.parametrize("at", range(len(TABLE)), ids=[row[0] for row in TABLE])
+def test_bad_input(answers: list[Answer], at: int) -> None:
     """Each row gets its status, in Google's envelope, in time and without repeating the input."""
-    began = time.monotonic()
-    found, headers, body = answer(service, sent)
-    took = time.monotonic() - began
-    TIMES.append(took)
+    _, sent, status, word = TABLE[at]
+    found, headers, body = answers[at].status, answers[at].headers, answers[at].body
     assert found == status, body
-    assert took < float(RECEIVE_SECONDS) + 5
+    assert answers[at].seconds < float(RECEIVE_SECONDS) + 30  # half a minute for a machine that is busy
     assert not any(name.startswith("access-control-") for name in headers)
     if status == 405:
         assert headers["allow"]
@@ -263,7 +289,7 @@ def test_bad_input(service: Served, sent: bytes, status: int, word: str | None) 
         assert word in body.decode()
 
 
-def test_afterwards_the_service_is_as_before(service: Served) -> None:
+def test_afterwards_the_service_is_as_before(service: Served, answers: list[Answer]) -> None:
     """Nothing refused was stored, no answer was a 5xx, no socket stays open, and a batch still completes."""
     accepted = sum("asyncBatch" in str(row[1][:200]) and row[2] == 200 for row in TABLE)
     with httpx2.Client(base_url=service.url, timeout=30) as web:
@@ -280,13 +306,13 @@ def test_afterwards_the_service_is_as_before(service: Served) -> None:
     assert [event for event in events if int(str(event["status"])) >= 500] == []
     assert [event for event in service.events() if event["level"] in ("error", "critical")] == []
     assert service.process is not None
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while open_connections(service.process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)  # a refused connection is closed a moment after its answer
+        time.sleep(0.05)  # a refused connection is closed a moment after its answer, and nothing tells us
     assert open_connections(service.process.pid) == 0
-    slowest = max(taken for taken in TIMES if taken < float(RECEIVE_SECONDS))
+    slowest = max(one.seconds for one in answers if one.seconds < float(RECEIVE_SECONDS))
     print(  # noqa: T201  (the figures of the catalogue)
-        f"\ncases {len(TIMES)}, 5xx 0, sockets left 0, slowest {1000 * slowest:.0f} ms"
+        f"\ncases {len(answers)}, 5xx 0, sockets left 0, slowest {1000 * slowest:.0f} ms"
     )
 
 

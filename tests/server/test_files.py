@@ -344,6 +344,34 @@ def test_an_upload_that_breaks_off_leaves_nothing_in_one_request_and_goes_on_in_
     assert uploads() == before
 
 
+def test_every_step_of_an_upload_can_be_asked_for_again(web: httpx2.Client, service: Served) -> None:
+    """A lost answer changes nothing: the same chunk, the same end, and the same cancel say the same again."""
+    address = begin(web, X_Goog_Upload_Header_Content_Length=str(len(LINES))).headers["x-goog-upload-url"]
+    for _ in range(2):
+        reply = send(web, address, LINES[:50], command="upload")
+        assert (reply.status_code, reply.headers["x-goog-upload-size-received"]) == (200, "50")
+    overlapping = send(web, address, LINES[40:60], command="upload", offset=40)
+    assert overlapping.headers["x-goog-upload-size-received"] == "60"
+    fault(send(web, address, b"other" + LINES[45:70], command="upload", offset=40), 400)
+    made = send(web, address, LINES[60:], offset=60)
+    steps = (("upload, finalize", LINES[60:], 60), ("finalize", b"", 0), ("upload, finalize", LINES, 0))
+    for command, content, offset in steps:
+        reply = send(web, address, content, command=command, offset=offset)
+        assert (reply.status_code, reply.json()) == (200, made.json())
+        assert reply.headers["x-goog-upload-status"] == "final"
+    for content, offset in ((b"other", 0), (LINES, 1), (b"", len(LINES) + 1)):
+        reply = send(web, address, content, offset=offset)
+        fault(reply, 404)
+        assert reply.headers["x-goog-upload-status"] == "cancelled"
+    name = made.json()["file"]["name"]
+    assert stored(service, name) == LINES
+    assert web.delete(f"/v1/{name}").status_code == 200
+    fault(send(web, address, b"", command="finalize"), 404)
+    dropped = begin(web).headers["x-goog-upload-url"]
+    for _ in range(2):
+        assert send(web, dropped, b"", command="cancel").headers["x-goog-upload-status"] == "cancelled"
+
+
 def test_the_last_answer_is_given_again(web: httpx2.Client) -> None:
     """Whoever lost it asks how far the upload is, and hears the file; of one that is gone, nothing."""
     address = begin(web).headers["x-goog-upload-url"]

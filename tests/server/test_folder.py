@@ -11,11 +11,23 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from serving import short_folder
 
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.server.folder import FolderTaken, Listener, bind_tcp, bind_unix, locked, noted, own_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that a socket can be in."""
+    with short_folder() as place:
+        yield place
 
 
 def test_a_folder_has_one_holder_and_the_refusal_names_it(tmp_path: Path) -> None:
@@ -74,7 +86,7 @@ def test_child_processes_do_not_inherit_the_lock(tmp_path: Path) -> None:
         assert child.stdout.readline() == "running\n"
     with locked(tmp_path):
         pass
-    child.communicate("\n", timeout=30)
+    child.communicate("\n", timeout=120)
 
 
 def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
@@ -84,20 +96,20 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
         pass
 
 
-def test_the_note_says_where_the_service_listens(tmp_path: Path) -> None:
+def test_the_note_says_where_the_service_listens(folder: Path) -> None:
     """One of socket and url is set; at the end note and socket are gone."""
-    listener = bind_unix(tmp_path / "s")
-    with noted(tmp_path, listener, "name"):
-        about = json.loads((tmp_path / "service.json").read_text())
-        place = {"socket": str(tmp_path / "s"), "url": None}
+    listener = bind_unix(folder / "s")
+    with noted(folder, listener, "name"):
+        about = json.loads((folder / "service.json").read_text())
+        place = {"socket": str(folder / "s"), "url": None}
         assert about == {"pid": os.getpid(), **place, "instance": "name"}
     listener.stream.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
-def test_a_service_whose_folder_was_replaced_removes_nothing_of_the_next(tmp_path: Path) -> None:
+def test_a_service_whose_folder_was_replaced_removes_nothing_of_the_next(folder: Path) -> None:
     """The folder is deleted under it and made again by another service: that one's socket and note stay."""
-    place = tmp_path / "data"
+    place = folder / "data"
     place.mkdir()
     old = bind_unix(own_socket(place))
     with noted(place, old, "name"):
@@ -112,9 +124,9 @@ def test_a_service_whose_folder_was_replaced_removes_nothing_of_the_next(tmp_pat
         listener.stream.close()
 
 
-def test_a_socket_is_the_owners_alone_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
+def test_a_socket_is_the_owners_alone_and_a_dead_one_is_replaced(folder: Path) -> None:
     """A crash leaves the socket's file behind; a living service is not pushed aside."""
-    path = tmp_path / "s"
+    path = folder / "s"
     first = bind_unix(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     first.stream.listen()
@@ -136,19 +148,40 @@ def test_a_users_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
     assert (tmp_path / "s").read_text() == "mine"
 
 
-def test_a_long_path_gets_a_short_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_path_gets_a_short_socket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths beyond the kernel's limit map to one place each, for this user only."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     assert own_socket(Path("/short")) == Path("/short/embatch.sock")
-    deep = tmp_path / ("x" * 90) / "data"
+    deep = folder / ("x" * 90) / "data"
     path = own_socket(deep)
     assert path == own_socket(deep)
     assert path != own_socket(deep / "other")
-    assert len(str(path)) - len(str(tmp_path)) < 60
+    assert len(str(path)) - len(str(folder)) < 60
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     listener = Listener(socket.socket(socket.AF_UNIX), None, path)
     listener.stream.close()
     listener.remove()
+
+
+def test_a_long_place_for_temporary_files_is_no_reason_either(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where TMPDIR has a long path of its own, the socket is in /tmp, and can be bound."""
+    monkeypatch.setattr("tempfile.tempdir", str(folder / ("t" * 90)))
+    path = own_socket(folder / ("x" * 90))
+    assert path.parent == Path(f"/tmp/embatch-{os.getuid()}")  # noqa: S108  (only looked at)
+    listener = bind_unix(path)
+    listener.stream.close()
+    listener.remove()
+    assert not path.exists()
+
+
+def test_a_socket_path_that_is_too_long_is_told_as_that(folder: Path) -> None:
+    """The message has the path and says how many bytes there can be."""
+    path = folder / ("s" * 120)
+    with pytest.raises(InvalidArgument, match=f"{path}: a socket's path can have 100 bytes") as refused:
+        bind_unix(path)
+    assert refused.value.field == "--socket"
 
 
 def test_a_taken_port_and_a_foreign_address_are_told_apart() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import MODEL, Served, await_final, connect, serving
+from serving import MODEL, Served, await_final, connect, serving, short_folder
 
 from embatch.errors import InvalidArgument
 from embatch.server import ServeOptions, serve
@@ -40,7 +40,7 @@ def processing(web: httpx2.Client, name: str) -> dict[str, Any]:
         metadata: dict[str, Any] = web.get(f"/v1/{name}").json()["metadata"]
         if metadata["state"] == "BATCH_STATE_RUNNING":
             return metadata
-        time.sleep(0.02)
+        time.sleep(0.02)  # a client has nothing else to wait for
     raise AssertionError("the batch is not begun")
 
 
@@ -65,7 +65,7 @@ def test_ready_in_seconds_with_one_holder_of_the_folder(tmp_path: Path) -> None:
         took = time.monotonic() - began
         assert service.process is not None
         work = cpu_seconds(service.process.pid)
-        with httpx2.Client(base_url=service.url) as web:
+        with httpx2.Client(base_url=service.url, timeout=60) as web:
             health = web.get("/healthz")
             assert (health.status_code, health.json()) == (200, {"status": "ok"})
             about = json.loads((service.data / "service.json").read_text())
@@ -81,9 +81,7 @@ def test_ready_in_seconds_with_one_holder_of_the_folder(tmp_path: Path) -> None:
         # A request that never ends does not hold up the end for long.
         with connect(service.url) as stream:
             stream.sendall(b"POST /upload/v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
-            ending = time.monotonic()
-            assert service.stop() == 0
-            assert time.monotonic() - ending < 15
+            assert service.stop(within=25) == 0  # what is not read for 30 seconds is dropped anyway
     print(f"\nready after {took:.1f} s, {work:.1f} s of work")  # noqa: T201  (a figure to report)
     assert work < 10  # the time itself depends on what else the machine does
     assert not (tmp_path / "data" / "service.json").exists()
@@ -112,27 +110,25 @@ def test_sigterm_under_load_drains_and_the_next_start_goes_on(tmp_path: Path) ->
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """Even with a micro-batch that takes a minute; the work waits for the next start."""
-    with serving(tmp_path / "data", "--engine-option", "delay=50") as service:
+    """Even with a micro-batch that takes minutes; the work waits for the next start."""
+    with serving(tmp_path / "data", "--engine-option", "delay=200") as service:
         with httpx2.Client(base_url=service.url, timeout=30) as web:
             name = submit(web, ["slow"])
             processing(web, name)
         process = service.process
         assert process is not None
-        began = time.monotonic()
-        # A shell has SIGINT ignored by what runs behind it, these tests perhaps and what they start.
-        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
+        deadline = time.monotonic() + 60
+        process.send_signal(signal.SIGINT)
         while '"leaving"' not in service.tail():
-            assert time.monotonic() - began < 20
-            time.sleep(0.02)
+            assert time.monotonic() < deadline, "it does not say that it leaves"
+            time.sleep(0.02)  # a log gives no signal
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
-        assert time.monotonic() - began < 20
+        # By itself it would have left 30 seconds later at the earliest, with another code.
+        assert process.wait(60) == 128 + signal.SIGTERM
         assert not (service.data / "service.json").exists()
         service.flags = ()
         service.start()
-        with httpx2.Client(base_url=service.url) as web:
+        with httpx2.Client(base_url=service.url, timeout=60) as web:
             assert await_final(web, name)["metadata"]["state"] == "BATCH_STATE_SUCCEEDED"
 
 
@@ -192,9 +188,9 @@ def test_a_private_service_ends_with_its_last_client(tmp_path: Path) -> None:
             for stream in (one, two):
                 stream.sendall(request)
                 assert stream.recv(65536).startswith(b"HTTP/1.1 200 ")
-        began = time.monotonic()
-        assert process.wait(30) == 0
-        assert 1.5 < time.monotonic() - began < 15
+            began = time.monotonic()
+        assert process.wait(60) == 0
+        assert time.monotonic() - began > 1.5  # a client that comes at once would have found it
     assert {path.name for path in deep.iterdir()} >= {"embatch.db", "lock"}
     assert not Path(about["socket"]).exists()
     assert not (deep / "service.json").exists()
@@ -202,8 +198,8 @@ def test_a_private_service_ends_with_its_last_client(tmp_path: Path) -> None:
 
 def test_the_log_is_json_lines_without_texts(tmp_path: Path) -> None:
     """Whatever a client sends, in whatever place, the log has routes, ids and sizes (I18)."""
-    with serving(tmp_path / "data", "--socket", str(tmp_path / "s")) as service:
-        transport = httpx2.HTTPTransport(uds=str(tmp_path / "s"))
+    with short_folder() as folder, serving(tmp_path / "data", "--socket", str(folder / "s")) as service:
+        transport = httpx2.HTTPTransport(uds=str(folder / "s"))
         with httpx2.Client(transport=transport, base_url="http://embatch", timeout=30) as web:
             await_final(web, submit(web, [SENTINEL]))
             embed = f"/v1/models/{MODEL}:embedContent"

@@ -109,17 +109,17 @@ def test_uploaded_files_are_deleted_after_their_time(rig: Rig) -> None:
 
 def test_abandoned_uploads_are_deleted_after_their_time(rig: Rig) -> None:
     """With their bytes, and their names are free again."""
-    token = rig.service.begin_upload(file_id="mine", display_name=None, mime_type="text/plain", size=None)
-    rig.service.append(token, 0, b"half")
+    token = rig.service.uploads.begin(file_id="mine", display_name=None, mime_type="text/plain", size=None)
+    rig.service.uploads.append(token, 0, b"half")
     rig.clock.turn(rig.settings.file_expiry - 1)
     rig.service.sweep()
-    assert rig.service.upload_offset(token) == 4
+    assert rig.service.uploads.offset(token) == 4
     rig.clock.turn(1)
     rig.service.sweep()
     with pytest.raises(NotFound):
-        rig.service.upload_offset(token)
+        rig.service.uploads.offset(token)
     assert rig.files() == set()
-    rig.service.begin_upload(file_id="mine", display_name=None, mime_type="text/plain", size=None)
+    rig.service.uploads.begin(file_id="mine", display_name=None, mime_type="text/plain", size=None)
 
 
 def test_a_sweep_that_fails_keeps_none_of_the_others(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -128,12 +128,12 @@ def test_a_shard_claimed_just_before_the_cancel_is_not_begun(rig: Rig) -> None:
     def hold() -> None:
         if any(rig.claimed(batch.name) for batch in rig.service.list(10, None).items):
             claimed.set()
-            assert go_on.wait(30)
+            assert go_on.wait(120)
 
     rig.pool.gated = True
     rig.after["claim"] = hold
     name = rig.service.submit_inline(Draft(), rows(8)).name
-    assert claimed.wait(30)
+    assert claimed.wait(120)
     canceller = threading.Thread(target=rig.service.cancel, args=(name,))
     canceller.start()
     rig.until(lambda: rig.service.get(name).done)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import io
 import random
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pytest
 from service_rig import QUICK, Rig, large, rows, vector
 from service_world import unreadable
 
-from embatch import planning
-from embatch.errors import DataLoss, Unavailable
+from embatch.errors import DataLoss, NotFound, Unavailable
 from embatch.intake import Draft
+from embatch.service.input_file import CheckedFile
 from embatch.shard import RequestRow
 from embatch.states import State
 
@@ -172,6 +172,17 @@ def test_results_that_cannot_be_opened_just_now_are_not_lost(
         assert len(rig.read(name)) == 3
 
 
+@pytest.mark.parametrize("read_before", [0, 1])
+def test_a_batch_that_is_deleted_while_it_is_read_is_not_lost_data(rig: Rig, read_before: int) -> None:
+    """Its files went with it: it is not found, at the first part or in the middle."""
+    name = rig.done(rig.service.submit_inline(Draft(), large(3)).name).name
+    parts = rig.service.results(name).parts
+    assert sum(next(parts).num_rows for _ in range(read_before)) == 8 * read_before
+    rig.service.delete(name)
+    with pytest.raises(NotFound, match="deleted"):
+        next(parts)
+
+
 class Flaky:
     """A file on a disk whose first reads fail."""
 
@@ -191,16 +202,19 @@ def test_an_input_file_that_cannot_be_read_just_now_is_not_lost(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """Without free descriptors, or with a disk that fails: told of once, and planned when it can be."""
-    monkeypatch.setattr("embatch.planning._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     file = rig.upload(CONTENT[kind], kind)
     failed: list[int] = []
-    checked = planning._Checked
-    monkeypatch.setattr(planning, "_Checked", lambda stored: checked(Flaky(stored, failed)))  # type: ignore[arg-type]  # it reads
+
+    def flaky(stored: BinaryIO, *more: Any) -> CheckedFile:
+        return CheckedFile(Flaky(stored, failed), *more)  # type: ignore[arg-type]  # it reads
+
+    monkeypatch.setattr("embatch.service.planner.CheckedFile", flaky)
     refused = unreadable(monkeypatch, rig.service.file(file).path, 5)
     done = rig.done(rig.service.submit_file(Draft(), file).name)
     assert (done.state, done.batch_stats.request_count) == (State.COMPLETED, 24)
     assert (len(refused), len(failed)) == (5, 5)
-    assert [record.name for record in caplog.records] == ["embatch.planning"]
+    assert [record.name for record in caplog.records] == ["embatch.planner"]
 
 
 def test_a_payload_that_is_gone_fails_its_requests(rig: Rig) -> None:

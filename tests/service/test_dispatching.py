@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from service_rig import DIMENSIONS, MODEL, OTHER, QUICK, Rig, large, rows, together, vector
 
 from embatch.engine.models import Catalog
+from embatch.engine.protocol import EndpointTrouble
 from embatch.errors import EngineTrouble, Unavailable
 from embatch.intake import Draft
 from embatch.pool import LocalPool
@@ -90,6 +92,23 @@ def test_engine_trouble_blames_nobody_and_ends_by_itself(rig: Rig) -> None:
     assert rig.service.get(name).notes == ()
     rig.until(lambda: rig.service.health().ready)
     assert rig.service.health().reasons == ()
+
+
+def test_an_endpoint_in_trouble_never_makes_a_shard_suspect(rig: Rig) -> None:
+    """However often it fails: each claim is excused, and nothing is tried apart from the rest."""
+    tries = rig.settings.suspect_attempts + 3
+    rig.pool.troubles += [EndpointTrouble("the endpoint answered 429", retry_after=0.01)] * tries
+    name = rig.service.submit_inline(Draft(), rows(5)).name
+    assert rig.done(name).batch_stats.successful_request_count == 5
+    assert [suspect for _, _, suspect in rig.pool.calls] == [False] * (tries + 1)
+
+
+def test_a_wait_of_years_is_tried_again_meanwhile(rig: Rig) -> None:
+    """Whoever asked for it: the first time within half a minute."""
+    rig.pool.broken["test"] = EngineTrouble("much later", retry_after=999_999_999.0)
+    name = rig.service.submit_inline(Draft(), rows(5)).name
+    rig.until(lambda: rig.service.get(name).notes)
+    assert rig.service._dispatcher._models.next_end(time.monotonic()) <= 30.0
 
 
 def test_a_model_in_trouble_is_paused_and_delays_no_other(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import threading
@@ -46,7 +47,7 @@ def held_at(rig: Rig, shard: int) -> tuple[threading.Event, threading.Event]:
     def hold(path: str) -> None:
         if f"payload-{shard:05}" in path:
             reached.set()
-            assert go_on.wait(30)
+            assert go_on.wait(120)
 
     rig.blobs.before_write = hold
     return reached, go_on
@@ -144,13 +145,13 @@ def test_counts_appear_when_planning_has_ended_and_the_file_is_pinned_until_then
     reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     batch = rig.service.get(name)
     assert (batch.state, batch.batch_stats.request_count) == (State.PENDING, 0)
     with pytest.raises(FailedPrecondition):
         rig.service.delete_file(file)
     rig.clock.turn(rig.settings.file_expiry + 1)
-    rig.service._uploads.sweep()
+    rig.service.uploads.sweep()
     assert rig.service.file(file).id in file
     assert rig.pool.calls == []
     go_on.set()
@@ -179,8 +180,8 @@ def test_planning_cut_short_is_begun_anew_with_the_same_shards(rig: Rig) -> None
 
         rig.blobs.before_write = die
         name = rig.service.submit_file(Draft(), rig.upload(content)).name
-        assert reached.wait(30)
-        rig.until(lambda: not rig.service._planner._thread.is_alive())
+        assert reached.wait(120)
+        rig.until(functools.partial(gone, name))
         left = rig.folder / name / "payload-00009.arrow"
         left.parent.mkdir(exist_ok=True)
         left.write_bytes(b"half a shard of an earlier try")
@@ -199,20 +200,22 @@ def test_shards_are_worked_while_the_file_is_read_and_never_twice(rig: Rig) -> N
     sound = rig.done(undisturbed).batch_stats.successful_request_count
     rig.pool.worked.clear()
 
-    named = threading.Event()
+    named, died = threading.Event(), threading.Event()
 
     def die(path: str) -> None:
-        assert named.wait(30)
+        assert named.wait(120)
         if "payload-00017" in path:
             rig.until(lambda: len(done(rig, name)) == 16)
             batch = rig.service.get(name)
             assert (batch.state, batch.batch_stats.request_count) == (State.PROCESSING, 0)
+            died.set()
             raise SystemExit
 
     rig.blobs.before_write = die
     name = rig.service.submit_file(Draft(), rig.upload(content)).name
     named.set()
-    rig.until(lambda: not rig.service._planner._thread.is_alive())
+    assert died.wait(30)
+    rig.until(functools.partial(gone, name))
     assert set(rig.pool.worked.values()) == {1}
     assert len(rig.pool.worked) == 16 * 8
     rig.restart()
@@ -227,7 +230,7 @@ def test_what_was_finished_before_a_cancel_stays_though_the_file_was_not_read_to
     reached, go_on = held_at(rig, 18)
     file = rig.upload(long_file(40))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     rig.until(lambda: len(done(rig, name)) == 16)
     cancelled = rig.service.cancel(name)
     go_on.set()
@@ -243,6 +246,11 @@ def done(rig: Rig, name: str) -> list[int]:
     return [shard.number for shard in shards if shard.state == "done"]
 
 
+def gone(name: str) -> bool:
+    """Return whether nobody reads a batch's file any more."""
+    return not any(thread.name == name.replace("batches/", "planner ") for thread in threading.enumerate())
+
+
 def payloads(rig: Rig, name: str) -> dict[str, str]:
     """Return the digests of a batch's payload files."""
     return {path: digest for path, digest in tree(rig.folder / name).items() if "payload" in path}
@@ -253,7 +261,7 @@ def until_closing(rig: Rig) -> Callable[[str], None]:
     closing = rig.service._planner._closing
 
     def hold(_: str) -> None:
-        assert closing.wait(30)
+        assert closing.wait(120)
 
     return hold
 
@@ -271,7 +279,7 @@ def test_cancelled_while_planned_it_stays_cancelled_without_files(rig: Rig) -> N
     reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     cancelled = rig.service.cancel(name)
     go_on.set()
     rig.until(lambda: rig.files() == {rig.service.file(file).path})
@@ -287,7 +295,7 @@ def test_deleted_while_planned_it_leaves_nothing(rig: Rig) -> None:
     reached, go_on = held_at(rig, 2)
     file = rig.upload(long_file(4))
     name = rig.service.submit_file(Draft(), file).name
-    assert reached.wait(30)
+    assert reached.wait(120)
     rig.service.cancel(name)
     rig.service.delete(name)
     go_on.set()
@@ -326,7 +334,7 @@ def test_a_full_disk_delays_planning_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is tried again, from the beginning, and other files are planned meanwhile."""
-    monkeypatch.setattr("embatch.planning._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     rig = Rig(tmp_path / "data")
     try:
         tries: list[str] = []
@@ -350,7 +358,7 @@ def test_a_file_of_a_model_that_is_not_served_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither failed nor planned; the service that serves it again plans it."""
-    monkeypatch.setattr("embatch.planning._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     rig = Rig(tmp_path / "data")
     try:
         rig.blobs.before_write = until_closing(rig)
@@ -376,7 +384,7 @@ def test_a_bug_while_planning_fails_that_batch_alone(rig: Rig, caplog: pytest.Lo
     batch = rig.done(rig.service.submit_file(Draft(), rig.upload(line("a"))).name)
     assert batch.state is State.FAILED
     assert "bug" in (batch.error or "")
-    assert any(record.exc_info and record.name == "embatch.planning" for record in caplog.records)
+    assert any(record.exc_info and record.name == "embatch.planner" for record in caplog.records)
     rig.blobs.before_write = lambda _: None
     following = rig.done(rig.service.submit_file(Draft(), rig.upload(line("a"))).name)
     assert following.state is State.COMPLETED

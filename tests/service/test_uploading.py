@@ -22,7 +22,7 @@ from embatch.errors import (
     Unavailable,
 )
 from embatch.intake import Draft
-from embatch.planning import Planner
+from embatch.service.planner import Planner
 from embatch.settings import Settings
 from embatch.states import State
 from embatch.store.records import UploadRecord
@@ -41,14 +41,14 @@ pytest_plugins = ("rig_fixture",)
 def begin(rig: Rig, **more: Any) -> str:
     """Begin an upload."""
     asked: dict[str, Any] = {"file_id": None, "display_name": None, "mime_type": "text/plain", "size": None}
-    return rig.service.begin_upload(**{**asked, **more})
+    return rig.service.uploads.begin(**{**asked, **more})
 
 
 def whole(rig: Rig, file_id: str, content: bytes) -> FileRecord:
     """Upload a file under a name."""
     token = begin(rig, file_id=file_id, size=len(content), mime_type="application/jsonl")
-    rig.service.append(token, 0, content)
-    return rig.service.finish(token)
+    rig.service.uploads.append(token, 0, content)
+    return rig.service.uploads.finish(token)
 
 
 def requests(count: int) -> bytes:
@@ -66,20 +66,20 @@ def worked(rig: Rig, name: str) -> int:
 def test_an_upload_in_pieces_across_a_restart(rig: Rig) -> None:
     """What was appended counts after the restart; size and digest are those of the whole."""
     token = begin(rig, file_id="my-file", display_name="Mine", size=10)
-    assert rig.service.upload_offset(token) == 0
-    assert rig.service.append(token, 0, b"12345") == 5
+    assert rig.service.uploads.offset(token) == 0
+    assert rig.service.uploads.append(token, 0, b"12345") == 5
     rig.restart()
-    assert rig.service.upload_offset(token) == 5
-    assert rig.service.append(token, 5, b"") == 5
-    assert rig.service.append(token, 5, b"67890") == 10
-    made = rig.service.finish(token)
+    assert rig.service.uploads.offset(token) == 5
+    assert rig.service.uploads.append(token, 5, b"") == 5
+    assert rig.service.uploads.append(token, 5, b"67890") == 10
+    made = rig.service.uploads.finish(token)
     assert (made.id, made.display_name, made.size, made.source) == ("my-file", "Mine", 10, "UPLOADED")
     assert made.sha256 == hashlib.sha256(b"1234567890").hexdigest()
     assert rig.service.file("files/my-file") == made
     assert (rig.folder / made.path).read_bytes() == b"1234567890"
     assert (rig.folder / made.path).stat().st_mode & 0o777 == 0o600
     with pytest.raises(NotFound):
-        rig.service.append(token, 10, b"more")
+        rig.service.uploads.append(token, 10, b"more")
     rig.restart()
     assert rig.service.file("files/my-file") == made
 
@@ -87,15 +87,15 @@ def test_an_upload_in_pieces_across_a_restart(rig: Rig) -> None:
 def test_a_chunk_that_does_not_fit_changes_nothing(rig: Rig) -> None:
     """At another place, beyond what was announced, or short at the end."""
     token = begin(rig, size=10)
-    rig.service.append(token, 0, b"12345")
+    rig.service.uploads.append(token, 0, b"12345")
     for offset in (0, 4, 6, 1 << 62):
         with pytest.raises(InvalidArgument):
-            rig.service.append(token, offset, b"x")
+            rig.service.uploads.append(token, offset, b"x")
     with pytest.raises(TooLarge):
-        rig.service.append(token, 5, b"123456")
+        rig.service.uploads.append(token, 5, b"123456")
     with pytest.raises(InvalidArgument):
-        rig.service.finish(token)
-    assert rig.service.upload_offset(token) == 5
+        rig.service.uploads.finish(token)
+    assert rig.service.uploads.offset(token) == 5
 
 
 def test_no_file_is_larger_than_a_file_may_be(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_no_file_is_larger_than_a_file_may_be(tmp_path: Path) -> None:
         with pytest.raises(TooLarge):
             begin(rig, size=11)
         token = begin(rig)
-        rig.service.append(token, 0, b"1234567890")
+        rig.service.uploads.append(token, 0, b"1234567890")
         with pytest.raises(TooLarge):
-            rig.service.append(token, 10, b"x")
-        assert rig.service.finish(token).size == 10
+            rig.service.uploads.append(token, 10, b"x")
+        assert rig.service.uploads.finish(token).size == 10
     finally:
         rig.stop()
 
@@ -135,7 +135,7 @@ def test_a_name_is_given_once(rig: Rig) -> None:
     together(8, ask)
     assert (len(tokens), len(refused)) == (1, 7)
     assert len(rig.files()) == 1
-    rig.service.finish(tokens[0])
+    rig.service.uploads.finish(tokens[0])
     with pytest.raises(AlreadyExists):
         begin(rig, file_id="mine")
     rig.service.delete_file("files/mine")
@@ -193,17 +193,17 @@ def test_a_file_of_an_older_data_folder_is_read_and_deleted_where_it_stands(rig:
 def test_an_upload_is_finished_once_however_often_that_is_asked(rig: Rig) -> None:
     """Whoever did not hear the answer asks again and gets the same file, after a restart too."""
     token = begin(rig, file_id="mine")
-    rig.service.append(token, 0, b"12345")
+    rig.service.uploads.append(token, 0, b"12345")
     made: list[FileRecord] = []
-    together(4, lambda _: made.append(rig.service.finish(token)))
+    together(4, lambda _: made.append(rig.service.uploads.finish(token)))
     rig.restart()
-    assert {rig.service.finish(token), *made} == {rig.service.file("files/mine")}
-    rig.service.drop_upload(token)
+    assert {rig.service.uploads.finish(token), *made} == {rig.service.file("files/mine")}
+    rig.service.uploads.drop(token)
     assert (rig.folder / made[0].path).read_bytes() == b"12345"
     rig.service.delete_file("files/mine")
     whole(rig, "mine", b"another")
     with pytest.raises(NotFound):
-        rig.service.finish(token)
+        rig.service.uploads.finish(token)
 
 
 def test_a_finish_that_fails_changes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,27 +214,43 @@ def test_a_finish_that_fails_changes_nothing(rig: Rig, monkeypatch: pytest.Monke
 
     tokens = [begin(rig), begin(rig)]
     for token in tokens:
-        rig.service.append(token, 0, b"12345")
+        rig.service.uploads.append(token, 0, b"12345")
         with monkeypatch.context() as patched:
             patched.setattr(rig.store, "finish_upload", full)
             with pytest.raises(Unavailable):
-                rig.service.finish(token)
-    assert rig.service.append(tokens[0], 5, b"67890") == 10
-    made = rig.service.finish(tokens[0])
+                rig.service.uploads.finish(token)
+    assert rig.service.uploads.append(tokens[0], 5, b"67890") == 10
+    made = rig.service.uploads.finish(tokens[0])
     assert made.sha256 == hashlib.sha256(b"1234567890").hexdigest()
-    rig.service.drop_upload(tokens[1])
+    rig.service.uploads.drop(tokens[1])
     assert rig.files() == {made.path}
+
+
+def test_a_chunk_whose_acknowledgement_was_lost_is_not_appended_again(rig: Rig) -> None:
+    """As a whole, with more behind it, and when the file is finished; other bytes are refused as ever."""
+    token = begin(rig, file_id="mine")
+    for _ in range(2):
+        assert rig.service.uploads.append(token, 0, b"12345") == 5
+    assert rig.service.uploads.append(token, 1, b"234567") == 7
+    with pytest.raises(InvalidArgument):
+        rig.service.uploads.append(token, 1, b"2x45678")
+    rig.service.uploads.finish(token)
+    assert rig.service.uploads.append(token, 3, b"4567") == 7
+    for offset, chunk in ((3, b"45678"), (3, b"x"), (8, b"")):
+        with pytest.raises(NotFound):
+            rig.service.uploads.append(token, offset, chunk)
+    assert (rig.folder / rig.service.file("files/mine").path).read_bytes() == b"1234567"
 
 
 def test_an_upload_that_is_dropped_is_gone(rig: Rig) -> None:
     """Also when asked twice, or of none at all."""
     token = begin(rig)
-    rig.service.append(token, 0, b"x")
+    rig.service.uploads.append(token, 0, b"x")
     for _ in range(2):
-        rig.service.drop_upload(token)
-    rig.service.drop_upload("../../etc/passwd")
+        rig.service.uploads.drop(token)
+    rig.service.uploads.drop("../../etc/passwd")
     assert rig.files() == set()
-    for ask in (rig.service.upload_offset, rig.service.finish):
+    for ask in (rig.service.uploads.offset, rig.service.uploads.finish):
         for name in (token, "nothing", "../../etc/passwd", "", "a" * 65):
             with pytest.raises(NotFound):
                 ask(name)
@@ -245,7 +261,7 @@ def test_a_chunk_that_the_disk_takes_in_part_leaves_nothing(
 ) -> None:
     """A full disk is said to be full, and the chunk can be sent again at its offset."""
     token = begin(rig)
-    rig.service.append(token, 0, b"12345")
+    rig.service.uploads.append(token, 0, b"12345")
     writes: list[int] = []
 
     class Full(io.FileIO):
@@ -263,11 +279,11 @@ def test_a_chunk_that_the_disk_takes_in_part_leaves_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("pathlib.Path.open", opened)
         with pytest.raises(Unavailable) as caught:
-            rig.service.append(token, 5, b"67890")
+            rig.service.uploads.append(token, 5, b"67890")
     assert caught.value.reason == "STORAGE_FULL"
-    assert rig.service.upload_offset(token) == 5
-    rig.service.append(token, 5, b"67890")
-    assert rig.service.finish(token).sha256 == hashlib.sha256(b"1234567890").hexdigest()
+    assert rig.service.uploads.offset(token) == 5
+    rig.service.uploads.append(token, 5, b"67890")
+    assert rig.service.uploads.finish(token).sha256 == hashlib.sha256(b"1234567890").hexdigest()
 
 
 def test_chunks_at_the_same_time_do_not_mix(rig: Rig) -> None:
@@ -277,13 +293,13 @@ def test_chunks_at_the_same_time_do_not_mix(rig: Rig) -> None:
 
     def send(number: int) -> None:
         try:
-            rig.service.append(token, 0, bytes([number]) * 1000)
+            rig.service.uploads.append(token, 0, bytes([number]) * 1000)
         except InvalidArgument as error:
             refused.append(error)
 
     together(8, send)
     assert len(refused) == 7
-    rig.service.finish(token)
+    rig.service.uploads.finish(token)
     (path,) = (record.path for record in rig.service.files(10, None).items)
     assert len(set((rig.folder / path).read_bytes())) == 1
 

@@ -292,7 +292,7 @@ def test_many_threads_can_begin_one_batch(blobs: Blobs) -> None:
     start = threading.Barrier(8)
 
     def write(number: int) -> tuple[str, str]:
-        start.wait(timeout=30)
+        start.wait(timeout=120)
         path = f"batches/abc/payload-{number:05}.arrow"
         return path, blobs.write(path, shard(number + 1))
 

@@ -108,7 +108,7 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
     engine.dispose()
     store = Store.open(url)
     found = store.get("a")
-    assert (found.cached_count, found.cpu_micros, found.run) == (0, 0, None)
+    assert (found.cached_count, found.cpu_micros, found.run, found.asked_model) == (0, 0, None, None)
     held = claim(store)
     assert held.payload.cached_count == 0
     commit(store, held)
@@ -124,6 +124,8 @@ def test_a_batch_that_the_second_version_began_goes_on(tmp_path: Path) -> None:
     commit(store, claim(store))
 
     def age(connection: Connection) -> int:
+        connection.execute(text("ALTER TABLE batch DROP COLUMN asked_model"))
+        connection.execute(text("DROP INDEX file_path"))
         connection.execute(text("ALTER TABLE batch DROP COLUMN computed_by"))
         connection.execute(text("ALTER TABLE shard DROP COLUMN excused"))
         return connection.execute(text("UPDATE alembic_version SET version_num = '0002'")).rowcount

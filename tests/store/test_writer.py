@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import StaticPool
 from storing import NOW, accept, claim, open_store
 
 from embatch.errors import Unavailable
@@ -68,19 +69,19 @@ def in_one_group(writer: Writer, works: list[Callable[[Connection], Any]]) -> li
 
     def wait(_: Connection) -> None:
         begun.set()
-        assert free.wait(timeout=30)
+        assert free.wait(timeout=120)
 
     with ThreadPoolExecutor(len(works) + 1) as pool:
         first = pool.submit(writer.run, wait)
-        assert begun.wait(timeout=30)
+        assert begun.wait(timeout=120)
         futures = []
         for number, work in enumerate(works, start=1):
             futures.append(pool.submit(writer.run, work))
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while writer._queue.qsize() < number:
                 assert time.monotonic() < deadline
         free.set()
-        first.result(timeout=30)
+        first.result(timeout=120)
     return futures
 
 
@@ -151,7 +152,9 @@ def test_closing_finishes_what_is_queued(database: connect_module.Database) -> N
 
 def test_an_error_nobody_foresaw_leaves_nobody_waiting() -> None:
     """Whatever breaks in the writer itself, every caller hears of it and the service is told to exit."""
-    broken_engine = create_engine("sqlite://")
+    # As the store's own: the connection that the writer's thread opens is closed by another one.
+    options = {"check_same_thread": False}
+    broken_engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=options)
 
     @event.listens_for(broken_engine, "begin")
     def break_down(_: Connection) -> None:
@@ -178,7 +181,7 @@ def test_trouble_between_two_groups_breaks_the_writer_and_not_its_answers(
 
     writer = Writer(database.writer, between=break_down)
     assert writer.run(add(1)) == 0
-    assert writer.broken.wait(timeout=30)
+    assert writer.broken.wait(timeout=120)
     with pytest.raises(Unavailable):
         writer.run(add(2))
     writer.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -18,6 +19,9 @@ from embatch.batch import Request
 from embatch.errors import InvalidArgument
 from embatch.shard import RequestRow
 from embatch.wire import answers, bodies, columns, inputs, lines, outputs, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BIG = {
     "id": 10**20 + 1,
@@ -49,6 +53,7 @@ def test_what_goes_in_comes_out(value: dict[str, Any], indent: int | None) -> No
         b'{"a":[' + b"9" * 5000 + b"]}",
         b'{"a":"\\ud800","b":[18446744073709551616]}',
         b'{"a":' * 1010 + b"[18446744073709551616]" + b"}" * 1010,
+        b'{"a":' * 120 + b"[18446744073709551616]" + b"}" * 120,
     ],
 )
 def test_what_is_no_json_is_not_read_by_either_reader(said: bytes) -> None:
@@ -96,17 +101,82 @@ def test_an_integer_that_no_field_takes_is_refused_by_name() -> None:
     assert refused.value.field == "outputDimensionality"
 
 
-def test_metadata_nested_beyond_json_fails_its_line_alone() -> None:
-    """It could be read, but not be written again."""
-    deep = b'{"a":' * 1005 + b"1" + b"}" * 1005
-    line = b'{"metadata":' + deep + b',"request":{"content":{"parts":[{"text":"a"}]}}}\n'
-    rows = list(
-        lines.read_rows(
-            io.BytesIO(line + b'{"request":{"content":{"parts":[{"text":"b"}]}}}'), 1 << 20, _same
-        )
+@pytest.fixture(params=[None, 100_000])
+def stack(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever the interpreter allows itself."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(request.param or before)
+    yield
+    sys.setrecursionlimit(before)
+
+
+def nested(levels: int, inner: str = "1", *, lists: bool = False) -> str:
+    """Return a JSON object of so many levels."""
+    begin, end = ("[", "]") if lists else ('{"a":', "}")
+    return '{"a":' + begin * (levels - 1) + inner + end * (levels - 1) + "}"
+
+
+DEEP = [jsontext.DEPTH + 1, 200, 300, 990, 1005]
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("inner", ["1", "18446744073709551616", '"[{"'])
+@pytest.mark.parametrize("lists", [True, False])
+def test_metadata_of_most_levels_is_taken_on_every_way(inner: str, *, lists: bool) -> None:
+    """And comes back, from the line, from the column, from the client."""
+    text = nested(jsontext.DEPTH, inner, lists=lists)
+    value = json.loads(text)
+    assert jsontext.is_object(text)
+    assert jsontext.dumps(value) == text.encode()
+    bodies.refuse_unsayable(Request("a", metadata=value), "requests[0]")
+    (row,) = _lines(text)
+    assert (row.fault, row.metadata) == (None, text)
+    message = f'{{"response":{{"embedding":{{"values":[1]}}}},"metadata":{text}}}'
+    assert jsontext.loads(message)["metadata"] == value
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("levels", DEEP)
+@pytest.mark.parametrize("inner", ["1", "18446744073709551616"])
+@pytest.mark.parametrize("lists", [True, False])
+def test_deeper_metadata_is_taken_on_none(levels: int, inner: str, *, lists: bool) -> None:
+    """Its line fails alone, its row fails alone, and the client says so before anything is sent."""
+    text = nested(levels, inner, lists=lists)
+    value: Any = int(inner)
+    for _ in range(levels - 1):
+        value = [value] if lists else {"a": value}
+    value = {"a": value}
+    assert not jsontext.is_object(text)
+    with pytest.raises(ValueError, match="nests too deeply"):
+        jsontext.dumps(value)
+    with pytest.raises(InvalidArgument, match=f"requests\\[0\\].metadata .* {jsontext.DEPTH} levels"):
+        bodies.refuse_unsayable(Request("a", metadata=value), "requests[0]")
+    bad, good = _lines(text, "{}")
+    assert bad.fault is not None
+    assert (bad.text, good.text, good.metadata) == (None, "text", "{}")
+
+
+def test_metadata_nested_too_deeply_is_named_and_keeps_its_key() -> None:
+    """So that its sender finds it."""
+    (row,) = _lines(nested(jsontext.DEPTH + 1))
+    assert row.key == "k0"
+    assert "metadata nests too deeply: at most 100 levels" in str(row.fault)
+
+
+def test_a_value_that_holds_itself_is_no_json() -> None:
+    """Found in a moment, however often it does."""
+    value: list[Any] = []
+    value += [value, value, 10**20]
+    with pytest.raises(ValueError, match="nests too deeply"):
+        jsontext.dumps({"a": value})
+
+
+def _lines(*metadata: str) -> list[RequestRow]:
+    content = "".join(
+        f'{{"key":"k{at}","metadata":{one},"request":{{"content":{{"parts":[{{"text":"text"}}]}}}}}}\n'
+        for at, one in enumerate(metadata)
     )
-    assert [row.text for row in rows] == [None, "b"]
-    assert "nests too deeply" in str(rows[0].fault)
+    return list(lines.read_rows(io.BytesIO(content.encode()), 1 << 20, _same))
 
 
 def result() -> pa.RecordBatch:

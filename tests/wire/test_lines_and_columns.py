@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from embatch.errors import InvalidArgument, Reason
 from embatch.shard import RequestRow, rows_of
-from embatch.wire import columns, inputs, lines
+from embatch.wire import columns, lines
+from embatch.wire.gemini.read_json import load
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -142,7 +143,7 @@ def test_noise_is_refused_by_name(noise: bytes) -> None:
 def test_no_body_is_ever_another_error(noise: bytes) -> None:
     """Any bytes are either an object or refused with the field `body`."""
     try:
-        found = inputs.load(noise)
+        found = load(noise)
     except InvalidArgument as refused:
         found = {"field": refused.field}
     assert isinstance(found, dict)
@@ -169,10 +170,10 @@ def test_no_body_is_ever_another_error(noise: bytes) -> None:
 def test_bodies_that_cannot_be_read_say_why(body: bytes, reason: str) -> None:
     """Each kind has its reason."""
     with pytest.raises(InvalidArgument) as caught:
-        inputs.load(body)
+        load(body)
     assert caught.value.reason == reason
 
 
 def test_brackets_in_strings_do_not_count_as_depth() -> None:
     """A text of braces and quotes is a text."""
-    assert inputs.load(b'{"text":"' + rb"[{\"" * 50 + b'"}')["text"].startswith("[{")
+    assert load(b'{"text":"' + rb"[{\"" * 50 + b'"}')["text"].startswith("[{")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from embatch.batch import Request, TaskType
 from embatch.client.payload import blocks, request
 from embatch.errors import InvalidArgument
-from embatch.wire import bodies
+from embatch.jsontext import encodable
+from embatch.shard import rows_of
+from embatch.wire import bodies, columns
 
 LIKE = Request("")
 
@@ -49,3 +53,29 @@ def test_what_is_no_requests_is_refused_too() -> None:
     """A display name has the same letters."""
     with pytest.raises(InvalidArgument, match="lone surrogate"):
         bodies.create_body("m", "\ud800", 0, [Request("a")])
+
+
+def test_a_text_of_a_stream_that_is_not_utf_8_fails_alone() -> None:
+    """Ours writes a lone surrogate so, another writer whatever it had; all beside it is as it was."""
+    requests = [Request("good"), Request("lone \ud800", key="k"), Request(None), Request("also good")]
+    file = io.BytesIO()
+    writer = bodies.StreamWriter(file)
+    writer.write(requests)
+    writer.finish()
+    file.seek(0)
+    (batch,) = columns.read_batches(file, 100)
+    rows = list(rows_of(batch))
+    assert [row.key for row in rows] == [None, "k", None, None]
+    assert [row.text and encodable(row.text) for row in rows] == [True, False, None, True]
+    assert (rows[0].text, rows[3].text) == ("good", "also good")
+
+
+def test_a_stream_that_is_wrong_elsewhere_is_refused() -> None:
+    """A key that is not UTF-8 could not be echoed."""
+    said = {"text": pa.array(["a"]), "key": pa.array([b"\xff"], pa.binary()).view(pa.string())}
+    batch = pa.RecordBatch.from_pydict(said)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(InvalidArgument, match="not a readable Arrow stream"):
+        list(columns.read_batches(io.BytesIO(sink.getvalue().to_pybytes()), 100))

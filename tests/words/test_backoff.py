@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import format_datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.backoff import Backoff, Pauses, poll_interval, time_limit
+from embatch.backoff import Backoff, Pauses, http_date, meanwhile, poll_interval, retry_after, time_limit
 
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CHANCE = st.floats(0, 1, exclude_max=True)
 
 
@@ -28,7 +32,7 @@ def test_it_gives_up_after_its_attempts(failures: int, attempts: int) -> None:
     assert (backoff.delay(failures, 0.5, retry_after=1.0) is None) == (failures >= attempts)
 
 
-@given(st.integers(1, 5), CHANCE, st.floats(0.001, 10_000))
+@given(st.integers(1, 5), CHANCE, st.floats(0.001, 120.0))
 def test_what_the_service_asked_for_is_never_undercut(failures: int, chance: float, asked: float) -> None:
     """Retry-After is a floor, spread upwards by at most a quarter."""
     delay = Backoff().delay(failures, chance, retry_after=asked)
@@ -40,6 +44,88 @@ def test_what_the_service_asked_for_is_never_undercut(failures: int, chance: flo
 def test_a_senseless_retry_after_is_ignored(asked: float, chance: float) -> None:
     """Zero, negative, infinite and NaN fall back to our own wait."""
     assert Backoff().delay(1, chance, retry_after=asked) == Backoff().delay(1, chance)
+
+
+@given(CHANCE, st.floats(120.0, 1e12, exclude_min=True))
+def test_who_asks_for_more_than_is_obeyed_is_not_asked_again(chance: float, asked: float) -> None:
+    """A wait of years is no wait: the caller hears of it at once. Another limit holds where one is set."""
+    assert Backoff().delay(1, chance, retry_after=asked) is None
+    assert Backoff(obeyed=asked).delay(1, chance, retry_after=asked) is not None
+
+
+@pytest.mark.parametrize("asked", [999_999_999.0, 3_600.0, 1e300, math.inf])
+def test_a_long_wait_is_tried_again_meanwhile(asked: float) -> None:
+    """After half a minute, ever more seldom, at least every quarter of an hour."""
+    assert [meanwhile(asked, failures) for failures in (1, 2, 3, 9, 10**6)] == [30, 60, 120, 900, 900]
+
+
+@given(st.integers(1, 10**6), st.floats(allow_nan=True))
+def test_a_short_wait_is_obeyed_and_none_undercut_by_a_longer(failures: int, asked: float) -> None:
+    """Up to two minutes it is what was said; nobody waits longer than was asked, or less than nothing."""
+    wait = meanwhile(asked, failures)
+    assert 0 <= wait <= 900
+    if 0 < asked <= 120:
+        assert wait == asked
+    assert wait <= max(asked, 0) or math.isnan(asked)
+
+
+def test_nothing_pauses_longer_than_an_hour() -> None:
+    """Whatever whoever fails says, or the arithmetic of a caller."""
+    pauses = Pauses()
+    pauses.begin("a", "why", 100.0, lambda _: 1e12)
+    pauses.begin("b", "why", 100.0, lambda _: math.inf)
+    pauses.begin("c", "why", 100.0, lambda _: 5.0)
+    assert pauses.waiting(104.0) == {"a", "b", "c"}
+    assert pauses.waiting(3_699.0) == {"a", "b"}
+    assert pauses.waiting(3_701.0) == set()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        (" 1.5 ", 1.5),
+        ("999999999", 999_999_999.0),
+        ("9" * 400, 1e9),  # float says infinite
+        ("Sun, 01 Mar 2026 12:01:00 GMT", 60.0),
+        ("Sunday, 01-Mar-26 12:01:00 GMT", 60.0),
+        ("Sun Mar  1 12:01:00 2026", 60.0),
+        ("Sun, 01 Mar 2026 14:01:00 +0200", 60.0),
+        ("Sun, 01 Mar 2026 06:31:00 -0530", 60.0),
+        ("Sun, 01 Mar 2026 12:01:00 -0000", 60.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 1e9),
+        *(
+            (nothing, None)
+            for nothing in (
+                *(None, "", "0", "0.0", "-5", "+5", "1e12", "inf", "nan", "NaN", "0x10", "1_000", "1, 2"),
+                *("٣", "soon", "7s", "Sun, 01 Mar 2026 12:00:00 GMT", "Sun, 01 Mar 2026 11:59:00 GMT"),
+                *("Sun, 01 Mar 2026 13:01:00 +0200", "Mon, 01 Jan 99999999999 00:00:00 GMT"),
+                *("Mon, 01 Jan 0 00:00:00 GMT", "Mon, 99 Foo 2026 00:00:00 GMT", "Sun, 01 Mar 2026", ","),
+                *("Sun, 01 Mar 2026 12:01:00 +9999999", f"Sun, 01 Mar {'9' * 5000} 12:00:00 GMT"),
+            )
+        ),
+    ],
+)
+def test_what_a_retry_after_header_asks_for(header: str | None, seconds: float | None) -> None:
+    """Seconds, or a date in each of its forms and in any zone; what is past or no time is nothing."""
+    assert retry_after(header, NOW) == seconds
+
+
+@given(st.text(max_size=80) | st.from_regex(r"[A-Z][a-z]{2}, [0-9 a-zA-Z:+-]{5,40}", fullmatch=True))
+def test_no_header_raises(header: str) -> None:
+    """Whatever stands there, the answer is a wait that can be reckoned with, or none."""
+    seconds = retry_after(header, NOW)
+    assert seconds is None or 0 < seconds <= 1e9
+
+
+@given(
+    st.datetimes(datetime(1990, 1, 1), datetime(9999, 12, 30)),  # noqa: DTZ001  (the zone is added)
+    st.integers(-14 * 60, 14 * 60),
+)
+def test_a_date_is_the_same_moment_in_every_zone(date: datetime, minutes: int) -> None:
+    """What `http_date` reads is what was written, to the second."""
+    moment = date.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=minutes)))
+    assert http_date(format_datetime(moment)) == moment
 
 
 def test_poll_intervals_and_limits_are_the_guides() -> None:

@@ -13,6 +13,17 @@ from embatch.shard import REQUESTS, RequestRow, ShardCutter
 COUNTS = st.integers(0, 10**9)
 
 
+def test_the_rate_over_what_is_finished_is_no_alarm_while_a_batch_runs() -> None:
+    """It is there with the first embeddings, durable or not, and low only where requests fail."""
+    assert BatchStats().finished_success_rate is None
+    assert BatchStats(100, pending_request_count=100).finished_success_rate is None
+    running = BatchStats(100, pending_request_count=100, uncommitted_request_count=30)
+    assert (running.success_rate, running.finished_success_rate) == (0.0, 100.0)
+    assert BatchStats(100, 10, 30, 60, 20).finished_success_rate == 50.0
+    assert BatchStats(100, 90, 10).finished_success_rate == 90.0
+    assert BatchStats(5, 0, 5).finished_success_rate == 0.0
+
+
 @given(COUNTS, COUNTS, COUNTS)
 def test_rates_divide_by_all_requests(successful: int, failed: int, pending: int) -> None:
     """Shares lie in 0 to 100, progress is what is finished, and an empty batch shows zeros."""

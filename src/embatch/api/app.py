@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from importlib.metadata import version
@@ -79,7 +80,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status, received, sent = time.monotonic(), 0, 0, 0
+        begun, status, received, sent, whole = time.monotonic(), 0, 0, 0, False
 
         async def counted_receive() -> Message:
             nonlocal received
@@ -88,15 +89,19 @@ class RequestLog:
             return message
 
         async def counted_send(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, whole
             status = message.get("status", status)
             sent += len(message.get("body", b""))
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, counted_receive, counted_send)
         except ClientDisconnect:
             status = 499
+        except asyncio.CancelledError:  # the service ends, and the connection says so
+            status = status or 503
+            raise
         except Exception:
             status = 500
             raise
@@ -111,6 +116,7 @@ class RequestLog:
                         "ms": round(1000 * (time.monotonic() - begun), 1),
                         "bytes_in": received,
                         "bytes_out": sent,
+                        **({} if whole or status in (499, 500, 503) else {"torn": True}),
                     }
                 },
             )

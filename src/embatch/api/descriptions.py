@@ -7,9 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from embatch.errors import InvalidArgument
+from embatch.wire.gemini.read_json import load
 from embatch.wire.outputs import timestamp
 
 if TYPE_CHECKING:
@@ -58,10 +57,7 @@ def announced(body: bytes, *, mime_type: str | None = None, size: int | None = N
     Raises:
         InvalidArgument: it is not {"file": {...}}, or a field in it cannot be.
     """
-    try:
-        said = orjson.loads(body)["file"] if body else {}
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        said = None
+    said = load(body).get("file") if body else {}
     if not isinstance(said, dict):
         raise InvalidArgument('the description of an upload is {"file": {…}}', field="file")
     for field in said.keys() - _FIELDS:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from embatch.api import problems
+from embatch.api.bodies import small_body
 from embatch.api.descriptions import announced, base_address, display_name, resource
 from embatch.api.related import RelatedReader, boundary_of
+from embatch.api.streaming import StreamedResponse, begun
+from embatch.api.waiting import ResultThreads
 from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
 from embatch.wire.outputs import lines
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES: Final = 1 << 20
 """What is handed to a thread for writing at a time."""
-_METADATA_BYTES: Final = 64 << 10
 _PAGE: Final = 10
 _LARGEST_PAGE: Final = 100
 
@@ -57,8 +58,8 @@ class _Files:
     """The handlers of the file routes."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
-        self._service = service
-        self._settings = settings
+        self._service, self._uploads = service, service.uploads
+        self._settings, self._results = settings, ResultThreads()
 
     async def upload(self, request: Request) -> Response:
         """Begin, continue or complete an upload; which, the headers and the address say."""
@@ -87,7 +88,7 @@ class _Files:
         if "start" not in _commands(request):
             raise InvalidArgument("a resumable upload begins with `start`", field="X-Goog-Upload-Command")
         said = announced(
-            await _small_body(request),
+            await small_body(request, "a file's description"),
             mime_type=request.headers.get("x-goog-upload-header-content-type"),
             size=_number(request, "x-goog-upload-header-content-length"),
         )
@@ -107,24 +108,23 @@ class _Files:
         if said.size is not None and said.size > self._settings.file_bytes:
             raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="file.sizeBytes")
         return await to_thread.run_sync(
-            lambda: self._service.begin_upload(
-                file_id=said.file_id, display_name=said.display_name, mime_type=said.mime_type, size=said.size
-            )
+            self._uploads.begin, said.file_id, said.display_name, said.mime_type, said.size
         )
 
     async def _step(self, request: Request, token: str) -> Response:
         try:
             commands = _commands(request)
             if "cancel" in commands:
-                await to_thread.run_sync(self._service.drop_upload, token)
+                await to_thread.run_sync(self._uploads.drop, token)
                 return _status("cancelled")
             if "query" in commands:
                 return await self._query(request, token)
-            received = await to_thread.run_sync(self._service.upload_offset, token)
             if not commands & {"upload", "finalize"}:
+                await to_thread.run_sync(self._uploads.offset, token)  # an unknown upload comes first
                 raise InvalidArgument(
                     "the command is upload, finalize, query or cancel", field="X-Goog-Upload-Command"
                 )
+            received = None
             if "upload" in commands:
                 offset = _number(request, "x-goog-upload-offset")
                 if offset is None:
@@ -142,28 +142,28 @@ class _Files:
 
     async def _query(self, request: Request, token: str) -> Response:
         try:
-            return _status("active", await to_thread.run_sync(self._service.upload_offset, token))
+            return _status("active", await to_thread.run_sync(self._uploads.offset, token))
         except NotFound:
             # The answer to its end may have been lost: whoever hears it now need not send everything again.
             return await self._finish(request, token)
 
     async def _write(self, token: str, offset: int, body: AsyncIterator[bytes]) -> int:
-        """Append a body from an offset on; return where the next one begins."""
+        """Append a body from an offset on; return how many bytes there are then."""
         piece = bytearray()
         # An offset is judged even if no byte follows.
-        await to_thread.run_sync(self._service.append, token, offset, b"")
+        received = await to_thread.run_sync(self._uploads.append, token, offset, b"")
         async for data in body:
             piece += data
             if len(piece) >= _PIECE_BYTES:
-                await to_thread.run_sync(self._service.append, token, offset, bytes(piece))
+                received = await to_thread.run_sync(self._uploads.append, token, offset, bytes(piece))
                 offset += len(piece)
                 piece.clear()
         if piece:
-            await to_thread.run_sync(self._service.append, token, offset, bytes(piece))
-        return offset + len(piece)
+            received = await to_thread.run_sync(self._uploads.append, token, offset, bytes(piece))
+        return received
 
     async def _finish(self, request: Request, token: str) -> Response:
-        record = await to_thread.run_sync(self._service.finish, token)
+        record = await to_thread.run_sync(self._uploads.finish, token)
         answer = _json({"file": resource(record, request)})
         answer.headers["X-Goog-Upload-Status"] = "final"
         return answer
@@ -188,7 +188,7 @@ class _Files:
             return await self._finish(request, token)
         except BaseException:
             with CancelScope(shield=True):
-                await to_thread.run_sync(self._service.drop_upload, token)
+                await to_thread.run_sync(self._uploads.drop, token)
             raise
 
     async def list(self, request: Request) -> Response:
@@ -213,9 +213,9 @@ class _Files:
 
     async def download(self, id: str) -> Response:  # noqa: A002
         """Stream the results of a file batch; an uploaded file is not given out."""
-        results = await to_thread.run_sync(self._service.results_of_file, f"files/{id}")
-        return StreamingResponse(
-            (b"".join(lines(part)) for part in results.parts),
+        parts = await self._results.run(lambda: begun(self._service.results_of_file(f"files/{id}").parts))
+        return StreamedResponse(
+            self._results.stream(b"".join(lines(part)) for part in parts),
             media_type="application/jsonl",
             headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
         )
@@ -232,15 +232,6 @@ def _number(request: Request, name: str) -> int | None:
     if not value.isascii() or not value.isdecimal() or len(value) > 18:
         raise InvalidArgument("this must be a number of bytes", field=name.title())
     return int(value)
-
-
-async def _small_body(request: Request) -> bytes:
-    body = bytearray()
-    async for data in request.stream():
-        body += data
-        if len(body) > _METADATA_BYTES:
-            raise TooLarge(f"a file's description may have {_METADATA_BYTES} bytes", field="body")
-    return bytes(body)
 
 
 def _page_size(request: Request) -> int:

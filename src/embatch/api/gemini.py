@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
-from embatch.api.waiting import EngineThreads
+from embatch.api.bodies import BodyThreads, small_body
+from embatch.api.streaming import StreamedResponse, begun
+from embatch.api.waiting import EngineThreads, ResultThreads
 from embatch.errors import InvalidArgument, NotFound
 from embatch.intake import Draft, check_dimensions
 from embatch.states import State
@@ -64,7 +65,7 @@ class _Face:
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service = service
         self._settings = settings
-        self._engines = EngineThreads()
+        self._engines, self._bodies, self._results = EngineThreads(), BodyThreads(), ResultThreads()
 
     # interactive
 
@@ -72,20 +73,25 @@ class _Face:
         """Answer `embedContent`."""
         body = await request.body()
         served = self._service.model(model)
-        return await self._engines.run(f"query {served.name}", self._embed, body, served)
+        same = self._service.naming(served)
+        row = await self._bodies.read(request, len(body), lambda _: inputs.embed(body, same))
+        return await self._engines.run(f"query {served.name}", self._embed, row, served)
 
-    def _embed(self, body: bytes, served: ServedModel) -> Response:
-        row = inputs.embed(body, self._service.naming(served))
-        return self._embedded(served, [row], [""], single=True)
+    def _embed(self, row: Callable[[], RequestRow], served: ServedModel) -> Response:
+        return self._embedded(served, [row()], [""], single=True)
 
     async def embed_many(self, request: Request, model: str) -> Response:
         """Answer `batchEmbedContents`."""
         body = await request.body()
         served = self._service.model(model)
-        return await self._engines.run(f"query {served.name}", self._embed_many, body, served)
+        same, most = self._service.naming(served), self._settings.interactive_requests
+        rows = await self._bodies.read(
+            request, len(body), lambda pulse: inputs.embed_many(body, same, most, pulse=pulse)
+        )
+        return await self._engines.run(f"query {served.name}", self._embed_many, rows, served)
 
-    def _embed_many(self, body: bytes, served: ServedModel) -> Response:
-        rows = inputs.embed_many(body, self._service.naming(served), self._settings.interactive_requests)
+    def _embed_many(self, read: Callable[[], list[RequestRow]], served: ServedModel) -> Response:
+        rows = read()
         return self._embedded(served, rows, [f"requests[{at}]." for at in range(len(rows))], single=False)
 
     def _embedded(
@@ -104,12 +110,14 @@ class _Face:
     async def count_tokens(self, request: Request, model: str) -> dict[str, int]:
         """Answer `countTokens`: as many contents as an inline batch may hold."""
         body = await request.body()
-        served = self._service.model(model)
-        return {"totalTokens": await self._engines.run(_bulk(served), self._count_tokens, body, served)}
+        served, most = self._service.model(model), self._settings.inline_requests
+        rows = await self._bodies.read(
+            request, len(body), lambda pulse: inputs.count_tokens(body, most, pulse=pulse)
+        )
+        return {"totalTokens": await self._engines.run(_bulk(served), self._count_tokens, rows, served)}
 
-    def _count_tokens(self, body: bytes, served: ServedModel) -> int:
-        rows = inputs.count_tokens(body, self._settings.inline_requests)
-        return int(self._service.interactive.count(served.name, rows).sum())
+    def _count_tokens(self, rows: Callable[[], list[RequestRow]], served: ServedModel) -> int:
+        return int(self._service.interactive.count(served.name, rows()).sum())
 
     # batches
 
@@ -119,17 +127,19 @@ class _Face:
         key = request.headers.get("idempotency-key")
         run = request.headers.get("embatch-run")
         served = self._service.model(model)
-        made, draft = await to_thread.run_sync(self._read, body, model, served, key, run)
+
+        def read(pulse: Callable[[], None]) -> tuple[inputs.Created, Draft]:
+            same, most = self._service.naming(served), self._settings.inline_requests
+            made = inputs.create(body, model, same, most=most, pulse=pulse)
+            digest = None if key is None else _digest(served.name, body)
+            return made, Draft(
+                served.name, made.display_name, made.priority, key, digest, asked_model=model, run=run
+            )
+
+        made, draft = await to_thread.run_sync(await self._bodies.read(request, len(body), read))
         if _may_wait(served, made, run):
             return _json(await self._engines.run(_bulk(served), self._create, draft, made))
         return _json(await to_thread.run_sync(self._create, draft, made))
-
-    def _read(
-        self, body: bytes, model: str, served: ServedModel, key: str | None, run: str | None
-    ) -> tuple[inputs.Created, Draft]:
-        made = inputs.create(body, model, self._service.naming(served))
-        digest = None if key is None else hashlib.sha256(served.name.encode() + b"\0" + body).hexdigest()
-        return made, Draft(served.name, made.display_name, made.priority, key, digest, run)
 
     def _create(self, draft: Draft, made: inputs.Created) -> dict[str, Any]:
         if made.rows is not None:
@@ -144,16 +154,20 @@ class _Face:
         view = request.query_params.get("view", "FULL").upper()
         if view not in ("BASIC", "FULL"):
             raise InvalidArgument("view is BASIC or FULL", field="view")
-        return await to_thread.run_sync(self._get, f"batches/{id}", view == "FULL")
+        batch, inline = await to_thread.run_sync(self._get, f"batches/{id}")
+        if view == "BASIC" or not inline:
+            return _json(outputs.operation(batch, output=True))
+        pieces = await self._results.run(self._with_items, batch)
+        return StreamedResponse(self._results.stream(pieces), media_type="application/json")
 
-    def _get(self, name: str, full: bool) -> Response:  # noqa: FBT001  (run_sync passes by position)
+    def _get(self, name: str) -> tuple[Batch, bool]:
+        """Return a batch, and whether its results stand in the answer: a poll reads none."""
         batch = self._service.get(name)
         readable = batch.done and batch.state is not State.FAILED
-        if full and readable and self._service.inline(name):
-            results = self._service.results(name)
-            pieces = outputs.operation_with_items(batch, results.parts)
-            return StreamingResponse(_begun(pieces), media_type="application/json")
-        return _json(outputs.operation(batch, output=True))
+        return batch, readable and self._service.inline(name)
+
+    def _with_items(self, batch: Batch) -> Iterator[bytes]:
+        return outputs.operation_with_items(batch, begun(self._service.results(batch.name).parts))
 
     async def list(self, request: Request) -> Response:
         """Answer one page of batches, newest first, without output."""
@@ -180,9 +194,11 @@ class _Face:
 
     async def update(self, request: Request, id: str) -> Response:  # noqa: A002
         """Change display name or priority; answer the bare batch, as Google does."""
-        change = inputs.update(await request.body(), request.query_params.get("updateMask"))
+        body = await small_body(request, "an update of a batch")
+        mask = request.query_params.get("updateMask")
 
         def run() -> Batch:
+            change = inputs.update(body, mask)
             return self._service.update(
                 f"batches/{id}", display_name=change.display_name, priority=change.priority
             )
@@ -195,16 +211,16 @@ class _Face:
         if numbers not in columns.NUMBERS:
             raise InvalidArgument(f"numbers is one of {', '.join(columns.NUMBERS)}", field="numbers")
         dimensions = _integer(request, "dimensions")
-        return await to_thread.run_sync(self._embeddings, f"batches/{id}", dimensions, numbers)
+        pieces = await self._results.run(self._embeddings, f"batches/{id}", dimensions, numbers)
+        return StreamedResponse(self._results.stream(pieces), media_type=columns.MEDIA_TYPE)
 
-    def _embeddings(self, name: str, dimensions: int | None, numbers: str) -> Response:
+    def _embeddings(self, name: str, dimensions: int | None, numbers: str) -> Iterator[bytes]:
         results = self._service.results(name)
         if dimensions is not None and not 1 <= dimensions <= results.native:
             raise InvalidArgument(f"dimensions is from 1 to {results.native}", field="dimensions")
         # Without a wish, what all requests asked for; where they differ, the native number.
         size = dimensions or (results.dimensions if results.dimensions > 0 else None)
-        pieces = columns.results_stream(results.parts, results.native, size, numbers)
-        return StreamingResponse(_begun(pieces), media_type=columns.MEDIA_TYPE)
+        return columns.results_stream(begun(results.parts), results.native, size, numbers)
 
     # models
 
@@ -226,6 +242,12 @@ class _Face:
         return _json({**_model(served), "name": f"models/{model}"})
 
 
+def _digest(model: str, body: bytes) -> str:
+    digest = hashlib.sha256(model.encode() + b"\0")
+    digest.update(body)
+    return digest.hexdigest()
+
+
 def _bulk(served: ServedModel) -> str:
     return f"bulk {served.name}"
 
@@ -244,17 +266,6 @@ def _dimensions(rows: list[RequestRow]) -> Any:
     return pa.array([row.dimensions for row in rows], pa.int32())
 
 
-def _begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Produce the first piece now: what fails while reading it is still an error answer, not a torn body."""
-    first = next(pieces, b"")
-
-    def rest() -> Iterator[bytes]:
-        yield first
-        yield from pieces
-
-    return rest()
-
-
 def _model(served: ServedModel) -> dict[str, Any]:
     return outputs.model_message(served.name, served.dimensions, served.max_tokens, served.spec.engine)
 
@@ -263,7 +274,7 @@ def _integer(request: Request, name: str) -> int | None:
     value = request.query_params.get(name)
     if not value:
         return None
-    if not value.isascii() or not value.lstrip("-").isdecimal() or len(value) > 18:
+    if not value.isascii() or not value.removeprefix("-").isdecimal() or len(value) > 18:
         raise InvalidArgument("this must be a whole number", field=name)
     return int(value)
 

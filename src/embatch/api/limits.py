@@ -6,10 +6,12 @@ What to refuse is decided by pure functions over values (`judge_head`, `BodyCoun
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 
 UPLOADS: Final = (b"/upload/", b"/resumable/upload/")
 """Paths whose bodies are files: larger, and of any content type."""
+TEXTS: Final = (
+    b":embedContent",
+    b":batchEmbedContents",
+    b":countTokens",
+    b":asyncBatchEmbedContent",
+    b":embedReference",
+)
+"""What the paths end with whose bodies are texts; those of all others say a few words."""
+SMALL_BYTES: Final = 64 << 10
+"""Most bytes of a body without texts."""
 _ENVELOPE_BYTES: Final = 64 << 10
 """What a multipart upload may add around the file."""
 _TINY_CHUNKS: Final = 4096
@@ -32,7 +44,15 @@ _LOOPBACK: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _READS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that change nothing: what they answer, a browser keeps from the page of another origin."""
 
+FREE_BYTES: Final = 64 << 10
+"""So much of every body is taken whatever the others hold: no cancel and no query is refused for them."""
+FILE_PIECES: Final = 2 << 20
+"""What a file's body holds in memory at most, whatever its size: the rest is on disk."""
+_BUSY_SECONDS: Final = 5.0
+"""When a client that was refused for want of room may come back."""
+
 _NAMES: Final = {
+    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
     HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
     HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
     HTTPStatus.METHOD_NOT_ALLOWED: "UNIMPLEMENTED",
@@ -51,6 +71,11 @@ class Bounds:
     hosts: frozenset[bytes] | None
     """Names this service goes by, lower case, without port; `None` accepts any well-formed one. Another one
     comes from a browser lured by a foreign name that resolves to this machine."""
+    held_bytes: int = 256 << 20
+    """Bytes of bodies that all connections together may hold in memory."""
+    body_seconds: float = 300.0
+    connections: int = 10_000
+    """Connections at once."""
 
     @classmethod
     def of(cls, settings: Settings, hosts: Sequence[str] | None) -> Bounds:
@@ -62,11 +87,28 @@ class Bounds:
             file_bytes=settings.file_bytes + _ENVELOPE_BYTES,
             receive_seconds=settings.receive_seconds,
             hosts=None if hosts is None else _LOOPBACK | {host.lower().encode() for host in hosts},
+            held_bytes=settings.held_bytes,
+            body_seconds=settings.body_seconds,
+            connections=settings.connections,
         )
 
     def body_limit(self, target: bytes) -> int:
         """Return the most bytes a body sent to this target may have."""
-        return self.file_bytes if target.startswith(UPLOADS) else self.body_bytes
+        if target.startswith(UPLOADS):
+            return self.file_bytes
+        takes_texts = unquote_to_bytes(target.partition(b"?")[0]).endswith(TEXTS)
+        return self.body_bytes if takes_texts else min(SMALL_BYTES, self.body_bytes)
+
+    def held_limit(self, target: bytes) -> int:
+        """Return the most bytes of such a body that are in memory at once."""
+        return FILE_PIECES if target.startswith(UPLOADS) else self.body_bytes
+
+    def overdue(self, spent: float, passed: int) -> bool:
+        """Return whether a body or an answer is held back: `passed` bytes went by in `spent` seconds.
+
+        A small one has `body_seconds`, a larger one as many for every `body_bytes` of it.
+        """
+        return spent >= self.body_seconds * (1 + passed // max(1, self.body_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +118,33 @@ class Refusal:
     status: HTTPStatus
     reason: str
     message: str
+    retry_after: float | None = None
+    """Seconds after which repeating makes sense; `None`: it does not."""
 
     def encode(self) -> bytes:
         """Return the whole response."""
+        details = [
+            {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": self.reason, "domain": "embatch"}
+        ]
+        again = ""
+        if self.retry_after is not None:
+            delay = f"{self.retry_after:.3f}s"
+            details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
+            again = f"Retry-After: {max(1, math.ceil(self.retry_after))}\r\n"
         body = orjson.dumps(
             {
                 "error": {
                     "code": self.status.value,
                     "message": self.message,
                     "status": _NAMES.get(self.status, "INVALID_ARGUMENT"),
-                    "details": [
-                        {
-                            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                            "reason": self.reason,
-                            "domain": "embatch",
-                        }
-                    ],
+                    "details": details,
                 }
             }
         )
         allow = "Allow: GET, POST, PATCH, DELETE\r\n" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
         head = (
             f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{allow}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{allow}{again}"
             "Connection: close\r\n\r\n"
         )
         return head.encode() + body
@@ -137,7 +183,15 @@ def too_large_body(limit: int) -> Refusal:
     return Refusal(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "BODY_TOO_LARGE",
-        f"the body is larger than {limit} bytes; a batch that large goes through an uploaded file",
+        f"the body is larger than {limit} bytes"
+        + ("" if limit <= SMALL_BYTES else "; a batch that large goes through an uploaded file"),
+    )
+
+
+def overloaded(what: str) -> Refusal:
+    """Return the refusal of what there is no room for just now; `what` says of what there is too much."""
+    return Refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE, "OVERLOADED", f"{what}: come back in a moment", _BUSY_SECONDS
     )
 
 
@@ -216,3 +270,44 @@ class BodyCount:
         if self.chunks > _TINY_CHUNKS and self.size < 16 * self.chunks:
             return bad("TINY_CHUNKS", "the body comes in chunks of a few bytes; send larger ones")
         return None
+
+
+@dataclass(slots=True)
+class HeldBodies:
+    """The bytes of bodies that all connections hold in memory together. Lives in one event loop."""
+
+    most: int
+    held: int = 0
+
+
+@dataclass(slots=True)
+class HeldBody:
+    """What one body takes of the memory for all of them, until it is let go."""
+
+    among: HeldBodies
+    most: int
+    """What it holds at most: more of it is on disk."""
+    size: int = 0
+
+    def fits(self, size: int) -> bool:
+        """Return whether a body of so many bytes has room. One that is alone always has."""
+        taken = self._counted(size)
+        others = self.among.held - self._counted(self.size)
+        return not taken or not others or others + taken <= self.among.most
+
+    def take(self, count: int) -> bool:
+        """Count bytes that arrived; return whether they have room."""
+        fits = self.fits(self.size + count)
+        self._become(self.size + count)
+        return fits
+
+    def let_go(self) -> None:
+        """Give the memory back. Repeating is safe."""
+        self._become(0)
+
+    def _become(self, size: int) -> None:
+        self.among.held += self._counted(size) - self._counted(self.size)
+        self.size = size
+
+    def _counted(self, size: int) -> int:
+        return max(0, min(size, self.most) - FREE_BYTES)

@@ -20,7 +20,6 @@ FIRST_SECONDS: Final = 60.0
 """How long the first client may take to attach: it is importing its libraries meanwhile."""
 LINGER_SECONDS: Final = 2.0
 """How long the service waits for the next client after the last has gone: scripts follow one another."""
-_SIGN_OF_LIFE_SECONDS: Final = 5.0
 
 
 class Attached:
@@ -62,12 +61,10 @@ class Attached:
                 self._wait(self._linger_seconds)
 
     async def hold(self) -> AsyncGenerator[bytes, None]:
-        """Yield a byte at once and every few seconds for as long as one client stays."""
+        """Yield a byte at once, and end with the one client; nothing else comes that has to be read."""
         with self._client():
-            while not self._leaving.is_set():
-                yield b"\n"
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._leaving.wait(), _SIGN_OF_LIFE_SECONDS)
+            yield b"\n"
+            await self._leaving.wait()
 
     def _wait(self, seconds: float) -> None:
         self._wait_no_more()

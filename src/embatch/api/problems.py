@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from embatch.errors import Code, EmbatchError, TooLarge
+from embatch.errors import Code, EmbatchError, TooLarge, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,8 @@ _BY_HTTP: Final = {
     413: Code.INVALID_ARGUMENT,
     400: Code.INVALID_ARGUMENT,
 }
+_RETURN_SECONDS: Final = 5.0
+"""How long a service that ends may take until it is there again, with its models not yet loaded."""
 _log = logging.getLogger("embatch.api")
 
 
@@ -52,6 +54,15 @@ def answer(error: EmbatchError) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     http = 413 if isinstance(error, TooLarge) else error.code.http
     return envelope(http, error.message, error.code, details, headers)
+
+
+def leaving() -> Unavailable:
+    """Return the error of a call that the end of the service cuts short: the next start answers it."""
+    return Unavailable(
+        "the service is ending: ask again once it has been started anew",
+        reason="SHUTTING_DOWN",
+        retry_after=_RETURN_SECONDS,
+    )
 
 
 def envelope(
@@ -97,5 +108,10 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 async def _bug(_: Request, error: Exception) -> Response:
+    return bug(error)
+
+
+def bug(error: Exception) -> Response:
+    """Log an error that is nobody's; return the answer to it."""
     _log.error("bug", extra={"fields": {"kind": type(error).__name__}}, exc_info=error)
     return envelope(500, "an error of the service: its log says more", Code.INTERNAL)

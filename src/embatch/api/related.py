@@ -86,9 +86,11 @@ class RelatedReader:
         return Part(kinds[0] if kinds else "")
 
     async def _until(self, marker: bytes, limit: int, fault: str) -> bytes:
-        while (end := self._buffer.find(marker)) < 0:
+        seen = 0  # what comes byte by byte is not looked through from its beginning each time
+        while (end := self._buffer.find(marker, seen)) < 0:
             if len(self._buffer) > limit:
                 raise InvalidArgument(f"{fault} within {limit} bytes", field="body")
+            seen = max(0, len(self._buffer) - len(marker) + 1)
             await self._more(fault)
         found = bytes(self._buffer[:end])
         del self._buffer[: end + len(marker)]

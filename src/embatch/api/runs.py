@@ -8,6 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from embatch.api.bodies import BodyThreads
 from embatch.api.waiting import EngineThreads
 from embatch.wire import inputs, outputs
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from embatch.engine.models import ServedModel
     from embatch.service.application import Service
     from embatch.settings import Settings
+    from embatch.shard import RequestRow
 
 
 def router(service: Service, settings: Settings, versions: tuple[str, ...]) -> APIRouter:
@@ -38,18 +40,20 @@ class _Runs:
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service, self._settings = service, settings
-        self._engines = EngineThreads()
+        self._engines, self._bodies = EngineThreads(), BodyThreads()
 
     async def reference(self, request: Request, model: str) -> Response:
         """Answer `embedReference`: a few texts in float32, one at a time; none at all only get it ready."""
         body = await request.body()
         served = self._service.model(model)
-        return await self._engines.run(f"reference {served.name}", self._reference, body, served)
+        same, most = self._service.naming(served), self._settings.interactive_requests
+        rows = await self._bodies.read(
+            request, len(body), lambda pulse: inputs.embed_many(body, same, most, least=0, pulse=pulse)
+        )
+        return await self._engines.run(f"reference {served.name}", self._reference, rows, served)
 
-    def _reference(self, body: bytes, served: ServedModel) -> Response:
-        most = self._settings.interactive_requests
-        rows = inputs.embed_many(body, self._service.naming(served), most, least=0)
-        found = self._service.interactive.reference(served.name, rows)
+    def _reference(self, rows: Callable[[], list[RequestRow]], served: ServedModel) -> Response:
+        found = self._service.interactive.reference(served.name, rows())
         about = found.compared
         engine = {
             "name": about.engine,

@@ -7,6 +7,7 @@ that `--to` names. Exit codes: 0 done · 1 failed · 2 usage · 3 finished with 
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,9 @@ def _place_errors() -> tuple[type[Exception], ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the locale cannot write, or no locale can, is shown with escapes and ends no command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(arguments, result_action="return_value")
     except EmbatchError as error:

@@ -51,17 +51,18 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     The local service works only while a command is attached to it: `embatch watch NAME` goes on.
     """
     from embatch import Request  # noqa: PLC0415
+    from embatch.runs.ids import as_words  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415
 
     requests = []
     opened = open_source(source, text, id)
     for rows in opened.blocks():
-        for at, (key, body) in enumerate(zip(rows.ids.to_pylist(), rows.texts, strict=True)):
+        for at, (key, body) in enumerate(zip(as_words(rows.ids), rows.texts, strict=True)):
             if body is None:
                 raise InvalidArgument(
                     f"row {rows.first + at}: {rows.faults[at]}; `embatch embed` goes on", field="IN"
                 )
-            requests.append(Request(body, key=None if id is None or key is None else str(key)))
+            requests.append(Request(body, key=None if id is None else key))
     for note in opened.notes:
         report(f"note: {note}")
     with client(to, data) as service:
@@ -140,18 +141,18 @@ def results(
     from embatch.numbers import Numbers  # noqa: PLC0415
     from embatch.runs.sinks import Layout, check_sink, open_sink  # noqa: PLC0415
 
-    check_sink(out, (), Numbers.FLOAT32)
+    check_sink(out, (), Numbers.FLOAT32, pa.string())
     with client(to, data) as service:
         batch = service.get_batch_status(name)
         result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)
-    vectors = result.to_numpy()
+    vectors = result.to_numpy(failed="nan")
     if not vectors.shape[1]:  # nothing succeeded, and nobody says how wide it would have been
         vectors = np.full((len(vectors), dim or 1), np.nan, np.float32)
     errors: list[str | None] = [None] * len(vectors)
     for index, error in result.failed_responses:
         errors[index] = error.message
     ids = [str(at) if key is None else key for at, key in enumerate(result.keys)]
-    sink = open_sink(out, Layout(pa.string(), vectors.shape[1]), {"embatch.model": batch.model})
+    sink = open_sink(out, Layout(pa.string(), vectors.shape[1]), {"embatch.model": batch.worked_by})
     try:
         sink.write(0, pa.array(ids, pa.string()), vectors, errors)
         written = sink.finish()

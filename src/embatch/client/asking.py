@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import Call, Outside
+from embatch.client.receiving import TOO_LARGE
 from embatch.errors import AlreadyExists, ConnectionFailed, Internal, NotFound, PermissionDenied
 from embatch.wire import answers, refusals, upload
 
@@ -56,7 +57,7 @@ def ask(terms: Terms, call: Call, *, once: bool = False, backoff: Backoff | None
         else:
             if 200 <= reply.status < 300:
                 return reply
-            error = refusals.parse_error(reply.status, reply.headers, reply.body)
+            error = refusals.parse_error(reply.status, reply.headers, reply.body, reply.via)
         failures += 1
         delay = patience.delay(failures, terms.outside.chance(), error.retry_after)
         if delay is None or not repeatable(call, error, once=once):
@@ -69,7 +70,8 @@ def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:
     if once and isinstance(error, ConnectionFailed):
         return error.reason == NOT_SENT
     # A read that met an internal error may succeed a moment later; what changes something is left alone.
-    return error.retryable or (call.method == "GET" and isinstance(error, Internal))
+    passing = isinstance(error, Internal) and error.reason != TOO_LARGE
+    return error.retryable or (call.method == "GET" and passing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _send(terms: Terms, parcel: Parcel, name: str | None) -> Flow[str]:
                     return answers.parse_file_name(reply.body)
                 offset, after, failures = offset + len(chunk), 0.0, 0
                 continue
-            error = refusals.parse_error(reply.status, reply.headers, reply.body)
+            error = refusals.parse_error(reply.status, reply.headers, reply.body, reply.via)
         failures += 1
         delay = terms.submit.delay(failures, terms.outside.chance(), error.retry_after)
         if delay is None or not (error.retryable or isinstance(error, NotFound)):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Self
 
 import httpx2
 
-from embatch.client import flows, interactive
+from embatch.client import flows, interactive, models
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
-from embatch.client.shells import Shell, translated
+from embatch.client.receiving import Answer
+from embatch.client.shells import Shell
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +45,7 @@ class AsyncClient(Shell):
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
-        requests: Iterable[str | Request],
+        requests: Iterable[str | Request | None],
         *,
         display_name: str = "",
         model: str | None = None,
@@ -55,7 +56,7 @@ class AsyncClient(Shell):
         run: str | None = None,
     ) -> Batch:
         """As `Client.async_batch_embed_contents`."""
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.Labels(display_name, priority, idempotency_key, run)
         return await self._run(flows.submit(self._terms, requests, wish, labels))
 
@@ -84,7 +85,7 @@ class AsyncClient(Shell):
     async def retry_failed(
         self,
         batch: str | Batch,
-        requests: Sequence[str | Request],
+        requests: Sequence[str | Request | None],
         *,
         display_name: str | None = None,
         task_type: TaskType | str | None = None,
@@ -128,7 +129,7 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
     ) -> ContentEmbedding:
         """As `Client.embed_content`."""
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return await self._run(interactive.embed(self._terms, text, title, wish))
 
     async def batch_embed_contents(
@@ -140,18 +141,20 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
     ) -> list[ContentEmbedding]:
         """As `Client.batch_embed_contents`."""
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return await self._run(interactive.embed_many(self._terms, requests, wish))
 
     async def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
         """As `Client.count_tokens`."""
-        return await self._run(interactive.count_tokens(self._terms, texts, Wish(model or self._model)))
+        return await self._run(
+            interactive.count_tokens(self._terms, texts, Wish(self._model if model is None else model))
+        )
 
     async def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
     ) -> Reference | None:
         """As `Client.embed_reference`."""
-        wish = Wish(model or self._model, task_type)
+        wish = Wish(self._model if model is None else model, task_type)
         return await self._run(interactive.reference(self._terms, texts, wish))
 
     async def publish_run(self, run: str) -> int:
@@ -162,7 +165,7 @@ class AsyncClient(Shell):
         """As `Client.list_models`."""
         token: str | None = None
         while True:
-            page = await self._run(flows.models(self._terms, token))
+            page = await self._run(models.models(self._terms, token))
             for model in page.items:
                 yield model
             if (token := page.next_page_token) is None:
@@ -204,19 +207,16 @@ class AsyncClient(Shell):
             return Reply()
         if step.after > 0:
             await asyncio.sleep(step.after)
-        body = b""
         try:
             http = await self._connected()
             async with http.stream(**self._request(step)) as response:
-                if step.sink is None or response.status_code != 200:
-                    body = await response.aread()
-                else:
-                    step.sink.begin()
-                    async for piece in response.aiter_bytes():
-                        step.sink.feed(piece)
+                answer = Answer(step, response.status_code, response.headers)
+                async for piece in response.aiter_bytes():
+                    if not answer.feed(piece, response.num_bytes_downloaded):
+                        break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise translated(error, self._terms.target.url) from error
-        return Reply(response.status_code, dict(response.headers), body)
+            raise self._translated(error) from error
+        return answer.reply(self._via)
 
     async def _connected(self) -> httpx2.AsyncClient:
         if self._loop is not asyncio.get_running_loop():
@@ -227,6 +227,7 @@ class AsyncClient(Shell):
                 if self._http is not None and not self._forked:
                     await self._http.aclose()
                 await asyncio.to_thread(self._join)
-                way = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
-                self._http = httpx2.AsyncClient(transport=self._transport or way)
+                way = await asyncio.to_thread(self._way)
+                transport = self._transport or httpx2.AsyncHTTPTransport(**way)
+                self._http = httpx2.AsyncClient(transport=transport, trust_env=False)
             return self._http

@@ -24,6 +24,10 @@ QUICK: Final = 60.0
 """Seconds without a byte after which an ordinary call is given up."""
 SLOW: Final = 600.0
 """The same for calls that embed or read much: the first one may have to load a model."""
+ANSWER_BYTES: Final = 256 << 20
+"""No answer to an ordinary call is this large, a hundred embeddings as text included."""
+OUTPUT_BYTES: Final = 2 << 30
+"""The same for one that brings the embeddings of a whole batch as text: 10,000 of 3,072 dimensions, twice."""
 
 
 class Sink(Protocol):
@@ -34,7 +38,7 @@ class Sink(Protocol):
         ...
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes. Raises `DataLoss` where they are more than there can be."""
         ...
 
 
@@ -53,7 +57,9 @@ class Call:
     patience: float = QUICK
     """Seconds without a byte after which the connection counts as lost."""
     sink: Sink | None = None
-    """Takes the body of an answer with status 200; `Reply.body` is then empty."""
+    """Takes the body of an answer with status 200; `Reply.body` is then empty. It bounds what it keeps."""
+    most: int = ANSWER_BYTES
+    """Most bytes of a good answer without a sink, decoded; a larger one is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Names in lower case."""
     body: bytes = b""
+    via: str = ""
+    """What an error has to say of the way it came; empty for the straight one."""
 
 
 Flow: TypeAlias = Generator[Call | Work, Reply, T]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Self
 
 import httpx2
 
-from embatch.client import flows, interactive
+from embatch.client import flows, interactive, models
 from embatch.client.calls import Reply, Work
 from embatch.client.flows import Wish
-from embatch.client.shells import Shell, translated
+from embatch.client.receiving import Answer
+from embatch.client.shells import Shell
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +70,7 @@ class Client(Shell):
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
-        requests: Iterable[str | Request],
+        requests: Iterable[str | Request | None],
         *,
         display_name: str = "",
         model: str | None = None,
@@ -83,11 +84,12 @@ class Client(Shell):
 
         Repeats by itself after broken connections without making a second batch (on `gemini` only where
         nothing can have been accepted). What is too large to be sent inline goes through a file by itself.
-        A text that is faulty (empty, too long, …) fails alone: see `BatchResult.failed_responses`.
+        A faulty text (empty, missing, too long, …) fails alone: see `BatchResult.failed_responses`.
 
         Args:
             requests: texts, or requests with key, metadata, title, task type or dimensions of their own; any
-                iterable, read once.
+                iterable, read once. `None` or NaN, as a table has it where a text is missing, fails alone;
+                what can be no text, such as a number or bytes, is refused with its position.
             display_name: what people will know the batch by; required.
             model: `None` takes the client's, else the target's first one.
             task_type: what the embeddings are for, where a request does not say.
@@ -100,10 +102,12 @@ class Client(Shell):
                 service's cache, and `publish_run` adds this one's. `None`, or another target: no cache.
 
         Raises:
-            InvalidArgument: no `display_name`, no requests, or a setting the target refuses.
+            InvalidArgument: no `display_name`, no requests, or a setting the target refuses: the message
+                names the argument.
+            NotFound: the target has no such model; the message says which, and how to get this one.
             ConnectionFailed: the target cannot be reached.
         """
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.Labels(display_name, priority, idempotency_key, run)
         return self._run(flows.submit(self._terms, requests, wish, labels))
 
@@ -164,7 +168,7 @@ class Client(Shell):
     def retry_failed(
         self,
         batch: str | Batch,
-        requests: Sequence[str | Request],
+        requests: Sequence[str | Request | None],
         *,
         display_name: str | None = None,
         task_type: TaskType | str | None = None,
@@ -215,8 +219,9 @@ class Client(Shell):
     def cancel_batch(self, name: str | Batch) -> Batch:
         """Stop a batch for good and return it; what was finished can be read with `partial=True`.
 
+        Repeating is safe: a batch that is in a final state stays in it, and comes back as it is.
+
         Raises:
-            FailedPrecondition: it is already in a final state.
             NotFound: no such batch.
         """
         return self._run(flows.cancel(self._terms, name))
@@ -251,7 +256,7 @@ class Client(Shell):
         Raises:
             InvalidArgument: the text is empty or too long, or a setting is refused.
         """
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return self._run(interactive.embed(self._terms, text, title, wish))
 
     def batch_embed_contents(
@@ -270,7 +275,7 @@ class Client(Shell):
         Raises:
             InvalidArgument: a text is empty or too long, or a setting is refused.
         """
-        wish = Wish(model or self._model, task_type, output_dimensionality)
+        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
         return self._run(interactive.embed_many(self._terms, requests, wish))
 
     def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
@@ -278,7 +283,9 @@ class Client(Shell):
 
         On an embatch service a text that could not be embedded counts 0.
         """
-        return self._run(interactive.count_tokens(self._terms, texts, Wish(model or self._model)))
+        return self._run(
+            interactive.count_tokens(self._terms, texts, Wish(self._model if model is None else model))
+        )
 
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
@@ -292,7 +299,7 @@ class Client(Shell):
         Raises:
             InvalidArgument: a text is empty or too long, or a setting is refused.
         """
-        wish = Wish(model or self._model, task_type)
+        wish = Wish(self._model if model is None else model, task_type)
         return self._run(interactive.reference(self._terms, texts, wish))
 
     def publish_run(self, run: str) -> int:
@@ -306,7 +313,7 @@ class Client(Shell):
         """Iterate over the models of the target; an embatch service names its default first."""
         token: str | None = None
         while True:
-            page = self._run(flows.models(self._terms, token))
+            page = self._run(models.models(self._terms, token))
             yield from page.items
             if (token := page.next_page_token) is None:
                 return
@@ -347,19 +354,16 @@ class Client(Shell):
             return Reply()
         if step.after > 0:
             time.sleep(step.after)
-        body = b""
         try:
             http = self._connected()
             with http.stream(**self._request(step)) as response:
-                if step.sink is None or response.status_code != 200:
-                    body = response.read()
-                else:
-                    step.sink.begin()
-                    for piece in response.iter_bytes():
-                        step.sink.feed(piece)
+                answer = Answer(step, response.status_code, response.headers)
+                for piece in response.iter_bytes():
+                    if not answer.feed(piece, response.num_bytes_downloaded):
+                        break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise translated(error, self._terms.target.url) from error
-        return Reply(response.status_code, dict(response.headers), body)
+            raise self._translated(error) from error
+        return answer.reply(self._via)
 
     def _connected(self) -> httpx2.Client:
         with self._lock:
@@ -367,6 +371,7 @@ class Client(Shell):
                 if self._http is not None and not self._forked:
                     self._http.close()
                 self._join()
-                way = httpx2.HTTPTransport(uds=self._socket) if self._socket else None
-                self._http = httpx2.Client(transport=self._transport or way)
+                way = self._way()
+                transport = self._transport or httpx2.HTTPTransport(**way)
+                self._http = httpx2.Client(transport=transport, trust_env=False)
             return self._http

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 from embatch.backoff import Backoff, poll_interval, time_limit
-from embatch.batch import Batch, Page, Request, TaskType
+from embatch.batch import Batch, Page, Request
+from embatch.client import arguments, readers
 from embatch.client import payload as payloads
-from embatch.client import readers
 from embatch.client.asking import ask, repeatable, send_file
-from embatch.client.calls import SLOW, Call, work
+from embatch.client.calls import ANSWER_BYTES, OUTPUT_BYTES, SLOW, Call, work
+from embatch.client.models import advanced, list_call, model_path, not_served, service_path
 from embatch.errors import (
     BatchFailed,
     BatchNotCompleted,
     BatchTimeout,
     EmbatchError,
     FailedPrecondition,
-    Internal,
     InvalidArgument,
     NotFound,
     TooLarge,
@@ -34,10 +34,11 @@ from embatch.states import State
 from embatch.wire import answers, bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
+    from embatch.batch import TaskType
     from embatch.client.asking import Terms
-    from embatch.client.calls import Flow, T
+    from embatch.client.calls import Flow
     from embatch.client.results import BatchResult
 
 _ONCE: Final = Backoff(attempts=1)
@@ -64,6 +65,19 @@ class Labels:
     idempotency_key: str | None = None
     run: str | None = None
 
+    def checked(self) -> Labels:
+        """Return the same, its numbers Python's. Raises InvalidArgument naming the argument."""
+        if not arguments.text("display_name", self.display_name).strip():
+            raise InvalidArgument(
+                'display_name is required: async_batch_embed_contents(texts, display_name="My batch")',
+                field="display_name",
+            )
+        key = arguments.optional_text("idempotency_key", self.idempotency_key)
+        if key is not None and not (key and key.isprintable()):
+            raise InvalidArgument("idempotency_key must be of printable characters", field="idempotency_key")
+        arguments.optional_text("run", self.run)
+        return replace(self, priority=arguments.whole("priority", self.priority, arguments.INT64))
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -74,17 +88,12 @@ class Wait:
 
     def __post_init__(self) -> None:
         for name, value in (("poll_interval", self.interval), ("timeout", self.limit)):
-            if value is not None and not value >= 0:  # NaN fails here too
-                raise InvalidArgument(f"{name} must be 0 seconds or more", field=name)
+            arguments.seconds(name, value)
 
 
-def submit(terms: Terms, requests: Iterable[str | Request], wish: Wish, labels: Labels) -> Flow[Batch]:
+def submit(terms: Terms, requests: Iterable[str | Request | None], wish: Wish, labels: Labels) -> Flow[Batch]:
     """Submit a batch: inline if it is small, through an uploaded file if it is not."""
-    if not labels.display_name.strip():
-        raise InvalidArgument(
-            'display_name is required: async_batch_embed_contents(texts, display_name="My batch")',
-            field="display_name",
-        )
+    labels = labels.checked()
     like = defaults(wish)
     payload = payloads.Payload(terms.target)
     try:
@@ -117,8 +126,11 @@ def _create(terms: Terms, model: str, body: bytes, labels: Labels) -> Flow[Batch
         if labels.run is not None:
             headers["Embatch-Run"] = labels.run
     call = Call("POST", service_path(terms, f"{model}:asyncBatchEmbedContent"), headers=headers, body=body)
-    # Without an idempotency key a submit that may have been accepted is not repeated: it would cost twice.
-    reply = yield from ask(terms, call, once=not terms.target.ours)
+    try:
+        # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
+        reply = yield from ask(terms, call, once=not terms.target.ours)
+    except NotFound as error:
+        raise (yield from not_served(terms, model, error)) from None
     return answers.parse_operation(reply.body)
 
 
@@ -130,7 +142,8 @@ def get(terms: Terms, which: str | Batch) -> Flow[Batch]:
 def _get(terms: Terms, name: str) -> Call:
     # Without the view a finished inline batch answers every poll with all its embeddings.
     query = {"view": "BASIC"} if terms.target.ours else {}
-    return Call("GET", service_path(terms, name), query=query)
+    most = ANSWER_BYTES if terms.target.ours else OUTPUT_BYTES
+    return Call("GET", service_path(terms, name), query=query, most=most)
 
 
 def await_batch(
@@ -141,6 +154,8 @@ def await_batch(
     The guide's limit counts from when the number of requests is known: a file is read first, however long.
     """
     name, clock = _name(which), terms.outside.clock
+    if on_progress is not None and not callable(on_progress):
+        arguments.refuse("on_progress", "a function of the batch", on_progress)
     started, failures, count, after = clock(), 0, 0, 0.0
     state = "not heard of yet"
     while True:
@@ -174,7 +189,8 @@ def await_batch(
 
 def results(terms: Terms, which: str | Batch, dimensions: int | None, *, partial: bool) -> Flow[BatchResult]:
     """Read the results of a finished batch, each request exactly once, in order."""
-    _check_dimensions(dimensions)
+    dimensions = dimensions_of(dimensions)
+    arguments.flag("partial", partial)
     batch = which if isinstance(which, Batch) and which.done else (yield from get(terms, which))
     _check_readable(batch, partial=partial)
     if terms.target.ours:
@@ -193,7 +209,7 @@ def _check_readable(batch: Batch, *, partial: bool) -> None:
 
 def _read_stream(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
     query = {} if dimensions is None else {"dimensions": str(dimensions)}
-    buffer = readers.Buffer()
+    buffer = readers.Buffer(batch.batch_stats.request_count)
     path = service_path(terms, f"{batch.name}/embeddings")
     yield from ask(terms, Call("GET", path, query, patience=SLOW, sink=buffer))
     return (yield from work(lambda: readers.from_arrow(batch, buffer.content)))
@@ -207,7 +223,7 @@ def _read_output(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[Bat
         body = (yield from ask(terms, call)).body
         file = answers.parse_operation(body).responses_file
         if file is not None:
-            lines = readers.Lines()
+            lines = readers.Lines(batch.batch_stats.request_count)
             path = service_path(terms, f"{file}:download")
             yield from ask(terms, Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
             return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
@@ -224,9 +240,17 @@ def _read_output(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[Bat
 
 
 def retry_failed(
-    terms: Terms, which: str | Batch, requests: Sequence[str | Request], wish: Wish, display_name: str | None
+    terms: Terms,
+    which: str | Batch,
+    requests: Sequence[str | Request | None],
+    wish: Wish,
+    display_name: str | None,
 ) -> Flow[Batch]:
     """Submit again those requests of a batch that failed, in their order."""
+    arguments.optional_text("display_name", display_name)
+    defaults(wish)
+    if isinstance(requests, str | bytes) or not isinstance(requests, Sequence):
+        arguments.refuse("requests", "a list of all texts or requests of the batch", requests)
     result = yield from results(terms, which, None, partial=True)
     if len(requests) != len(result):
         raise InvalidArgument(
@@ -238,36 +262,20 @@ def retry_failed(
     again = [requests[index] for index, _ in result.failed_responses]
     batch = result.batch
     labels = Labels(display_name or f"{batch.display_name or batch.name}{_RETRY}", batch.priority)
-    return (yield from submit(terms, again, replace(wish, model=batch.model), labels))
+    return (yield from submit(terms, again, replace(wish, model=batch.worked_by), labels))
 
 
 def page(terms: Terms, size: int | None, token: str | None) -> Flow[Page[Batch]]:
     """Return one page of all batches, newest first."""
-    found = answers.parse_batches((yield from ask(terms, _list(terms, "batches", size, token))).body)
-    return _advanced(found, token)
-
-
-def models(terms: Terms, token: str | None) -> Flow[Page[answers.Model]]:
-    """Return one page of the target's models."""
-    found = answers.parse_models((yield from ask(terms, _list(terms, "models", None, token))).body)
-    return _advanced(found, token)
-
-
-def _list(terms: Terms, what: str, size: int | None, token: str | None) -> Call:
-    query = {} if size is None else {"pageSize": str(size)}
-    if token is not None:
-        query["pageToken"] = token
-    return Call("GET", service_path(terms, what), query)
-
-
-def _advanced(found: Page[T], token: str | None) -> Page[T]:
-    if token is not None and found.next_page_token == token:
-        raise Internal("the service's list does not end: it named the same page twice")
-    return found
+    size = arguments.optional_whole("page_size", size, arguments.INT32_ABOVE_0)
+    found = answers.parse_batches((yield from ask(terms, list_call(terms, "batches", size, token))).body)
+    return advanced(found, token)
 
 
 def update(terms: Terms, which: str | Batch, display_name: str | None, priority: int | None) -> Flow[Batch]:
     """Change display name or priority; what is `None` stays."""
+    arguments.optional_text("display_name", display_name)
+    priority = arguments.optional_whole("priority", priority, arguments.INT64)
     if display_name is None and priority is None:
         raise InvalidArgument("nothing to change: give display_name or priority", field="display_name")
     mask, body = bodies.update_body(display_name, priority)
@@ -277,15 +285,18 @@ def update(terms: Terms, which: str | Batch, display_name: str | None, priority:
 
 
 def cancel(terms: Terms, which: str | Batch) -> Flow[Batch]:
-    """Stop a batch and return it as it then is."""
+    """Stop a batch and return it as it then is; one in a final state stays as it is."""
     name = _name(which)
+    refused: FailedPrecondition | None = None
     try:
         yield from ask(terms, Call("POST", service_path(terms, f"{name}:cancel")))
-    except FailedPrecondition as refused:
-        # The answer to an earlier attempt was lost, and that attempt cancelled it.
-        if refused.__cause__ is None:
-            raise
-    return (yield from get(terms, name))
+    except FailedPrecondition as error:
+        refused = error
+    batch = yield from get(terms, name)
+    # Some services refuse to cancel what has ended, be it by an earlier attempt whose answer was lost.
+    if refused is not None and not batch.done:
+        raise refused
+    return batch
 
 
 def delete(terms: Terms, which: str | Batch) -> Flow[None]:
@@ -298,46 +309,25 @@ def delete(terms: Terms, which: str | Batch) -> Flow[None]:
             raise
 
 
-def model_path(terms: Terms, name: str | None) -> Flow[str]:
-    """Return `models/{model}`; the service's first one where nobody named any."""
-    name = name or terms.target.model
-    if name is None:
-        reply = yield from ask(terms, _list(terms, "models", 1, None))
-        served = answers.parse_models(reply.body).items
-        if not served:
-            raise FailedPrecondition("the service has no model: start it with --model")
-        name = served[0].name
-    return "models/" + quote(name.removeprefix("models/"), safe="/")
-
-
-def service_path(terms: Terms, rest: str) -> str:
-    """Return the path of a resource under the target's version of the protocol."""
-    return f"/{terms.target.version}/{rest}"
-
-
 def _name(which: str | Batch) -> str:
     name = which.name if isinstance(which, Batch) else which
+    if not isinstance(name, str):
+        arguments.refuse("name", "a batch or its name", which)
     if not _NAME.fullmatch(name):
         raise InvalidArgument("a batch is named batches/{id}", field="name")
     return name
 
 
-def _check_dimensions(dimensions: int | None) -> None:
-    if dimensions is not None and (isinstance(dimensions, bool) or dimensions < 1):
-        raise InvalidArgument("output_dimensionality must be 1 or more", field="output_dimensionality")
+def dimensions_of(value: object) -> int | None:
+    """Return `output_dimensionality` as it was given. Raises InvalidArgument."""
+    return arguments.optional_whole("output_dimensionality", value, arguments.INT32_ABOVE_0)
 
 
 def defaults(wish: Wish) -> Request:
-    """Return a request without text that says what all others shall be like."""
-    _check_dimensions(wish.output_dimensionality)
-    return Request("", task_type=_task_type(wish.task_type), output_dimensionality=wish.output_dimensionality)
-
-
-def _task_type(word: TaskType | str | None) -> TaskType | None:
-    if word is None:
-        return None
-    try:
-        return TaskType(word.upper())
-    except ValueError:
-        known = ", ".join(TaskType)
-        raise InvalidArgument(f"task_type must be one of {known}", field="task_type") from None
+    """Return a request without text that says what all others shall be like. Raises InvalidArgument."""
+    arguments.name_of_model(wish.model)
+    return Request(
+        "",
+        task_type=arguments.task_type(wish.task_type),
+        output_dimensionality=dimensions_of(wish.output_dimensionality),
+    )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from embatch.client import arguments
 from embatch.client import payload as payloads
 from embatch.client.asking import ask
 from embatch.client.calls import SLOW, Call
-from embatch.client.flows import JSON, defaults, model_path, service_path
-from embatch.errors import Internal, NotFound
+from embatch.client.flows import JSON, defaults
+from embatch.client.models import model_path, not_served, service_path
+from embatch.errors import Internal, InvalidArgument, NotFound, Reason
+from embatch.jsontext import encodable
 from embatch.wire import answers, bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from embatch.batch import Request
     from embatch.client.asking import Terms
@@ -30,7 +34,8 @@ _COUNTED: Final = 1000
 
 def embed(terms: Terms, text: str, title: str | None, wish: Wish) -> Flow[ContentEmbedding]:
     """Embed one text now."""
-    request = replace(payloads.request(text, 0, defaults(wish)), title=title)
+    like = defaults(wish)
+    request = replace(like, text=_sayable("text", text), title=arguments.optional_text("title", title))
     reply = yield from _embed(terms, wish, "embedContent", lambda model: bodies.embed_body(model, request))
     return answers.parse_embedding(reply.body)
 
@@ -39,6 +44,8 @@ def embed_many(terms: Terms, requests: Iterable[str | Request], wish: Wish) -> F
     """Embed a few texts now, as many a call as the target takes."""
     found: list[ContentEmbedding] = []
     for block in payloads.blocks(requests, defaults(wish), terms.target.interactive_requests):
+        for at, one in enumerate(block):
+            _sayable(f"requests[{len(found) + at}]", one.text)
         encode = partial(bodies.embed_many_body, requests=block)
         reply = yield from _embed(terms, wish, "batchEmbedContents", encode)
         part = answers.parse_embeddings(reply.body)
@@ -52,7 +59,8 @@ def reference(terms: Terms, texts: Sequence[str], wish: Wish) -> Flow[answers.Re
     """Embed a few texts by the service's reference path; `None`: the target has none."""
     if not terms.target.ours:
         return None
-    requests = [payloads.request(text, at, defaults(wish)) for at, text in enumerate(texts)]
+    like = defaults(wish)
+    requests = [replace(like, text=_sayable(f"texts[{at}]", text)) for at, text in enumerate(_listed(texts))]
     encode = partial(bodies.embed_many_body, requests=requests)
     return answers.parse_reference((yield from _embed(terms, wish, "embedReference", encode)).body)
 
@@ -67,12 +75,41 @@ def publish(terms: Terms, run: str) -> Flow[int]:
 
 def count_tokens(terms: Terms, texts: Sequence[str], wish: Wish) -> Flow[int]:
     """Return the tokens of texts as the target's model counts them."""
+    defaults(wish)
+    for at, text in enumerate(_listed(texts)):
+        if not isinstance(text, str):
+            arguments.refuse(f"texts[{at}]", "a text", text)
     total, size = 0, min(_COUNTED, terms.target.inline_requests)
     for begin in range(0, len(texts), size):
         block = texts[begin : begin + size]
         encode = partial(bodies.count_body, texts=block)
         total += answers.parse_count((yield from _embed(terms, wish, "countTokens", encode)).body)
     return total
+
+
+def _listed(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        arguments.refuse("texts", "a list of texts", texts)
+    return texts
+
+
+def _sayable(name: str, text: object) -> str:
+    """Return a text that somebody waits for: what would fail alone in a batch is refused here.
+
+    Raises:
+        InvalidArgument: naming the place.
+    """
+    if not isinstance(text, str):
+        raise InvalidArgument(
+            f"{name} must be a text, not {arguments.kind(text)}", field=name, reason=Reason.NOT_TEXT.value
+        )
+    if not encodable(text):
+        raise InvalidArgument(
+            f"{name} holds a lone surrogate: give whole characters",
+            field=name,
+            reason=Reason.BAD_UNICODE.value,
+        )
+    return text
 
 
 def _embed(terms: Terms, wish: Wish, verb: str, encode: Callable[[str], bytes]) -> Flow[Reply]:
@@ -87,7 +124,7 @@ def _embed(terms: Terms, wish: Wish, verb: str, encode: Callable[[str], bytes]) 
         )
         try:
             return (yield from ask(terms, call))
-        except NotFound:
+        except NotFound as error:
             terms.known.clear()
             if wish.model is not None or not remembered:
-                raise
+                raise (yield from not_served(terms, model, error)) from None

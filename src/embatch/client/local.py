@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument, Unavailable
+from embatch import ownership
+from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument, Unavailable, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,9 @@ _FOLDER_TAKEN: Final = 75
 _INSTANCE: Final = "Embatch-Instance"
 _NEEDED: Final = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
 _LOG_BYTES: Final = 8 << 20
+_SAID_BYTES: Final = 16 << 10
+"""Of the log, from its end, where it has to say why a service did not come up."""
+_NOTE_BYTES: Final = 64 << 10
 
 
 def default_data_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -133,9 +137,11 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
         seconds: how long to wait for the service to listen.
 
     Raises:
+        InvalidArgument: the folder cannot be used, or is not this user's alone: nothing of it was believed.
         FailedPrecondition: no service runs here and the `local` extra is not installed.
         Unavailable: the service does not come up; the message names its log.
     """
+    ownership.check_folder(data)
     deadline = time.monotonic() + seconds
     child = _begun.pop(data, None)
     pause = 0.01
@@ -160,15 +166,17 @@ def begin(data: Path) -> None:
     What the caller does meanwhile costs no time. What goes wrong shows in `attach`.
     """
     data = data.expanduser().absolute()
-    if data not in _begun and _read(data) is None:
-        with contextlib.suppress(EmbatchError):
+    with contextlib.suppress(EmbatchError):
+        ownership.check_folder(data)
+        if data not in _begun and _read(data) is None:
             _begun[data] = _start(data)
 
 
 def _read(data: Path) -> Place | None:
     """Return where the service of this folder listens, or listened before it was killed."""
     try:
-        found = json.loads((data / "service.json").read_bytes())
+        with os.fdopen(ownership.open_own(data / "service.json", os.O_RDONLY), "rb") as note:
+            found = json.loads(note.read(_NOTE_BYTES))
         named = found.get("socket")
         return Place(
             int(found["pid"]), Path(named) if named else None, found.get("url"), found.get("instance")
@@ -180,7 +188,7 @@ def _read(data: Path) -> Place | None:
 def _holder(data: Path) -> int | None:
     """Return the process id of the service that holds the data folder, `None` if none does."""
     try:
-        lock = os.open(data / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        lock = ownership.open_own(data / "lock", os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -256,8 +264,8 @@ def _start(data: Path) -> _Child:
             field="target",
         )
     try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        log = os.open(_log(data), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        ownership.make_folder(data)
+        log = ownership.open_own(_log(data), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError as error:
         raise InvalidArgument(f"the data folder cannot be used: {error}", field="data") from None
     try:
@@ -290,9 +298,10 @@ def _log(data: Path) -> Path:
 
 def _why(data: Path, what: str) -> str:
     lines: list[str] = []
-    with contextlib.suppress(OSError):
-        lines = _log(data).read_text(errors="replace").splitlines()[-5:]
-    said = "".join(f"\n  {line[:300]}" for line in lines)
+    with contextlib.suppress(OSError), os.fdopen(ownership.open_own(_log(data), os.O_RDONLY), "rb") as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - _SAID_BYTES))
+        lines = log.read().decode(errors="replace").splitlines()[-5:]
+    said = "".join(f"\n  {printable(line, 300)}" for line in lines)
     return f"{what}; its log is {_log(data)}{':' if said else ''}{said}"
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import islice
+from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from embatch.batch import Request, Texts
+from embatch.client import arguments
 from embatch.client.asking import Parcel
 from embatch.client.readers import tagged_line
 from embatch.errors import InvalidArgument
+from embatch.jsontext import encodable
 from embatch.wire.bodies import LineWriter, StreamWriter, refuse_unsayable
 
 if TYPE_CHECKING:
@@ -24,6 +29,7 @@ BLOCK_REQUESTS: Final = 4096
 """Requests encoded at a time: some milliseconds of work."""
 _OVERHEAD: Final = 64
 """Least bytes of JSON around one text."""
+_MISSING: Final = ("NAType", "NaTType")
 
 
 class Writer(Protocol):
@@ -43,35 +49,61 @@ class Writer(Protocol):
 def request(given: object, index: int, defaults: Request) -> Request:
     """Return one request with what it does not say taken from the defaults.
 
+    A text that is missing, as `None` or NaN in a table, is one whose request will fail alone.
+
     Raises:
-        InvalidArgument: it is neither text nor a request, or its key, title or metadata cannot be sent.
+        InvalidArgument: it is neither text nor a request, or has something that cannot be sent.
     """
     if isinstance(given, str):
         return replace(defaults, text=given)
-    if not isinstance(given, Request) or not isinstance(given.text, str):
-        raise InvalidArgument(
-            f"requests[{index}] is a {type(given).__name__}, not a text or a Request",
-            field=f"requests[{index}]",
-        )
-    refuse_unsayable(given, f"requests[{index}]")
+    if _missing(given):
+        return replace(defaults, text=None)
+    place = f"requests[{index}]"
+    if not isinstance(given, Request):
+        raise InvalidArgument(f"{place} is a {type(given).__name__}, not a text or a Request", field=place)
+    text = None if _missing(given.text) else given.text
+    if text is not None and not isinstance(text, str):
+        arguments.refuse(f"{place}.text", "a text", text)
+    for name, value in (("key", given.key), ("title", given.title)):
+        if value is not None and not isinstance(value, str):
+            arguments.refuse(f"{place}.{name}", "a text", value)
+    refuse_unsayable(given, place)
+    task_type = arguments.task_type(given.task_type, f"{place}.task_type")
+    dimensions = arguments.optional_whole(
+        f"{place}.output_dimensionality", given.output_dimensionality, arguments.INT32_ABOVE_0
+    )
     return replace(
         given,
-        task_type=given.task_type or defaults.task_type,
-        output_dimensionality=given.output_dimensionality or defaults.output_dimensionality,
+        text=text,
+        task_type=task_type or defaults.task_type,
+        output_dimensionality=dimensions or defaults.output_dimensionality,
     )
 
 
+def _missing(value: object) -> bool:
+    """Return whether a table has nothing here: `None`, NaN of any kind, or what pandas puts in its place."""
+    if value is None or type(value).__name__ in _MISSING:
+        return True
+    return isinstance(value, Real) and value != value  # noqa: PLR0124  (NaN alone)
+
+
 def blocks(
-    requests: Iterable[str | Request], defaults: Request, size: int = BLOCK_REQUESTS
+    requests: Iterable[str | Request | None], defaults: Request, size: int = BLOCK_REQUESTS
 ) -> Iterator[Sequence[Request]]:
     """Yield the requests in blocks, completed by the defaults; the iterable is read once, as needed.
 
     Raises:
-        InvalidArgument: it is empty, one text instead of several, or holds something else.
+        InvalidArgument: it is empty, has no order, is one text instead of several, or holds something else.
     """
     if isinstance(requests, str | bytes | Request):
         raise InvalidArgument("give a list of texts, not one text", field="requests")
-    iterator, count = iter(requests), 0
+    # A table would give the names of its columns, a mapping its keys, a set no order to find a result by.
+    if isinstance(requests, Mapping | AbstractSet) or type(requests).__name__ == "DataFrame":
+        arguments.refuse("requests", "a list of texts or requests", requests)
+    try:
+        iterator, count = iter(requests), 0
+    except TypeError:
+        arguments.refuse("requests", "a list of texts or requests", requests)
     while block := list(islice(iterator, size)):
         texts = [one for one in block if isinstance(one, str)]
         if len(texts) == len(block):  # as nearly always, and a request for each would take most of the time
@@ -106,8 +138,14 @@ class Payload:
             self._write(block)
             return
         self.inline += block
-        self._bytes += sum(_OVERHEAD + len(one.text) for one in block)
-        if len(self.inline) > self._target.inline_requests or self._bytes > self._target.inline_bytes:
+        texts = [one.text or "" for one in block]
+        self._bytes += sum(_OVERHEAD + len(text) for text in texts)
+        if (
+            len(self.inline) > self._target.inline_requests
+            or self._bytes > self._target.inline_bytes
+            # JSON has no such text; a file for our own service says what it is, so that its error does too.
+            or (self._target.ours and not all(map(encodable, texts)))
+        ):
             self._spill()
 
     def _spill(self) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from embatch.client.calls import ANSWER_BYTES
 from embatch.client.results import Columns
 from embatch.errors import Code, DataLoss, InvalidArgument, Reason, RequestError
 from embatch.states import State
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 TAG: Final = "embatch.request"
 """Name under which an inline request's tag stands in its metadata; in a file it is the line's key."""
+LINE_BYTES: Final = 8 << 20
+"""Most bytes of a line of results: a hundred times what an embedding and its key take as text."""
+_REQUEST_BYTES: Final = 512 << 10
+"""Most bytes of one request in a stream of results: metadata, key and the largest embedding, with room."""
+_MOST_REQUESTS: Final = 1 << 24
+_MOST_DIMENSIONS: Final = 1 << 16
 _FORM: Final = re.compile(r"r-(0|[1-9][0-9]{0,11})(?::(.*))?", re.DOTALL)
 
 
@@ -74,6 +81,8 @@ def in_order(batch: Batch, rows: Sequence[Found]) -> list[Found | None]:
         DataLoss: a request has no row, or two.
     """
     count = batch.batch_stats.request_count or len(rows)
+    if count > _MOST_REQUESTS:  # before there is a place for each of them
+        raise DataLoss(f"{batch.name}: no batch has {count} requests")
     placed: list[Found | None] = [None] * count
     bare: list[Found] = []
     for row in rows:
@@ -113,7 +122,7 @@ def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
     if following != (count or following):
         raise DataLoss(f"{batch.name}: {following} results for {count} requests")
     widest = max((int(part.widths.max()) for part in parts if len(part.widths)), default=0)
-    columns = Columns(following, widest)
+    columns = _columns(batch, following, widest)
     columns.keys, columns.metadata = [], []
     for part in parts:
         first = len(columns.keys)
@@ -145,7 +154,7 @@ def from_rows(batch: Batch, rows: Sequence[Found], dimensions: int | None) -> Ba
     """Return the result of rows in any order; `dimensions` truncates them, `None` leaves them as they are."""
     placed = in_order(batch, rows)
     widest = max((len(row.values) for row in placed if row and row.values is not None), default=0)
-    columns = Columns(len(placed), min(widest, dimensions or widest))
+    columns = _columns(batch, len(placed), min(widest, dimensions or widest))
     for index, row in enumerate(placed):
         if row is None:
             columns.errors[index] = _unserved(batch)
@@ -161,6 +170,12 @@ def from_rows(batch: Batch, rows: Sequence[Found], dimensions: int | None) -> Ba
     return columns.result(batch)
 
 
+def _columns(batch: Batch, count: int, widest: int) -> Columns:
+    if widest > _MOST_DIMENSIONS:  # one such row would make all others as wide
+        raise DataLoss(f"{batch.name}: no embedding has {widest} dimensions")
+    return Columns(count, widest)
+
+
 def _unserved(batch: Batch) -> RequestError:
     if batch.state is State.EXPIRED:
         return RequestError(
@@ -172,9 +187,14 @@ def _unserved(batch: Batch) -> RequestError:
 
 
 class Buffer:
-    """Keeps an answer in one piece of memory."""
+    """Keeps an answer in one piece of memory.
 
-    def __init__(self) -> None:
+    Args:
+        requests: how many the batch has, which bounds the answer; 0 where nobody knows.
+    """
+
+    def __init__(self, requests: int) -> None:
+        self._most = requests * _REQUEST_BYTES + ANSWER_BYTES
         self.content = bytearray()
 
     def begin(self) -> None:
@@ -182,25 +202,47 @@ class Buffer:
         self.content = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes. Raises `DataLoss` where they are more than the batch can have."""
+        if len(self.content) + len(data) > self._most:
+            raise DataLoss(f"the results of the batch have more than {self._most} bytes: they were given up")
         self.content += data
 
 
 class Lines:
-    """Decodes a responses file line by line as it arrives: vectors take a fifth of the room of their text."""
+    """Decodes a responses file line by line as it arrives: vectors take a fifth of the room of their text.
 
-    def __init__(self) -> None:
+    Args:
+        requests: how many the batch has, of which each may stand there twice; 0 where nobody knows.
+    """
+
+    def __init__(self, requests: int) -> None:
+        self._most = 2 * requests
         self.begin()
 
     def begin(self) -> None:
         """Forget what a broken answer brought."""
-        self._rest = b""
+        self._held: list[bytes] = []
+        self._size = 0
         self._rows: list[Found] = []
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rows += [answers.parse_line(line) for line in lines if line.strip()]
+        """Take the next bytes. Raises `DataLoss` for an endless line, or more lines than requests."""
+        *ended, rest = data.split(b"\n")
+        for part in ended:
+            # A line is put together once, however many pieces it came in.
+            self._line(b"".join([*self._held, part]))
+            self._held, self._size = [], 0
+        self._held.append(rest)
+        self._size += len(rest)
+        if self._size > LINE_BYTES:
+            raise DataLoss(f"a line of the results has more than {LINE_BYTES} bytes: they were given up")
+
+    def _line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        if len(self._rows) == self._most > 0:
+            raise DataLoss(f"the results have more than {self._most} lines, two for each request")
+        self._rows.append(answers.parse_line(line))
 
     def rows(self) -> list[Found]:
         """Return all rows once the answer is complete."""

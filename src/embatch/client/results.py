@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from embatch.errors import DataLoss, InvalidArgument
+from embatch.errors import DataLoss, FailedPrecondition, FailedRows, InvalidArgument
 from embatch.vectors import ContentEmbedding
 
 if TYPE_CHECKING:
@@ -62,19 +63,39 @@ class BatchResult:
             for row, width in zip(self.matrix, self.widths.tolist(), strict=True)
         ]
 
-    def to_numpy(self) -> Vectors:
+    def to_numpy(self, *, failed: Literal["warn", "nan", "raise"] = "warn") -> Vectors:
         """Return all embeddings as one array, float32 (n, dimensions); the row of a failed request is NaN.
 
         The array is this result's own: copy it before changing it.
 
+        Args:
+            failed: what to do where a request failed: `warn` (a `FailedRows`) and return the NaN with the
+                rest, `nan` the same without a word, or `raise`.
+
         Raises:
             InvalidArgument: the embeddings have different numbers of dimensions; read them again with
                 `output_dimensionality`.
+            FailedPrecondition: a request failed and `failed` is `raise`.
         """
+        if failed not in ("warn", "nan", "raise"):
+            raise InvalidArgument('failed must be "warn", "nan" or "raise"', field="failed")
         if len(np.unique(self.widths[self.widths > 0])) > 1:
             raise InvalidArgument(
                 "the embeddings have different numbers of dimensions: read them with output_dimensionality=",
                 field="output_dimensionality",
+            )
+        if self.failed_responses and failed != "nan":
+            index, error = self.failed_responses[0]
+            said = (
+                f"{len(self.failed_responses)} of {len(self)} requests failed, the first at {index} "
+                f"({error.reason.value if error.reason else error.code.name}): failed_responses names them"
+            )
+            if failed == "raise":
+                raise FailedPrecondition(said)
+            warnings.warn(
+                f'{said}, their rows are NaN; to_numpy(failed="nan") says that this is meant',
+                FailedRows,
+                stacklevel=2,
             )
         return self.matrix
 
@@ -93,9 +114,10 @@ class BatchResult:
                 f"{len(places)} requests failed and the retry has {len(retry)}: it must hold exactly those",
                 field="retry",
             )
-        if retry.batch.model != self.batch.model:
+        if retry.batch.worked_by != self.batch.worked_by:
             raise InvalidArgument(
-                f"embeddings of {retry.batch.model} and {self.batch.model} do not fit together", field="retry"
+                f"embeddings of {retry.batch.worked_by} and {self.batch.worked_by} do not fit together",
+                field="retry",
             )
         mended = np.flatnonzero(retry.widths)
         uniform = set(self.widths[self.widths > 0].tolist())

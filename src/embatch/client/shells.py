@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from embatch import network
+from embatch.client import arguments
 from embatch.client.asking import NOT_SENT, Terms
 from embatch.client.calls import Outside
 from embatch.client.local import Attachment, attach, default_data_folder
+from embatch.client.receiving import ENCODINGS
 from embatch.client.targets import SOCKET_URL, resolve
-from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument
+from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 
 if TYPE_CHECKING:
     from embatch.client.calls import Call
 
 CONNECT_SECONDS = 10.0
+_SAID = 300
+"""Most characters of what a library says of a broken connection."""
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL)
 
@@ -33,13 +38,18 @@ class Shell:
     def __init__(
         self, target: str, api_key: str | None, data: str | os.PathLike[str] | None, model: str | None
     ) -> None:
+        arguments.optional_text("api_key", api_key)
+        arguments.name_of_model(model)
+        if data is not None and not isinstance(data, str | os.PathLike):
+            arguments.refuse("data", "a path", data)
         folder = default_data_folder() if data is None else Path(data)
-        found = resolve(target, key=api_key, data=folder, environ=os.environ)
+        found = resolve(arguments.text("target", target), key=api_key, data=folder, environ=os.environ)
         self._terms = Terms(found, Outside(time.monotonic, random.random))
         self._attachment: Attachment | None = None
         self._owner = os.getpid()
         self._closed = False
         self._model = model
+        self._via = ""
 
     @property
     def ours(self) -> bool:
@@ -82,11 +92,20 @@ class Shell:
             self._attachment.close()
             self._attachment = None
 
-    @property
-    def _socket(self) -> str | None:
-        place = self._attachment and self._attachment.place.socket
-        named = place or self._terms.target.socket
-        return None if named is None else str(named)
+    def _way(self) -> dict[str, Any]:
+        """Return what httpx's transport takes: the socket, or the proxy and certificates of the address.
+
+        Raises:
+            InvalidArgument: a variable of the environment names a proxy or certificates that cannot be.
+        """
+        place = self._attachment and self._attachment.place
+        socket = (place and place.socket) or self._terms.target.socket
+        self._via = ""
+        if socket is not None or self._transport is not None:
+            return {"uds": socket and str(socket), "verify": network.nobody(), "trust_env": False}
+        found = network.route((place and place.url) or self._terms.target.url)
+        self._via = found.hint
+        return {"proxy": found.proxy, "verify": found.verify, "trust_env": False}
 
     def _request(self, call: Call) -> dict[str, Any]:
         """Return the call in httpx's words."""
@@ -101,17 +120,22 @@ class Shell:
             "method": call.method,
             "url": url,
             "params": dict(call.query) or None,
-            "headers": {**key, **call.headers},
+            "headers": {"Accept-Encoding": ENCODINGS, **key, **call.headers},
             "content": call.body or None,
             "timeout": httpx2.Timeout(call.patience, connect=CONNECT_SECONDS),
         }
 
-
-def translated(error: Exception, target: str) -> EmbatchError:
-    """Return our error for one of httpx's. Never quotes headers: they hold the key."""
-    if isinstance(error, _WRONG):
-        return InvalidArgument(f"{target}: no such call can be made ({type(error).__name__})", field="target")
-    said = f"{type(error).__name__}: {error}".removesuffix(": ")
-    if isinstance(error, _UNSENT):
-        return ConnectionFailed(f"cannot reach {target} ({said})", reason=NOT_SENT)
-    return ConnectionFailed(f"the connection to {target} broke before an answer came ({said})")
+    def _translated(self, error: Exception) -> EmbatchError:
+        """Return our error for one of httpx's. Never quotes headers: they hold the key."""
+        target = self._terms.target.url
+        if isinstance(error, _WRONG):
+            return InvalidArgument(
+                f"{target}: no such call can be made ({type(error).__name__})", field="target"
+            )
+        via = self._via
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            via += network.trusting()
+        said = printable(f"{type(error).__name__}: {error}".removesuffix(": "), _SAID)
+        if isinstance(error, _UNSENT):
+            return ConnectionFailed(f"cannot reach {target}{via} ({said})", reason=NOT_SENT)
+        return ConnectionFailed(f"the connection to {target}{via} broke before an answer came ({said})")

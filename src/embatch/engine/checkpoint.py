@@ -62,18 +62,32 @@ class Sizes:
         Raises:
             InvalidArgument: one is missing, or is no number above 0.
         """
-        words, hidden, heads, inner, layers = (int(_number(config, name)) for name in _WHOLE)
-        epsilon = _number({"layer_norm_eps": 1e-12, **config}, "layer_norm_eps")
-        return cls(words, hidden, heads, inner, layers, epsilon)
+        words, hidden, heads, inner, layers = (_whole(config, name) for name in _WHOLE)
+        if hidden % heads:
+            raise InvalidArgument(
+                f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}: "
+                "get the model again",
+                field="model",
+            )
+        epsilon = config.get("layer_norm_eps", 1e-12)
+        if type(epsilon) not in (int, float) or not 0 < epsilon < math.inf:
+            raise _wrong("layer_norm_eps", "a number above 0", epsilon)
+        return cls(words, hidden, heads, inner, layers, float(epsilon))
 
 
-def _number(config: Mapping[str, Any], name: str) -> float:
+def _whole(config: Mapping[str, Any], name: str) -> int:
     if name not in config:
-        raise InvalidArgument(f"config.json lacks {name!r}", field="model")
+        raise InvalidArgument(f"config.json lacks {name!r}: get the model again", field="model")
     value = config[name]
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InvalidArgument(f"config.json: {name} must be a number above 0, not {value!r}", field="model")
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise _wrong(name, "a whole number above 0", value)
     return value
+
+
+def _wrong(name: str, wanted: str, value: object) -> InvalidArgument:
+    return InvalidArgument(
+        f"config.json: {name} must be {wanted}, not {ascii(value)[:40]}: get the model again", field="model"
+    )
 
 
 class Checkpoint:

@@ -5,33 +5,46 @@ No text, no key and no word of an answer enters a message: messages reach logs.
 
 from __future__ import annotations
 
-import base64
-import binascii
+import socket
 import ssl
+import zlib
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
-import numpy as np
 import orjson
 
-from embatch.backoff import Backoff
+from embatch import network
+from embatch.backoff import Backoff, http_date, retry_after
+from embatch.engine import answers
+from embatch.engine.answers import Expected, OtherModel, WrongAnswer
+from embatch.engine.protocol import EndpointTrouble
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
+    from embatch.engine.answers import Answer
 
+KEY: Final = "EMBATCH_ENGINE_KEY"
 PATIENCE: Final = Backoff(first=0.5, limit=10.0, attempts=6)
+ONCE: Final = Backoff(attempts=1)
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 60.0
 """Longest silence of an endpoint that works."""
 ANSWER_BYTES: Final = 256 << 20
-"""No answer to a micro-batch is this large."""
+"""No answer to a micro-batch is this large, whatever was expected."""
 _REJECTED: Final = frozenset({400, 413, 422})
-_PASSING: Final = frozenset({408, 409, 425, 429})
+_PERHAPS: Final = frozenset({424, 500})
+"""Statuses of programs that broke on something: a text, or anything else. TEI says 424."""
+_PASSING: Final = frozenset({408, 409, 424, 425, 429})
+_HINTS: Final = {
+    401: f": set {KEY}",
+    403: f": the key in {KEY} may not do this",
+    404: ": --engine-url or --model is not what it serves",
+    405: ": --engine-url is not the address of an embeddings endpoint",
+    407: ": the proxy on the way wants to be shown who asks",
+}
 
 
 class Rejected(Exception):
@@ -53,9 +66,23 @@ class Unwell(Exception):
         """Whether it may be well in a moment."""
         return self.status is None or self.status >= 500 or self.status in _PASSING
 
+    @property
+    def perhaps_a_text(self) -> bool:
+        """Whether a program may say so that breaks on one text and is well for all others."""
+        return self.status in _PERHAPS
+
+
+class Changed(Unwell):
+    """It works, and answers as another model than before."""
+
 
 class Endpoint:
-    """Thread-safe. Times are seconds of `clock`; `wait` sleeps; `chance` draws from [0, 1) for the jitter."""
+    """Thread-safe. Times are seconds of `clock`; `wait` sleeps; `chance` draws from [0, 1) for the jitter.
+
+    Raises:
+        InvalidArgument: the address or the key makes no sense.
+        EndpointTrouble: the environment names proxies or certificates that cannot be used.
+    """
 
     def __init__(
         self,
@@ -71,32 +98,38 @@ class Endpoint:
         self._model, self._wait, self._clock, self._chance = model, wait, clock, chance
         self.compact = True
         """Whether vectors are asked for as base64, a third of the bytes; lists are understood too."""
-        self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx2.Limits(max_connections=None),
-            # Reading the certificates of the world takes 0.2 seconds; an empty store trusts nobody.
-            verify=self.url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        )
+        way = _way(self.url)
+        self._through = way.hint
+        self._client = _client(way, _bearer(key))
 
-    def embed(self, texts: Sequence[str], deadline: float, dimensions: int | None) -> NDArray[np.float32]:
-        """Return float32 (texts, dimensions) in the order of the texts; numbers may be NaN or infinite.
+    def embed(
+        self, texts: Sequence[str], deadline: float, expected: Expected, patience: Backoff = PATIENCE
+    ) -> Answer:
+        """Return the vectors of at least one text.
 
         Args:
             texts: at least one.
             deadline: time of `clock` after which nothing more is tried.
-            dimensions: how many numbers a vector has to have; `None` takes what comes.
+            expected: what the answer has to be like.
+            patience: how often and when it is tried.
 
         Raises:
             Rejected: the endpoint does not take the texts.
+            Changed: it answered as another model than `expected`.
             Unwell: it did not answer, or with something else than one vector a text, for too long.
         """
         failures = 0
         while True:
             try:
-                return _vectors(self._post(texts, deadline), len(texts), dimensions)
+                return answers.read(self._post(texts, deadline, expected), len(texts), expected)
+            except OtherModel as error:
+                raise Changed(f"the endpoint answered {error}", status=200) from None
+            except WrongAnswer as error:
+                # Not passing: a program that answers wrongly now will do so again.
+                raise Unwell(f"the endpoint answered {error}", status=200) from None
             except Unwell as error:
                 failures += 1
-                pause = PATIENCE.delay(failures, self._chance(), error.retry_after) if error.passing else None
+                pause = patience.delay(failures, self._chance(), error.retry_after) if error.passing else None
                 if pause is None or self._clock() + pause >= deadline:
                     raise
                 self._wait(pause)
@@ -105,7 +138,7 @@ class Endpoint:
         """Close the connections; calls under way fail. Repeating is safe."""
         self._client.close()
 
-    def _post(self, texts: Sequence[str], deadline: float) -> bytes:
+    def _post(self, texts: Sequence[str], deadline: float, expected: Expected) -> bytes:
         """Return the body of a good answer."""
         left = deadline - self._clock()
         if left <= 0:
@@ -114,34 +147,64 @@ class Endpoint:
         if self.compact:
             message["encoding_format"] = "base64"
         try:
+            content = orjson.dumps(message)
+        except TypeError:  # half a character, which no JSON holds
+            raise Rejected("a text is not Unicode") from None
+        try:
             with self._client.stream(
                 "POST",
                 self.url,
-                content=orjson.dumps(message),
+                content=content,
                 headers={"Content-Type": "application/json"},
                 timeout=httpx2.Timeout(min(READ_SECONDS, left), connect=min(CONNECT_SECONDS, left)),
             ) as answer:
                 _judge(answer)
-                return self._read(answer, deadline)
-        except (httpx2.HTTPError, RuntimeError) as error:  # a closed client raises RuntimeError
-            raise Unwell(f"the endpoint cannot be reached or broke off ({type(error).__name__})") from None
+                return self._read(answer, deadline, min(ANSWER_BYTES, expected.most_bytes(len(texts))))
+        except (Rejected, Unwell):
+            raise
+        except Exception as error:  # noqa: BLE001  (no text is to blame for what the way there can raise)
+            raise Unwell(
+                f"the endpoint cannot be reached or broke off{self._through} ({_cause(error)})"
+            ) from None
 
-    def _read(self, answer: httpx2.Response, deadline: float) -> bytes:
+    def _read(self, answer: httpx2.Response, deadline: float, most: int) -> bytes:
         # The read limit of the client counts silence only: bytes that trickle would never end.
+        unpacked = _Unpacked(answer.headers.get("content-encoding", ""))
         held = bytearray()
-        for part in answer.iter_bytes():
-            held += part
-            if len(held) > ANSWER_BYTES:
-                raise Unwell("the endpoint's answer is too large", status=answer.status_code)
+        for part in answer.iter_raw():
+            held += unpacked.take(part, most + 1 - len(held))
+            if len(held) > most:
+                # Perhaps another model's, whose vectors are far longer.
+                raise Changed("the endpoint's answer is too large", status=answer.status_code)
             if self._clock() >= deadline:
                 raise Unwell("the endpoint is too slow")
         return bytes(held)
 
 
+class _Unpacked:
+    """The bytes of a body that was packed though nobody asked for it: no more of them than are wanted."""
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = None
+        if encoding.strip().lower() in {"gzip", "x-gzip", "deflate"}:
+            self._gzip = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        elif encoding.strip().lower() not in {"", "identity"}:
+            raise Unwell("the endpoint answered in a compression that was not asked for", status=200)
+
+    def take(self, part: bytes, most: int) -> bytes:
+        """Return what a part unpacks to, up to `most` bytes, at least one."""
+        if self._gzip is None:
+            return part
+        try:
+            return self._gzip.decompress(part, most)
+        except zlib.error:
+            raise Unwell("the endpoint answered in a broken compression", status=200) from None
+
+
 def _address(url: str) -> str:
     try:
         parsed = httpx2.URL(url)
-    except httpx2.InvalidURL:
+    except (httpx2.InvalidURL, ValueError):  # ValueError: an IDNA label that is none
         parsed = httpx2.URL("")
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise InvalidArgument(
@@ -152,6 +215,30 @@ def _address(url: str) -> str:
     return str(parsed.copy_with(path=path if path.endswith("/embeddings") else f"{path}/embeddings"))
 
 
+def _bearer(key: str | None) -> dict[str, str]:
+    key = (key or "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise InvalidArgument(f"{KEY} holds characters that no key has", field="engine-key")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _way(url: str) -> network.Route:
+    try:
+        return network.route(url)
+    except InvalidArgument as error:
+        raise EndpointTrouble(f"the endpoint cannot be asked: {error.message}") from None
+
+
+def _client(way: network.Route, headers: dict[str, str]) -> httpx2.Client:
+    return httpx2.Client(
+        headers={"Accept-Encoding": "identity", **headers},
+        verify=way.verify,
+        proxy=way.proxy,
+        limits=httpx2.Limits(max_connections=None),
+        trust_env=False,
+    )
+
+
 def _judge(answer: httpx2.Response) -> None:
     """Raise unless the status is that of a good answer."""
     status = answer.status_code
@@ -159,71 +246,27 @@ def _judge(answer: httpx2.Response) -> None:
         return
     if status in _REJECTED:
         raise Rejected(f"the endpoint answered {status}")
-    hints = {
-        401: ": set EMBATCH_ENGINE_KEY",
-        403: ": the key in EMBATCH_ENGINE_KEY may not do this",
-        404: ": --engine-url or --model is not what it serves",
-    }
+    hint = ": --engine-url leads to another address" if 300 <= status < 400 else _HINTS.get(status, "")
+    now = http_date(answer.headers.get("date")) or datetime.now(UTC)
     raise Unwell(
-        f"the endpoint answered {status}{hints.get(status, '')}",
+        f"the endpoint answered {status}{hint}",
         status=status,
-        retry_after=_retry_after(answer.headers.get("retry-after")),
+        retry_after=retry_after(answer.headers.get("retry-after"), now),
     )
 
 
-def _retry_after(said: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, a number or a date; `None` if it makes no sense."""
-    if said is None:
-        return None
-    try:
-        seconds = float(said)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(said)
-        except ValueError:
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        seconds = (date - datetime.now(UTC)).total_seconds()
-    return seconds if 0 < seconds < float("inf") else None
-
-
-def _vectors(body: bytes, count: int, dimensions: int | None) -> NDArray[np.float32]:
-    """Return one vector a text, each put where its index says. Raises Unwell for any other answer."""
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise _wrong("not JSON") from None
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
-        raise _wrong("without a list of embeddings")
-    places = [one.get("index") for one in data]
-    # By type and not by isinstance: True is an int.
-    if any(type(place) is not int for place in places) or sorted(places) != list(range(count)):
-        raise _wrong(f"with {len(data)} embeddings for {count} texts, or with wrong indices")
-    found = [_one(one.get("embedding")) for one in data]
-    sizes = {len(vector) for vector in found}
-    expected = dimensions or len(found[0])
-    if sizes != {expected} or not expected:
-        raise _wrong(f"with {min(sizes)} to {max(sizes)} dimensions instead of {expected}")
-    vectors = np.empty((count, expected), np.float32)
-    vectors[places] = found
-    return vectors
-
-
-def _one(said: object) -> NDArray[np.float32]:
-    if isinstance(said, str):
-        try:
-            return np.frombuffer(base64.b64decode(said, validate=True), "<f4").astype(np.float32)
-        except (binascii.Error, ValueError):  # not base64, or not whole numbers of four bytes
-            raise _wrong("with an embedding that is not base64 of float32") from None
-    if not isinstance(said, list) or not all(type(number) in (float, int, type(None)) for number in said):
-        raise _wrong("with an embedding that is no list of numbers")
-    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, which no one accepts
-        return np.array([np.nan if number is None else number for number in said], np.float64).astype(
-            np.float32
-        )
-
-
-def _wrong(how: str) -> Unwell:
-    # Not passing: a program that answers wrongly now will do so again.
-    return Unwell(f"the endpoint answered {how}", status=200)
+def _cause(error: BaseException) -> str:
+    """Return in a word or two what went wrong on the way, from the error at the bottom of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        match seen:
+            case ssl.SSLCertVerificationError():
+                return f"its certificate is not trusted: {seen.verify_message}{network.trusting()}"
+            case ssl.SSLError():
+                return f"TLS fails: {seen.reason}"
+            case socket.gaierror():
+                return "its name is not known"
+            case ConnectionRefusedError():
+                return "nobody listens there"
+        seen = seen.__cause__ or seen.__context__
+    return type(error).__name__

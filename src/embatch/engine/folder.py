@@ -10,18 +10,22 @@ No code and no pickle of a model is ever run, and a folder that needs either is 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embatch.batch import TaskType
-from embatch.engine.texts import DEFAULT_PROMPT
+from embatch.engine import fields, prompts
+from embatch.engine.texts import PROMPT_END
 from embatch.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from embatch.engine.fields import Fields
 
 POOLINGS: Final = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """In the order in which their results are joined when a folder names several."""
@@ -48,27 +52,12 @@ _LENGTH_FILES: Final = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
+_TOKENIZER_BYTES: Final = 1 << 30
+_NO_LIMIT: Final = 1e9
+"""Tokenizers without a limit say 10**30."""
+_LONGEST_NAME: Final = 200
+_WHOLE: Final = re.compile(r"0*[1-9][0-9]{0,8}")
 _OFFSET_FAMILIES: Final = frozenset({"roberta", "xlm-roberta", "camembert"})
-# Names authors give to the prompt of a task, most telling first, compared without case and punctuation.
-# A question and a claim are looked up among documents: without a prompt of their own they are queries.
-_QUERY: Final = ("query", "searchquery", "retrievalquery", "webquery", "websearchquery")
-_PROMPT_NAMES: Final[Mapping[TaskType, tuple[str, ...]]] = {
-    TaskType.RETRIEVAL_QUERY: _QUERY,
-    TaskType.RETRIEVAL_DOCUMENT: (
-        "document",
-        "passage",
-        "corpus",
-        "searchdocument",
-        "retrievaldocument",
-        "retrievalpassage",
-    ),
-    TaskType.SEMANTIC_SIMILARITY: ("semanticsimilarity", "sts", "similarity", "textmatching"),
-    TaskType.CLASSIFICATION: ("classification",),
-    TaskType.CLUSTERING: ("clustering", "separation"),
-    TaskType.QUESTION_ANSWERING: ("questionanswering", "qa", *_QUERY),
-    TaskType.FACT_VERIFICATION: ("factverification", "factchecking", *_QUERY),
-    TaskType.CODE_RETRIEVAL_QUERY: ("coderetrievalquery", "coderetrieval", "codequery", *_QUERY),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +81,26 @@ class ModelFolder:
     dimensions: int | None
     """`None` where only loading can tell."""
     prompts: Mapping[str, str]
+    """As `Description.prompts`; each ends with `texts.PROMPT_END` where the pooling leaves it out."""
+    pooled_prompt: bool
+    """Whether a text's vector is made of its prompt's tokens too."""
     unsupported: str | None
     """A module between pooling and normalising that only sentence-transformers can run; `None`: none."""
 
     @property
     def family(self) -> str:
         """`model_type` of the configuration, such as `bert`; empty where it is not said."""
-        return str(self.config.get("model_type", ""))
+        return str(self.config.get("model_type") or "")
 
     @property
     def position_offset(self) -> int:
         """Rows of the position table before the first token's."""
-        return _offset(self.config)
+        return _offset(fields.Fields(self.path / "config.json", self.config))
+
+    @property
+    def pad(self) -> int:
+        """The token that fills up short rows; which one it is matters nowhere, for it is masked."""
+        return max(0, self.config.get("pad_token_id") or 0)
 
     def hashes(self, weights: Iterable[Path]) -> dict[str, str]:
         """Return the SHA-256 of the files that decide what a text's vector is, by name; not free."""
@@ -119,6 +116,8 @@ class ModelFolder:
         for name, found in hashes.items():
             digest.update(f"{name}={found}\n".encode())
         numerics = (self.pooling, self.normalize, self.max_tokens, self.lower_case, self.cut_left, precision)
+        if not self.pooled_prompt:
+            digest.update(b"the prompt is not pooled\n")
         digest.update(repr(numerics).encode())
         return digest.hexdigest()
 
@@ -131,31 +130,48 @@ def read(path: Path, options: Mapping[str, str] | None = None) -> ModelFolder:
         InvalidArgument: the folder needs remote code or pickle, contradicts itself, or cannot be read.
     """
     options = options or {}
-    config = _json(path / "config.json")
-    tokenizer = _json(path / "tokenizer_config.json", {})
-    _refuse_code(path, config, tokenizer, pinned="pinned" in options)
-    if not (path / "tokenizer.json").is_file():
-        raise NotFound(f"{path} has no tokenizer.json: only models with a fast tokenizer can be served")
+    config = fields.read_object(path / "config.json", needed=True)
+    tokenizer = fields.read_object(path / "tokenizer_config.json")
+    _refuse_code(path, config.content, tokenizer.content, pinned="pinned" in options)
+    _check(config)
+    try:
+        fields.check_file(path / "tokenizer.json", _TOKENIZER_BYTES)
+    except FileNotFoundError:
+        raise NotFound(
+            f"{path} has no tokenizer.json: only models with a fast tokenizer can be served", field="model"
+        ) from None
     safetensors, onnx = _weights(path)
-    modules = [(str(m["type"]).rpartition(".")[2], path / str(m["path"])) for m in _modules(path)]
-    pooling, size = _pooling(modules, options)
-    length = next((_json(path / name) for name in _LENGTH_FILES if (path / name).is_file()), {})
-    kinds = [kind for kind, _ in modules]
-    hidden = size or config.get("hidden_size")
+    listed = [(kind, path / place) for kind, place in modules(path)]
+    pooling, size, pooled_prompt = _pooling(listed, options)
+    length = next(
+        (fields.read_object(path / name) for name in _LENGTH_FILES if os.path.lexists(path / name)), None
+    )
+    kinds = [kind for kind, _ in listed]
+    hidden = size or config.whole("hidden_size")
     return ModelFolder(
         path=path,
-        config=config,
+        config=config.content,
         safetensors=safetensors,
         onnx=onnx,
         pooling=pooling,
         normalize=_flag(options["normalize"]) if "normalize" in options else "Normalize" in kinds,
         max_tokens=_max_tokens(config, tokenizer, length, options),
-        lower_case=bool(length.get("do_lower_case", False)),
-        cut_left=tokenizer.get("truncation_side") == "left",
-        dimensions=hidden * max(1, len(pooling)) if isinstance(hidden, int) else None,
-        prompts=_prompts(_json(path / "config_sentence_transformers.json", {}), options),
+        lower_case=length is not None and length.flag("do_lower_case", default=False),
+        cut_left=tokenizer.text("truncation_side") == "left",
+        dimensions=hidden * max(1, len(pooling)) if hidden else None,
+        prompts=_prompts(
+            fields.read_object(path / "config_sentence_transformers.json"), options, pooled=pooled_prompt
+        ),
+        pooled_prompt=pooled_prompt,
         unsupported=next((k for k in kinds if k not in {"Transformer", "Pooling", "Normalize"}), None),
     )
+
+
+def unpooled(described: ModelFolder) -> str | None:
+    """Return what an engine that pools all tokens says of a model whose prompts are left out, else `None`."""
+    if described.pooled_prompt or not any(described.prompts.values()):
+        return None
+    return "a pooling that leaves the prompt out (include_prompt)"
 
 
 def sha256(file: Path) -> str:
@@ -171,40 +187,44 @@ def _sha256(file: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _json(file: Path, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    content = _any_json(file, default)
-    if not isinstance(content, dict):
-        raise InvalidArgument(f"{file} does not hold a JSON object", field="model")
-    return content
+def _check(config: Fields) -> None:
+    """Make sure that what several parts of this program take from `config.json` is of its kind."""
+    for name in ("model_type", "position_embedding_type"):
+        config.text(name)
+    for name in ("vocab_size", "hidden_size", "max_position_embeddings"):
+        config.whole(name)
+    config.whole("pad_token_id", -1)
 
 
-def _any_json(file: Path, default: object = None) -> object:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        if default is None:
-            raise NotFound(f"{file.parent} is no model folder: it has no {file.name}") from None
-        return default
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"{file} cannot be read as JSON", field="model") from error
+def modules(path: Path) -> list[tuple[str, str]]:
+    """Return the kind and the folder of each module that `modules.json` lists; none where there is none.
+
+    Raises:
+        InvalidArgument: it is no such list, names the model's own code, or points out of its folder.
+    """
+    return [(str(one["type"]).rpartition(".")[2], str(one["path"])) for one in _modules(path)]
 
 
 def _modules(path: Path) -> Iterable[Mapping[str, Any]]:
-    modules = _any_json(path / "modules.json", [])
-    if not isinstance(modules, list) or not all(
-        isinstance(module, dict) and {"type", "path"} <= module.keys() for module in modules
-    ):
-        raise InvalidArgument(f"{path / 'modules.json'} is not a list of modules", field="model")
-    for module in modules:
-        place = Path(str(module["path"]))
+    file = path / "modules.json"
+    listed = fields.read_json(file, [])
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise InvalidArgument(f"{file} is not a list of modules", field="model")
+    for one in listed:
+        module = fields.Fields(file, one)
+        kind, folder = module.text("type"), module.text("path")
+        if kind is None or folder is None:
+            raise InvalidArgument(f"{file}: each module needs a type and a path", field="model")
+        if not (kind + folder).isprintable() or len(folder) > _LONGEST_NAME:
+            raise InvalidArgument(f"{file}: a type or a path is no name", field="model")
+        place = Path(folder)
         if place.is_absolute() or ".." in place.parts:
-            raise InvalidArgument(f"{path / 'modules.json'} points out of its folder", field="model")
-        if not str(module["type"]).startswith("sentence_transformers."):
+            raise InvalidArgument(f"{file} points out of its folder", field="model")
+        if not kind.startswith("sentence_transformers."):
             raise InvalidArgument(
-                f"{path / 'modules.json'} names a module of the model's own code, which is never run",
-                field="model",
+                f"{file} names a module of the model's own code, which is never run", field="model"
             )
-    return modules
+    return listed
 
 
 def _refuse_code(path: Path, *configs: Mapping[str, Any], pinned: bool) -> None:
@@ -238,31 +258,27 @@ def _weights(path: Path) -> tuple[Path | None, Path | None]:
 
 def _pooling(
     modules: list[tuple[str, Path]], options: Mapping[str, str]
-) -> tuple[tuple[str, ...], int | None]:
-    """Return the poolings and the numbers of one token's vector, as far as they are said."""
-    if "pooling" in options:
-        return _known_poolings(options["pooling"].split("+")), None
+) -> tuple[tuple[str, ...], int | None, bool]:
+    """Return the poolings and the numbers of a token's vector, as far as said, and if prompts are pooled."""
     folder = next((place for kind, place in modules if kind == "Pooling"), None)
-    if folder is None:
-        return (), None
-    said = _json(folder / "config.json")
-    if not said.get("include_prompt", True):
-        raise InvalidArgument(
-            f"{folder} leaves the prompt out of the pooling: only the torch engine can do that", field="model"
-        )
-    size = said.get("word_embedding_dimension", said.get("embedding_dimension"))
-    words = said.get("pooling_mode")
-    if words is None:  # the older spelling: one switch for each; all off means mean
-        words = [word for key, word in _LEGACY.items() if said.get(key)] or ["mean"]
-    poolings = _known_poolings([words] if isinstance(words, str) else words)
-    return poolings, size if isinstance(size, int) else None
-
-
-def _known_poolings(words: Iterable[object]) -> tuple[str, ...]:
-    known = tuple(word for word in words if isinstance(word, str) and word in POOLINGS)
-    if not known or len(known) != len(tuple(words)):
-        raise InvalidArgument(f"pooling must be of {', '.join(POOLINGS)}", field="engine-option")
-    return known
+    said = fields.read_object(folder / "config.json", needed=True) if folder is not None else None
+    pooled = said is None or said.flag("include_prompt", default=True)
+    if "pooling" in options:
+        words = tuple(options["pooling"].split("+"))
+        if not set(words) <= set(POOLINGS):
+            raise InvalidArgument(f"pooling must be of {', '.join(POOLINGS)}", field="engine-option")
+        return words, None, pooled
+    if said is None:
+        return (), None, True
+    size = said.whole("word_embedding_dimension") or said.whole("embedding_dimension")
+    named = said.content.get("pooling_mode")
+    if named is None:  # the older spelling: one switch for each; all off means mean
+        switched = [word for key, word in _LEGACY.items() if said.flag(key, default=False)]
+        return tuple(switched) or ("mean",), size, pooled
+    listed = [named] if isinstance(named, str) else named
+    if not isinstance(listed, list) or not listed or any(word not in POOLINGS for word in listed):
+        raise said.wrong("pooling_mode", f"of {', '.join(POOLINGS)}", named)
+    return tuple(listed), size, pooled
 
 
 def _flag(word: str) -> bool:
@@ -271,35 +287,32 @@ def _flag(word: str) -> bool:
     return word.lower() == "true"
 
 
-def _offset(config: Mapping[str, Any]) -> int:
-    if config.get("model_type") not in _OFFSET_FAMILIES:
+def _offset(config: Fields) -> int:
+    if config.text("model_type") not in _OFFSET_FAMILIES:
         return 0
-    pad = config.get("pad_token_id", 1)
-    if not isinstance(pad, int) or pad < 0:
-        raise InvalidArgument(f"config.json: pad_token_id must be a whole number, not {pad!r}", field="model")
+    pad = config.whole("pad_token_id", 0) if "pad_token_id" in config.content else 1
+    if pad is None:
+        raise config.wrong("pad_token_id", "a whole number", pad)
     return pad + 1
 
 
-def _max_tokens(
-    config: Mapping[str, Any],
-    tokenizer: Mapping[str, Any],
-    length: Mapping[str, Any],
-    options: Mapping[str, str],
-) -> int:
+def _max_tokens(config: Fields, tokenizer: Fields, length: Fields | None, options: Mapping[str, str]) -> int:
     """Return the limit sentence-transformers would cut at, but never more than there are positions.
 
     `tokenizer.json` carries a truncation of its own, often a shorter one from training: it does not count.
     """
-    positions = config.get("max_position_embeddings")
-    room = positions - _offset(config) if isinstance(positions, int) else None
+    positions = config.whole("max_position_embeddings")
+    room = positions - _offset(config) if positions else None
+    if room is not None and room < 1:
+        raise config.wrong("max_position_embeddings", "more than pad_token_id and 1", positions)
     if "max_tokens" in options:
-        if not options["max_tokens"].isdecimal() or not int(options["max_tokens"]):
+        if _WHOLE.fullmatch(options["max_tokens"]) is None:
             raise InvalidArgument("max_tokens must be a whole number above 0", field="engine-option")
         wanted = int(options["max_tokens"])
     else:
-        said = length.get("max_seq_length") or tokenizer.get("model_max_length")
-        # Tokenizers without a limit say 10**30.
-        wanted = int(said) if isinstance(said, int | float) and 0 < said < 1e9 else 0
+        said = length.whole("max_seq_length") if length is not None else None
+        limit = said or tokenizer.number("model_max_length") or 0
+        wanted = int(limit) if limit < _NO_LIMIT else 0
     limits = [limit for limit in (wanted, room) if limit]
     if not limits:
         raise InvalidArgument(
@@ -309,18 +322,10 @@ def _max_tokens(
     return min(limits)
 
 
-def _prompts(said: Mapping[str, Any], options: Mapping[str, str]) -> Mapping[str, str]:
-    named = said.get("prompts") or {}
-    if not isinstance(named, dict) or not all(isinstance(text, str) for text in named.values()):
-        raise InvalidArgument("the prompts of config_sentence_transformers.json are not texts", field="model")
-    plain = {"".join(filter(str.isalnum, name)).lower(): text for name, text in named.items()}
-    prompts = {
-        str(task): plain[name]
-        for task, names in _PROMPT_NAMES.items()
-        for name in [next((name for name in names if plain.get(name)), None)]
-        if name is not None
-    }
-    default = named.get(said.get("default_prompt_name") or "")
-    if default:
-        prompts[DEFAULT_PROMPT] = default
-    return prompts | {key.partition(".")[2]: text for key, text in options.items() if key[:7] == "prompt."}
+def _prompts(said: Fields, options: Mapping[str, str], *, pooled: bool) -> Mapping[str, str]:
+    named, default = said.texts("prompts"), said.text("default_prompt_name") or None
+    if default is not None and default not in named and default not in prompts.ALWAYS:
+        raise said.wrong("default_prompt_name", "the name of one of its prompts", default)
+    found = prompts.by_task(named, default)
+    found |= {key.partition(".")[2]: text for key, text in options.items() if key[:7] == "prompt."}
+    return found if pooled else {task: text and text + PROMPT_END for task, text in found.items()}

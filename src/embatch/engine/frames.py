@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
+
+from embatch.engine.protocol import EndpointTrouble, ModelChanged
+from embatch.errors import EngineTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +25,10 @@ _LENGTHS: Final = struct.Struct("<IQ")
 MOST_HEADER: Final = 64 << 20
 MOST_BODY: Final = 4 << 30
 """No frame of ours is larger: lengths above it are something else that was written to the pipe."""
+_TROUBLES: Final[Mapping[str, type[EngineTrouble]]] = MappingProxyType(
+    {"engine": EngineTrouble, "endpoint": EndpointTrouble, "changed": ModelChanged}
+)
+_OF: Final = {kind: name for name, kind in _TROUBLES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +67,14 @@ def read(stream: BinaryIO) -> Frame | None:
     if not isinstance(header, dict):
         raise ValueError("not a frame")  # noqa: TRY004  (one kind of error for anything that is no frame)
     return Frame(header, content[1])
+
+
+def told(trouble: EngineTrouble) -> dict[str, Any]:
+    """Return the fields of a header that carry an engine's trouble, whose it is included."""
+    whose = _OF.get(type(trouble), "engine")
+    return {"message": trouble.message, "retry_after": trouble.retry_after, "whose": whose}
+
+
+def trouble(header: Mapping[str, Any]) -> EngineTrouble:
+    """Return the trouble that a header carries. Raises `KeyError` where it carries none."""
+    return _TROUBLES[header["whose"]](str(header["message"]), retry_after=header["retry_after"])

@@ -7,7 +7,7 @@ survivors keep their bytes. No groups at all ask for encoding alone. An `alone` 
 while nothing else runs: what it costs is what one text at a time costs.
 
     in   start   spec, budget, heartbeat, nice, parent   out   ready      description, passed_over
-         job     job, lengths, groups?, alone (body: texts)    failed     message, and the process ends
+         job     job, lengths, groups?, alone (body: texts)    failed     message, retry_after, whose; it ends
          cancel  job                                           alive      every `heartbeat` seconds
                                                                encoding   job
                                                                encoded    job, tokens, truncated, groups
@@ -15,12 +15,12 @@ while nothing else runs: what it costs is what one text at a time costs.
                                                                started    job, group
                                                                finished   job, group, cpu (body: vectors)
                                                                wrong      job, group, reason, message
-                                                               trouble    job, group?, message, retry_after
+                                                               trouble    job, group?, and as `failed`
                                                                done       job
 
 `encoding` and `started` are written before the engine sees the rows: whoever finds this process dead knows
-what it was doing. `trouble` is the engine's own, not the rows'; the rest of its job is skipped. Every job
-ends with `done`, a cancelled one too.
+what it was doing. `trouble` is the engine's own, not the rows', and `whose` says of what kind (see
+`frames.told`); the rest of its job is skipped. Every job ends with `done`, a cancelled one too.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Host:
                 try:
                     groups = self._encode(job)
                 except EngineTrouble as error:
-                    self.say("trouble", {"job": job.id, **_told(error)})
+                    self.say("trouble", {"job": job.id, **frames.told(error)})
                 except BaseException as error:  # noqa: BLE001  (a panic in a tokenizer is no Exception)
                     self.say("unreadable", {"job": job.id, "message": type(error).__name__})
             if not groups:
@@ -179,7 +179,7 @@ class Host:
                     self.say("wrong", {**where, "reason": fault, "message": ""})
             except EngineTrouble as error:
                 job.cancelled.set()
-                self.say("trouble", {**where, **_told(error)})
+                self.say("trouble", {**where, **frames.told(error)})
             except RowsRefused as error:
                 self.say("wrong", {**where, "reason": "REFUSED", "message": error.message})
             except BaseException as error:  # noqa: BLE001  (about these rows until shown otherwise)
@@ -250,10 +250,6 @@ def wrong(vectors: NDArray[np.float32], rows: Sequence[TokenRow], dimensions: in
     return None
 
 
-def _told(trouble: EngineTrouble) -> dict[str, Any]:
-    return {"message": trouble.message, "retry_after": trouble.retry_after}
-
-
 def _texts(body: bytes, lengths: Sequence[int]) -> list[str]:
     texts, at = [], 0
     for length in lengths:
@@ -301,11 +297,12 @@ def main() -> None:
         loaded = choose(EngineSpec(**start.header["spec"]))
         engine = loaded.engine
         engine.warm()
-    except EmbatchError as error:
-        frames.write(out, {"type": "failed", "message": error.message})
+    except EngineTrouble as error:
+        frames.write(out, {"type": "failed", **frames.told(error)})
         return
     except BaseException as error:  # noqa: BLE001  (the supervisor tells it to whoever asks for health)
-        frames.write(out, {"type": "failed", "message": f"{type(error).__name__}: {error}"[:500]})
+        words = error.message if isinstance(error, EmbatchError) else f"{type(error).__name__}: {error}"[:500]
+        frames.write(out, {"type": "failed", **frames.told(EngineTrouble(words))})
         return
     host = Host(out, engine, start.header["budget"])
     host.say("ready", {"description": asdict(engine.describe()), "passed_over": dict(loaded.passed_over)})

@@ -42,11 +42,14 @@ def fetch(repository: str, revision: str | None, files: Sequence[str] = ()) -> P
 
     Raises:
         NotFound: no such repository or revision, or the Hub cannot be reached and the cache lacks files.
+        InvalidArgument: no such name can be, or a variable names a proxy or certificates that cannot be.
     """
     # Not at the top: it takes a third of a second, and a folder on disk does not need it.
     from httpx2 import HTTPError  # noqa: PLC0415
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    from embatch import network  # noqa: PLC0415
 
     def snapshot(patterns: Sequence[str], *, local: bool) -> Path:
         return Path(
@@ -77,6 +80,8 @@ def fetch(repository: str, revision: str | None, files: Sequence[str] = ()) -> P
             folder = snapshot((*_DESCRIPTION, *_ONNX), local=False)
     except HFValidationError as error:
         raise InvalidArgument("a Hub name looks like org/name", field="model") from error
-    except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise NotFound(f"the Hub gave no files of {repository} ({type(error).__name__})") from error
+    except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OSError, *network.MALFORMED) as error:
+        # A variable of the environment that is wrong is an error of its own.
+        hint = network.hub().hint
+        raise NotFound(f"the Hub gave no files of {repository}{hint} ({type(error).__name__})") from error
     return folder

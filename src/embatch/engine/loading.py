@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from embatch.engine import folder
 from embatch.engine.machine import AFFINITY
-from embatch.errors import InvalidArgument
+from embatch.errors import EmbatchError, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ def choose(spec: EngineSpec) -> Loaded:
         from embatch.engine import amx  # noqa: PLC0415 - as below
 
         try:
-            return Loaded(amx.load(spec))
+            return Loaded(_named("amx", spec))
         except amx.Unfit as error:
             problem = error.message
     passed_over = {"amx": problem}
@@ -83,7 +83,17 @@ def _named(name: str, spec: EngineSpec) -> Engine:
         raise InvalidArgument(
             f'the {name} engine is not installed: pip install "embatch[{_NEEDS[name][1]}]"', field="engine"
         )
-    engine: Engine = importlib.import_module(f"embatch.engine.{name}").load(spec)
+    module = importlib.import_module(f"embatch.engine.{name}")
+    try:
+        engine: Engine = module.load(spec)
+    except (EmbatchError, MemoryError):
+        raise
+    except Exception as error:
+        raise InvalidArgument(
+            f"the {name} engine cannot load {spec.model} ({type(error).__name__}): its files are damaged, or "
+            "of a kind that is not known here",
+            field="model",
+        ) from error
     return engine
 
 

@@ -49,6 +49,8 @@ def unsupported(described: folder.ModelFolder) -> str | None:
     """Return what of the model this engine cannot do; `None` if it can run it."""
     if described.unsupported:
         return f"a {described.unsupported[:40]} module"
+    if problem := folder.unpooled(described):
+        return problem
     if described.onnx:
         return None
     if described.safetensors is None:
@@ -77,7 +79,7 @@ class OpenVinoEngine:
         files, model = _model(core, described)
         compiled = core.compile_model(model, "CPU", _properties(precision, streams))
         self._inputs = [(port.any_name, port.element_type.to_dtype()) for port in compiled.inputs]
-        self._pad = int(described.config.get("pad_token_id") or 0)
+        self._pad = described.pad
         self._streams = Streams(compiled.create_infer_request() for _ in range(streams))
         hashes = described.hashes(files)
         self._description = Description(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from embatch.errors import Code, EmbatchError
+from embatch.errors import Code, EmbatchError, EngineTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,6 +71,11 @@ class Description:
     invariant: bool = False
     """Whether a text's vector has the same bytes in every plan: alone, in any company, in any shape."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another machine computes: what ends the engine's process is then no text's doing."""
+        return self.engine == "remote"
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -96,6 +101,14 @@ class RowsRefused(EmbatchError):
     code = Code.INVALID_ARGUMENT
 
 
+class EndpointTrouble(EngineTrouble):
+    """The endpoint as a whole, or the way to it, is in trouble: no text is ever to blame, however often."""
+
+
+class ModelChanged(EndpointTrouble):
+    """What answers is not what was loaded: the engine has to be loaded anew to learn what it is."""
+
+
 class Engine(Protocol):
     """The protocol. See `engine/conformance` in the tests for what every engine must pass."""
 
@@ -111,7 +124,8 @@ class Engine(Protocol):
         """Return the vectors of at most `shape.rows` rows: float32 (len(rows), dimensions), in their order.
 
         Raises:
-            EngineTrouble: the engine cannot work now; the rows are not to blame.
+            EngineTrouble: the engine cannot work now; the rows are not to blame, unless they alone meet it
+                again and again. `EndpointTrouble` is nobody's doing for certain.
             RowsRefused: one of the rows is to blame.
         """
         ...

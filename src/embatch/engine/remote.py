@@ -2,7 +2,9 @@
 
 Tokens stay hidden: rows are the texts themselves, lengths are estimated, and what the endpoint cuts off is
 not seen. Equal plans give equal bytes as far as the endpoint keeps to that. What goes wrong is told apart by
-whom it concerns: the endpoint (`EngineTrouble`, after patience) or a text (`RowsRefused`, a vector of NaN).
+whom it concerns: the endpoint (`EndpointTrouble`, after patience), its model (`ModelChanged`) or a text
+(`RowsRefused`, a vector of NaN). Only what an endpoint says of a text while it takes another one, a real one
+where there is one, is about the text.
 The endpoint's key is read from `EMBATCH_ENGINE_KEY` and never logged. Options:
 
     dimensions         how many numbers a vector has to have; without it, whatever the endpoint gives
@@ -11,7 +13,7 @@ The endpoint's key is read from `EMBATCH_ENGINE_KEY` and never logged. Options:
     timeout            seconds for one `forward`, all its tries together (90)
     prompt.TASK_TYPE   text to put before the texts of a task type
 
-Keep `timeout` below EMBATCH_MICRO_BATCH_SECONDS: else a slow endpoint looks like a text that hangs.
+Keep `timeout` below EMBATCH_MICRO_BATCH_SECONDS: else the process is ended before it can say what is wrong.
 """
 
 from __future__ import annotations
@@ -21,15 +23,26 @@ import os
 import random
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from embatch.backoff import LONGEST_PAUSE
 from embatch.batch import TaskType
-from embatch.engine.endpoint import Endpoint, Rejected, Unwell
-from embatch.engine.protocol import Description, Encoded, EngineSpec, RowsRefused, Shape
+from embatch.engine.answers import Expected
+from embatch.engine.endpoint import KEY, ONCE, PATIENCE, Changed, Endpoint, Rejected, Unwell
+from embatch.engine.protocol import (
+    Description,
+    Encoded,
+    EndpointTrouble,
+    EngineSpec,
+    ModelChanged,
+    RowsRefused,
+    Shape,
+)
 from embatch.engine.texts import cut
-from embatch.errors import EngineTrouble, InvalidArgument
+from embatch.errors import InvalidArgument
 from embatch.vectors import norm
 
 if TYPE_CHECKING:
@@ -37,9 +50,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from embatch.backoff import Backoff
+    from embatch.engine.answers import Answer
     from embatch.engine.protocol import TokenRow
 
-KEY: Final = "EMBATCH_ENGINE_KEY"
 BYTES: Final = 4
 """Bytes of UTF-8 that count as one token: about right for English."""
 STREAMS: Final = 8
@@ -52,10 +66,18 @@ def load(spec: EngineSpec) -> RemoteEngine:
     """Return the engine once the endpoint has embedded a text.
 
     Raises:
-        EngineTrouble: the endpoint does not answer, or not with vectors.
-        InvalidArgument: the address or an option makes no sense.
+        EndpointTrouble: the endpoint does not answer, or not with vectors.
+        InvalidArgument: the address, the key or an option makes no sense.
     """
     return RemoteEngine(spec, key=os.environ.get(KEY))
+
+
+@dataclass(slots=True)
+class _Witness:
+    """What tells an endpoint that is in trouble from one that does not take a text."""
+
+    text: str | None = field(default=None, repr=False)
+    """The last one that it gave its vector, of those that it was given to embed; `None`: none yet."""
 
 
 class RemoteEngine:
@@ -90,14 +112,18 @@ class RemoteEngine:
             spec.url or "", spec.model, key=key, wait=wait or self._closed.wait, clock=clock, chance=chance
         )
         said = _number(spec, "dimensions", 1) if "dimensions" in spec.options else None
-        known = self._settle(said)
-        self._dimensions = int(known.shape[0])
-        identity = hashlib.sha256(f"remote-1|{self._endpoint.url}|{spec.model}|{self._dimensions}".encode())
+        self._witness = _Witness()
+        first = self._settle(Expected(said))
+        known = first.vectors[0]
+        self._expected = Expected(len(known), first.name)
+        whose = f"remote-1|{self._endpoint.url}|{spec.model}|{len(known)}"
+        if first.name not in (None, spec.model):
+            whose += f"|{first.name}"
         self._description = Description(
             engine="remote",
             model=spec.model,
-            identity=identity.hexdigest(),
-            dimensions=self._dimensions,
+            identity=hashlib.sha256(whose.encode()).hexdigest(),
+            dimensions=len(known),
             max_tokens=self._max_tokens,
             precision="f32",
             streams=spec.threads or STREAMS,
@@ -125,7 +151,8 @@ class RemoteEngine:
         right about a text that is known to be good.
 
         Raises:
-            EngineTrouble: the endpoint is down, refuses us, or answers with something that is no embedding.
+            EndpointTrouble: the endpoint is down, refuses us, or answers with something that is no embedding.
+            ModelChanged: it answers as another model than it was when this engine was loaded.
             RowsRefused: the endpoint does not take these rows.
         """
         if len(rows) > shape.rows:
@@ -150,48 +177,83 @@ class RemoteEngine:
 
     def _embed(self, texts: list[str], deadline: float) -> NDArray[np.float32]:
         try:
-            vectors = self._endpoint.embed(texts, deadline, self._dimensions)
+            vectors = self._endpoint.embed(texts, deadline, self._expected).vectors
+        except Changed as error:
+            raise ModelChanged(f"{error}: the model is loaded anew") from None
         except (Rejected, Unwell) as error:
             if self._closed.is_set():
-                raise EngineTrouble("the remote engine is closed") from None
-            # One that breaks on a text (500) looks broken, one that has lost its model may say 400 to
-            # anything: what it says to another text tells whose fault it is.
-            if (isinstance(error, Rejected) or error.status == 500) and self._well(deadline):
+                raise EndpointTrouble("the remote engine is closed") from None
+            if self._is_about_a_text(error, texts, deadline):
                 raise RowsRefused(str(error)) from None
-            later = error.retry_after if isinstance(error, Unwell) else None
-            raise EngineTrouble(str(error), retry_after=later) from None
-        if not np.isfinite(vectors).all() and not self._well(deadline):
-            raise EngineTrouble("the endpoint answered with vectors that are no numbers")
+            raise _trouble(error) from None
+        finite = np.isfinite(vectors).all(axis=1)
+        if finite.all():
+            self._witness.text = texts[-1]
+            return vectors
+        # Where others have numbers, what has none is to blame; where none of several has, as with a 500.
+        plain = finite.any() or len(texts) == 1
+        if not (self._well(deadline) if plain else self._takes_others(texts, deadline)):
+            raise EndpointTrouble("the endpoint answered with vectors that are no numbers")
         return vectors
 
+    def _is_about_a_text(self, error: Rejected | Unwell, texts: Sequence[str], deadline: float) -> bool:
+        """Whether what the endpoint said is about one of these texts, and not about all that it is asked.
+
+        One that breaks on a text (500) looks broken, and one that has lost its model may say 400 to anything:
+        what it says to another text tells. That it refuses (400) may be true of every text there is, so that
+        a plain one will do. That it is broken is believed against real texts alone: an endpoint that is well
+        for a plain text and for no other is in trouble.
+        """
+        if isinstance(error, Rejected):
+            return self._well(deadline)
+        return error.perhaps_a_text and self._takes_others(texts, deadline)
+
+    def _takes_others(self, texts: Sequence[str], deadline: float) -> bool:
+        """Whether the endpoint gives real texts their vectors: one of before, or, alone, one of these."""
+        if self._witness.text is not None:
+            return self._well(deadline)
+        return len(texts) > 1 and any(self._takes(text, deadline, ONCE) for text in texts)
+
     def _well(self, deadline: float) -> bool:
-        """Whether the endpoint gives a plain text its vector now."""
+        """Whether the endpoint gives another text its vector now: one that it took before, or a plain one."""
+        return self._takes(PROBE if self._witness.text is None else self._witness.text, deadline)
+
+    def _takes(self, text: str, deadline: float, patience: Backoff = PATIENCE) -> bool:
         try:
-            return bool(np.isfinite(self._endpoint.embed([PROBE], deadline, self._dimensions)).all())
+            found = self._endpoint.embed([text], deadline, self._expected, patience)
         except (Rejected, Unwell):
             return False
+        taken = bool(np.isfinite(found.vectors).all())
+        if taken and text != PROBE:
+            self._witness.text = text
+        return taken
 
-    def _settle(self, dimensions: int | None) -> NDArray[np.float32]:
-        """Find out which form of vectors the endpoint gives; return the vector of a plain text."""
+    def _settle(self, expected: Expected) -> Answer:
+        """Find out which form of vectors the endpoint gives; return its answer to a plain text."""
         deadline = self._clock() + self._seconds
         try:
             try:
-                vectors = self._endpoint.embed([PROBE], deadline, dimensions)
+                first = self._endpoint.embed([PROBE], deadline, expected)
             except Rejected:
                 self._endpoint.compact = False
-                vectors = self._endpoint.embed([PROBE], deadline, dimensions)
+                first = self._endpoint.embed([PROBE], deadline, expected)
         except (Rejected, Unwell) as error:
             self.close()
-            raise EngineTrouble(f"{error}, to a plain text at the start") from None
-        if not np.isfinite(vectors).all():
+            raise _trouble(error, ", to a plain text at the start") from None
+        if not np.isfinite(first.vectors).all():
             self.close()
-            raise EngineTrouble("the endpoint answered with vectors that are no numbers")
-        known: NDArray[np.float32] = vectors[0]
-        return known
+            raise EndpointTrouble("the endpoint answered with vectors that are no numbers")
+        return first
+
+
+def _trouble(error: Rejected | Unwell, when: str = "") -> EndpointTrouble:
+    asked = error.retry_after if isinstance(error, Unwell) else None
+    later = None if asked is None else min(asked, LONGEST_PAUSE)
+    return EndpointTrouble(f"{error}{when}", retry_after=later)
 
 
 def _number(spec: EngineSpec, name: str, default: int) -> int:
     said = spec.options.get(name, str(default))
-    if not said.isdecimal() or not 0 < int(said) < 1e9:
+    if not said.isdecimal() or len(said) > 9 or not int(said):
         raise InvalidArgument(f"{name} must be a whole number above 0", field="engine-option")
     return int(said)

@@ -26,17 +26,29 @@ class FolderTokenizer:
     """
 
     def __init__(self, described: ModelFolder) -> None:
+        file = described.path / "tokenizer.json"
         try:
-            tokenizer = Tokenizer.from_file(str(described.path / "tokenizer.json"))
-        except Exception as error:  # the library raises plain Exception
-            raise InvalidArgument("tokenizer.json cannot be read", field="model") from error
+            tokenizer = Tokenizer.from_file(str(file))
+            # The file carries the padding and truncation of its training, which are not those of its use.
+            tokenizer.no_padding()
+            tokenizer.enable_truncation(
+                described.max_tokens, direction="left" if described.cut_left else "right"
+            )
+            tokenizer.encode("It can be used?")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises plain Exception, and its panics are not even that
+            raise InvalidArgument(
+                f"{file} is no tokenizer that works for {described.max_tokens} tokens: get the model again",
+                field="model",
+            ) from error
         known = described.config.get("vocab_size")
         if isinstance(known, int) and tokenizer.get_vocab_size() > known:
             # A token without a vector would be read from beyond the table, or count as zeros, silently.
-            raise InvalidArgument("tokenizer.json knows more tokens than the model", field="model")
-        # The file carries the padding and truncation of its training, which are not those of its use.
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(described.max_tokens, direction="left" if described.cut_left else "right")
+            raise InvalidArgument(
+                f"{file} knows more tokens than the model (vocab_size in config.json): get the model again",
+                field="model",
+            )
         self._tokenizer = tokenizer
         self._max_tokens, self._lower_case = described.max_tokens, described.lower_case
 

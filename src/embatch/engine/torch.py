@@ -11,7 +11,6 @@ On a CPU each stream is one thread, so that the same shape takes the same path t
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from contextlib import nullcontext
@@ -26,9 +25,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from embatch.engine import models
-from embatch.engine.folder import OPTIONS
+from embatch.engine.fields import read_object
+from embatch.engine.folder import OPTIONS, modules
 from embatch.engine.machine import cores, has_bf16
 from embatch.engine.protocol import Description, Encoded, EngineSpec, Shape
+from embatch.engine.texts import PROMPT_END
 from embatch.engine.tokens import FolderTokenizer
 from embatch.errors import EngineTrouble, InvalidArgument
 
@@ -97,10 +98,14 @@ class TorchEngine:
         self._turn = nullcontext() if on_cpu else threading.Lock()
         self._tokenizer = FolderTokenizer(described)
         self._modules = _load(described, self._tokenizer, self._device, precision)
-        self._pad = int(described.config.get("pad_token_id") or 0)
+        self._prompts = (
+            _Prompts(described, self._modules[0].tokenizer) if not described.pooled_prompt else None
+        )
+        self._pad = described.pad
         self._closed = False
         with torch.inference_mode():
-            dimensions = self._run(np.full((1, 1), self._pad), np.ones((1, 1), np.int64)).shape[1]
+            one = np.ones((1, 1), np.int64)
+            dimensions = self._run(one * self._pad, one, np.zeros(1, np.int64)).shape[1]
         hashes = described.hashes(files)
         self._description = Description(
             engine="torch",
@@ -121,14 +126,29 @@ class TorchEngine:
         return self._description
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Return the token ids of each text, int32, special tokens included, cut to `max_tokens`."""
-        return self._tokenizer.encode(texts)
+        """Return the token ids of each text, int32, special tokens included, cut to `max_tokens`.
+
+        Where the pooling leaves prompts out, a further number ends each row: the tokens of its prompt.
+        """
+        if self._prompts is None:
+            return self._tokenizer.encode(texts)
+        parted = [self._prompts.part(text) for text in texts]
+        encoded = self._tokenizer.encode([text for text, _ in parted])
+        rows: list[TokenRow] = [
+            np.append(np.asarray(row, np.int32), np.int32(tokens))
+            for row, (_, tokens) in zip(encoded.rows, parted, strict=True)
+        ]
+        return Encoded(rows, encoded.lengths, encoded.truncated)
 
     def forward(self, rows: Sequence[TokenRow], shape: Shape) -> NDArray[np.float32]:
         """Return the vectors of the rows: float32 (len(rows), dimensions).
 
         Rows fewer than planned are filled up with empty ones, shorter rows with padding on the right.
         """
+        prompts = np.zeros(shape.rows, np.int64)
+        if self._prompts is not None:
+            prompts[: len(rows)] = [row[-1] for row in rows]
+            rows = [row[:-1] for row in rows]
         if len(rows) > shape.rows or any(len(row) > shape.tokens for row in rows):
             raise InvalidArgument("the rows do not fit the planned shape", field="rows")
         ids = np.full((shape.rows, shape.tokens), self._pad, np.int64)
@@ -143,7 +163,7 @@ class TorchEngine:
             if self._closed:
                 raise EngineTrouble("the engine is closed")
             try:
-                return self._run(ids, mask)[: len(rows)]
+                return self._run(ids, mask, prompts)[: len(rows)]
             except torch.OutOfMemoryError:
                 raise EngineTrouble(
                     "the GPU's memory does not hold a micro-batch: lower EMBATCH_MICRO_BATCH_TOKENS"
@@ -153,7 +173,7 @@ class TorchEngine:
 
     def warm(self) -> None:
         """Run one short text, which loads the kernels that every shape shares."""
-        self.forward([np.zeros(1, np.int32)], Shape(1, MULTIPLE))
+        self.forward([np.zeros(1 if self._prompts is None else 2, np.int32)], Shape(1, MULTIPLE))
 
     def close(self) -> None:
         """Give the memory back once running calls have ended. Repeating is safe."""
@@ -163,8 +183,10 @@ class TorchEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        transformer, *rest = self._modules
+    def _run(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64], prompts: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        transformer, pooling, *rest = self._modules
         features: dict[str, Any] = transformer(
             {
                 "input_ids": torch.from_numpy(ids).to(self._device),
@@ -172,10 +194,41 @@ class TorchEngine:
             }
         )
         features["token_embeddings"] = features["token_embeddings"].float()
+        # The library pools rows of one prompt at a time; pooled whole each time, a row keeps its bytes.
+        pooled = None
+        for tokens in sorted({*prompts.tolist()}):
+            found = pooling({**features, "prompt_length": tokens})
+            if pooled is None:
+                pooled = found
+            else:
+                of_these = torch.from_numpy(prompts == tokens).to(self._device)
+                pooled["sentence_embedding"][of_these] = found["sentence_embedding"][of_these]
+        features = pooled or features
         for module in rest:
             features = module(features)
         vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
         return vectors
+
+
+class _Prompts:
+    """The prompts of a model whose pooling leaves them out, and how many tokens each has."""
+
+    def __init__(self, described: ModelFolder, tokenizer: Any) -> None:
+        ours = FolderTokenizer(described)
+        special = set(tokenizer.all_special_ids)
+        self._tokens: dict[str, int] = {}
+        for marked in set(described.prompts.values()):
+            prompt = marked.removesuffix(PROMPT_END)
+            row = ours.encode([prompt]).rows[0]
+            # As the library counts: what closes a text stands behind the text and not behind the prompt.
+            self._tokens[prompt] = len(row) - (len(row) > 0 and int(row[-1]) in special) if prompt else 0
+
+    def part(self, text: str) -> tuple[str, int]:
+        """Return a text as the model sees it, and the tokens of its prompt."""
+        prompt, mark, rest = text.partition(PROMPT_END)
+        if not mark or prompt not in self._tokens:
+            return text, 0
+        return prompt + rest, self._tokens[prompt]
 
 
 def _device(said: str | None) -> torch.device:
@@ -208,9 +261,7 @@ def _parts(described: ModelFolder) -> list[tuple[str, str]]:
     Raises:
         InvalidArgument: one of them is not for this engine.
     """
-    listed = described.path / "modules.json"
-    said = json.loads(listed.read_bytes()) if listed.is_file() else []
-    parts = [(str(one["type"]).rpartition(".")[2], str(one["path"])) for one in said]
+    parts = modules(described.path)
     strange = next((kind for kind, _ in parts if kind not in MODULES), None)
     if strange:
         raise InvalidArgument(
@@ -251,7 +302,7 @@ def _files(described: ModelFolder) -> list[Path]:
             field="model",
         )
     for file in settings:
-        wanted = str(json.loads(file.read_bytes()).get("activation_function", _TRUSTED))
+        wanted = read_object(file).text("activation_function") or _TRUSTED
         if not wanted.startswith(_TRUSTED):  # the library would take tanh instead and only warn
             raise InvalidArgument(
                 f"the torch engine cannot run this model: its module {file.parent.name} wants the function "
@@ -279,7 +330,9 @@ def _load(
         rest.pop()
     elif described.normalize and not (rest and isinstance(rest[-1], Normalize)):
         rest.append(Normalize())
-    pooling = Pooling(transformer.get_embedding_dimension(), described.pooling)
+    pooling = Pooling(
+        transformer.get_embedding_dimension(), described.pooling, include_prompt=described.pooled_prompt
+    )
     return [transformer, *(module.to(device).float().eval() for module in (pooling, *rest))]
 
 

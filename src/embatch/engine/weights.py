@@ -38,8 +38,10 @@ def read(file: Path) -> dict[str, NDArray[np.float32]]:
             for name, raw in deserialize(file.read_bytes())  # type: ignore[no-untyped-call] # no stub
             if raw["dtype"] in _FLOATS
         }
-    except (SafetensorError, ValueError) as error:
-        raise InvalidArgument(f"{file} is not a whole safetensors file", field="model") from error
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise InvalidArgument(
+            f"{file} is not a whole safetensors file: get the model again", field="model"
+        ) from error
 
 
 def _widen(kind: str, data: bytes) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embatch.engine.packing import distinct
-from embatch.engine.texts import compose
+from embatch.engine.texts import DEFAULT_PROMPT, compose
 from embatch.errors import Code, Reason, RequestError
 from embatch.pool.work import ShardWork
 from embatch.shard import COMPUTED_BY, FROZEN, IDENTITY, Done, frozen, results_schema, thawed
@@ -101,7 +101,10 @@ def computed_by(about: Description) -> str:
 
     An engine's own `identity` says nothing of prompts, and that of a remote one nothing of the limit.
     """
-    said = (about.identity, about.max_tokens, sorted(about.prompts.items()))
+    prompts = about.prompts
+    if not prompts.get(DEFAULT_PROMPT):  # an empty one then stands where none would
+        prompts = {name: text for name, text in prompts.items() if text}
+    said = (about.identity, about.max_tokens, sorted(prompts.items()))
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from embatch.backoff import Backoff
+from embatch.backoff import Backoff, meanwhile
 from embatch.errors import EngineTrouble
 from embatch.pool.process import End
 
@@ -82,7 +82,7 @@ class Lane:
         self._failures = 0
         self._failed_last: EngineProcess | None = None
         self._not_before = 0.0
-        self._message: str | None = None
+        self._trouble: EngineTrouble | None = None
 
     def process(self, stop: threading.Event | None = None) -> EngineProcess:
         """Return the process that works, loaded.
@@ -117,37 +117,46 @@ class Lane:
             raise
         return process
 
+    def renew(self) -> None:
+        """Have the next one who asks get a process that was loaded after now; jobs under way end first."""
+        with self._lock:
+            if self._process is not None:
+                self._process.retire()
+
     def status(self) -> EngineStatus:
         """Return how it does, without waiting for it."""
         with self._lock:
             process = self._process
             # One that was only begun has failed before anybody waited for it.
-            message = self._message or (process.trouble if process is not None else None)
+            known = self._trouble.message if self._trouble is not None else None
+            message = known or (process.trouble if process is not None else None)
             state = "broken" if message else "ready" if process is not None and process.ready else "starting"
             pid = process.pid if process is not None and process.alive else None
             return EngineStatus(self._model, self.name, pid, state, max(0, self._starts - 1), message)
 
     def _heed_pause(self) -> None:
         wait = self._not_before - time.monotonic()
-        if self._message is not None and wait > 0:
-            raise EngineTrouble(self._message, retry_after=wait)
+        if self._trouble is not None and wait > 0:
+            raise type(self._trouble)(self._trouble.message, retry_after=wait)
 
     def _await(self, process: EngineProcess, stop: threading.Event | None) -> None:
         try:
             process.await_ready(stop)
         except EngineTrouble as error:
-            raise EngineTrouble(error.message, retry_after=self._failed(process, error.message)) from None
+            raise type(error)(error.message, retry_after=self._failed(process, error)) from None
         with self._lock:
-            self._failures, self._message = 0, None
+            self._failures, self._trouble = 0, None
 
-    def _failed(self, process: EngineProcess, message: str) -> float:
+    def _failed(self, process: EngineProcess, trouble: EngineTrouble) -> float:
         """Note once, however many waited, that a process did not come up; return the seconds to wait."""
         with self._lock:
             if process is not self._failed_last:
                 self._failed_last = process
                 self._failures += 1
-                self._not_before = time.monotonic() + (_RESTART.delay(self._failures, 1.0) or 0.0)
-                self._message = message
+                own = _RESTART.delay(self._failures, 1.0) or 0.0
+                asked = meanwhile(trouble.retry_after or 0.0, self._failures)
+                self._not_before = time.monotonic() + max(own, asked)
+                self._trouble = trouble
             return max(0.0, self._not_before - time.monotonic())
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from embatch.engine.protocol import ModelChanged
 from embatch.errors import EngineTrouble
 from embatch.pool.embedding import Embedding
 from embatch.pool.lane import BULK, QUERY, REFERENCE, Apart, Lane
@@ -106,7 +107,7 @@ class LocalPool:
         lane = self._lane(model, BULK)
         apart = Apart(lane) if suspect else None
         try:
-            with self._working():
+            with self._working(model):
                 found = Embedding(apart or lane, requests, on_progress, stop, doubted=suspect).run()
                 self._calibrate(model, requests)
                 return found
@@ -118,12 +119,12 @@ class LocalPool:
 
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """As `Pool.query`."""
-        with self._working():
+        with self._working(model):
             return Embedding(self._lane(model, QUERY), requests).run()
 
     def reference(self, model: ServedModel, requests: pa.RecordBatch) -> Referenced:
         """As `Pool.reference`: the bulk engine where it computes in float32, else one of its own."""
-        with self._working():
+        with self._working(model):
             lane = self._lane(model, BULK)
             about = lane.process().await_ready()
             if about.precision != "f32" and model.spec.engine != "remote":
@@ -138,7 +139,7 @@ class LocalPool:
 
     def count(self, model: ServedModel, requests: pa.RecordBatch) -> NDArray[np.int32]:
         """As `Pool.count`, in the bulk engine."""
-        with self._working():
+        with self._working(model):
             return Embedding(self._lane(model, BULK), requests).count()
 
     def alone(self, model: str) -> float | None:
@@ -181,13 +182,20 @@ class LocalPool:
             return self._lanes[key]
 
     @contextmanager
-    def _working(self) -> Iterator[None]:
+    def _working(self, model: ServedModel) -> Iterator[None]:
         with self._idle:
             if self._closing:
                 raise EngineTrouble(CLOSING)
             self._busy += 1
         try:
             yield
+        except ModelChanged:
+            # Whichever lane found out: the others ask the same endpoint.
+            with self._lock:
+                lanes = [lane for (name, _), lane in self._lanes.items() if name == model.name]
+            for lane in lanes:
+                lane.renew()
+            raise
         finally:
             with self._idle:
                 self._busy -= 1

@@ -83,6 +83,7 @@ class EngineProcess:
         self._settled = threading.Event()
         self._description: Description | None = None
         self._failure = ""
+        self._told: Mapping[str, Any] | None = None
         self._said = ""
         self._wanted_end: End | None = None
         self._gone: Gone | None = None
@@ -146,7 +147,7 @@ class EngineProcess:
             if stop is not None and stop.is_set():
                 raise Stopped
         if self._description is None:
-            raise EngineTrouble(self._failure)
+            raise EngineTrouble(self._failure) if self._told is None else frames.trouble(self._told)
         return self._description
 
     def submit(
@@ -243,7 +244,7 @@ class EngineProcess:
             self._settled.set()
             return
         if kind == "failed":
-            self._failure = str(header["message"])
+            self._failure, self._told = str(header["message"]), header
             return
         if kind == "alive":
             return
@@ -291,7 +292,7 @@ class EngineProcess:
         how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"signal {-code}"
         gone = Gone(end, how)
         if end is End.CLOSED:
-            self._failure = CLOSING
+            self._failure, self._told = CLOSING, None
         elif not self._failure:
             self._failure = f"the engine process ended while loading ({how})"
             if self._said:

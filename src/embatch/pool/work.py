@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from embatch.engine.protocol import Shape
+from embatch.engine import frames
+from embatch.engine.protocol import EndpointTrouble, Shape
 from embatch.errors import EngineTrouble
 from embatch.pool.poison import Blame, Fault, Group, Inquiry, suspects
 from embatch.pool.process import CLOSING, TICK, End, Gone, Stopped
@@ -224,6 +225,9 @@ class ShardWork:
         course = _Course(rows)
         with process.submit([self.texts[row] for row in rows], shapes, alone=self.alone) as job:
             self._follow(job, course)
+        fault = course.fault
+        if self.about.elsewhere and fault is not None and fault in _ENDS.values():
+            raise EndpointTrouble(f"the process that asks the endpoint {fault.value}")
         if course.fault is Fault.RAISED or any(fault.spoils for _, fault, _ in course.failed):
             process.retire()
         return course
@@ -296,9 +300,13 @@ class ShardWork:
         self.on_rows(at)
 
     def _trouble(self, header: Mapping[str, Any], course: _Course, process: EngineProcess) -> None:
-        """Pass the engine's trouble on, unless a doubted shard may be its cause: a harmless text tells."""
-        trouble = EngineTrouble(str(header["message"]), retry_after=header["retry_after"])
-        if not self.doubted:
+        """Pass the engine's trouble on, unless a doubted shard may be its cause: a harmless text tells.
+
+        An endpoint that is well for a harmless text and refuses real ones, as a rate limit does, is no sign
+        of that.
+        """
+        trouble = frames.trouble(header)
+        if not self.doubted or isinstance(trouble, EndpointTrouble):
             raise trouble
         try:
             self._control(process)

@@ -85,7 +85,7 @@ class Judge:
                 tokens=int(result.tokens.sum()),
                 cpu_seconds=batch.usage.cpu_seconds,
                 interactive_cpu_seconds=batch.usage.interactive_cpu_seconds,
-                model=batch.model,
+                model=batch.worked_by,
                 batch=batch.name,
                 notes=batch.notes,
                 sample=sample,
@@ -109,7 +109,7 @@ class Judge:
 
     def _sample(self, sent: Sent, result: BatchResult) -> tuple[certificate.Sample | None, dict[str, object]]:
         """Embed some texts of a batch again by the reference path and compare."""
-        found = result.to_numpy()
+        found = result.to_numpy(failed="nan")
         good = np.flatnonzero(result.widths > 0)
         chosen = [int(good[at]) for at in certificate.choose(len(good), sent.number)]
         if not chosen:

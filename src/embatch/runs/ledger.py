@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
+from embatch.ownership import make_folder
 from embatch.runs.places import SUFFIX
 from embatch.runs.sample import Sample
 
@@ -255,6 +256,15 @@ class Ledger:
             "--retry-failed works its rows again, --restart begins anew"
         )
 
+    def id_type(self, block: Block) -> pa.DataType | None:
+        """Return the type of a block's ids, `None` where its part cannot be read: it is lost."""
+        try:
+            with pa.memory_map(str(self._folder / block.part)) as stored:
+                kind: pa.DataType = pa.ipc.open_file(stored).schema.field("id").type
+        except (OSError, pa.ArrowException):
+            return None
+        return kind
+
     def end(self, verdict: str) -> None:
         """Note that the output is in place: `done` or `rejected`. Durable on return."""
         self._append({"verdict": verdict})
@@ -283,10 +293,15 @@ def folder_of(place: str, data: Path) -> Path:
     Args:
         place: path or address of the output.
         data: the data folder; its `runs` is made if it is needed.
+
+    Raises:
+        InvalidArgument: the data folder is needed and not this user's alone.
     """
     if "://" not in place:
         path = Path(place)
         return path.with_name(path.name + SUFFIX)
+    data = data.expanduser().absolute()
+    make_folder(data)
     runs = data / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
+    runs.mkdir(mode=0o700, exist_ok=True)
     return runs / (hashlib.sha256(place.encode()).hexdigest()[:32] + SUFFIX)

@@ -10,6 +10,7 @@ import orjson
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers
 from embatch.runs.part import Part
+from embatch.runs.places import shown
 from embatch.runs.sinks import Layout, open_sink, writes_through
 
 if TYPE_CHECKING:
@@ -39,6 +40,21 @@ class Output:
             raise InvalidArgument(
                 f"--dim {max(self.dimensions)}: the vectors have {native} dimensions", field="--dim"
             )
+
+    def check_ids(self, ledger: Ledger) -> None:
+        """Refuse to go on with a run whose ids are of another type, as an earlier version may have kept them.
+
+        Raises:
+            InvalidArgument: they are; nothing was changed.
+        """
+        for block in ledger.blocks.values():
+            kind = ledger.id_type(block)
+            if kind is not None and kind != self._ids:
+                raise InvalidArgument(
+                    f"the run of {shown(self.place)} that is remembered keeps its ids as {kind}, and now "
+                    f"they are {self._ids}: --restart begins anew",
+                    field="--id",
+                )
 
     def write(self, block: Block, part: Part) -> None:
         """Write a block through. Repeating is safe."""

@@ -58,7 +58,7 @@ class Part:
 
     def fill(self, places: Mapping[int, int], result: BatchResult) -> None:
         """Put a batch's outcome at the rows that were sent: `places[row]` is the request with its text."""
-        found = result.to_numpy()
+        found = result.to_numpy(failed="nan")
         errors = dict(result.failed_responses)
         at, of = np.array(list(places), np.intp), np.array(list(places.values()), np.intp)
         if len(errors) < len(found) and self.vectors.shape[1] != found.shape[1]:

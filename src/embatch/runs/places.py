@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,12 +12,14 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 import pyarrow as pa
 from pyarrow import fs
 
+from embatch import network
 from embatch.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES: Final = ("file", "s3", "gs", "hf")
+_SECRET: Final = re.compile(r"([?&]\w*(?:password|secret|token|key)\w*=)[^&]*", re.IGNORECASE)
 SUFFIX: Final = ".embatch"
 """What the folder of a run's ledger is called, behind the name of its output."""
 
@@ -25,6 +28,14 @@ def scheme(place: str | Path) -> str:
     """Return the scheme of an address, `file` for a path."""
     head, colons, _ = str(place).partition("://")
     return head.lower() if colons else "file"
+
+
+def shown(place: str | Path) -> str:
+    """Return an address for people and logs: without a user, a password or another secret in it."""
+    head, colons, rest = str(place).partition("://")
+    authority, slash, path = rest.partition("/")
+    hidden = _SECRET.sub(r"\1***", path)
+    return f"{head}{colons}{authority.rpartition('@')[2]}{slash}{hidden}" if colons else head
 
 
 def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
@@ -54,9 +65,9 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
             case "hf":
                 return _from_hub(text)
     except (pa.ArrowException, ValueError) as error:
-        raise InvalidArgument(f"{text} is no address of a file: {error}", field=field) from None
+        raise InvalidArgument(f"{shown(place)} is no address of a file: {error}", field=field) from None
     except OSError as error:
-        raise Unavailable(f"{text} cannot be reached: {error}", field=field) from None
+        raise Unavailable(f"{shown(place)} cannot be reached: {error}", field=field) from None
     raise InvalidArgument(
         f"{kind}:// is not known here: give a path, or one of {', '.join(f'{one}://' for one in SCHEMES)}",
         field=field,
@@ -86,7 +97,9 @@ def _with_query(uri: str, **options: str) -> str:
 def _from_gcs(uri: str) -> tuple[FileSystem, str]:
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if not emulator:
-        return _from_uri(uri)
+        # The library's own patience is a quarter of an hour for each call.
+        patience = {} if "retry_limit_seconds=" in uri else {"retry_limit_seconds": "60"}
+        return _from_uri(_with_query(uri, **patience))
     store = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
     system = fs.GcsFileSystem(
         anonymous=True,
@@ -105,5 +118,6 @@ def _from_hub(uri: str) -> tuple[FileSystem, str]:
         raise InvalidArgument(
             'hf:// needs huggingface_hub: pip install "embatch[local]"', field="IN"
         ) from None
+    network.hub()  # what is wrong with the environment would look like a file that is not there
     handler: Any = fs.FSSpecHandler  # its stub leaves methods out
     return fs.PyFileSystem(handler(HfFileSystem())), uri.removeprefix("hf://")

@@ -39,6 +39,7 @@ from embatch.runs.judge import Judge, Sent
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.output import Output
 from embatch.runs.part import Part, distinct
+from embatch.runs.places import shown
 from embatch.runs.sinks import check_sink
 from embatch.runs.standing import Standing, Summary, finished
 from embatch.states import State
@@ -89,7 +90,7 @@ def embed_dataset(
         BatchFailed: a batch as a whole could not be worked.
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
-    check_sink(place, wish.dimensions, wish.numbers or Numbers.FLOAT32)
+    check_sink(place, wish.dimensions, wish.numbers or Numbers.FLOAT32, source.ids)
     check_apart(source, place)
     what, first = about(client, source, wish, conduct.block_rows), begun(source, wish)
     folder = folder_of(place, conduct.data)
@@ -98,6 +99,7 @@ def embed_dataset(
         ledger = Ledger.open(folder, what, first, restart=conduct.restart)
         run = _Run(client, source, ledger, output, wish, conduct, progress)
         try:
+            output.check_ids(ledger)
             return run.go()
         except _REFUSALS:
             run.forget()
@@ -106,8 +108,8 @@ def embed_dataset(
             run.close()
     except (OSError, pa.ArrowException) as error:
         raise Unavailable(
-            f"{place} is not finished: {error}. What was embedded is kept in {folder}: once that is mended "
-            "or there is room again, the same command goes on"
+            f"{shown(place)} is not finished: {error}. What was embedded is kept in {folder}: once that is "
+            "mended or there is room again, the same command goes on"
         ) from None
 
 
@@ -226,7 +228,7 @@ class _Run:
             if self._ledger.fresh:
                 self._ledger.remove()
             raise FailedPrecondition(
-                f"no failed row of {self._output.place} is remembered that another try could change",
+                f"no failed row of {shown(self._output.place)} is remembered that another try could change",
                 field="--retry-failed",
             )
         return again

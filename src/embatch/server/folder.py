@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from embatch import ownership
 from embatch.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderTaken: another service holds it.
-        InvalidArgument: there is no such folder and none can be made.
+        InvalidArgument: there is no such folder and none can be made, or it is not this user's alone.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        ownership.make_folder(folder)
+        lock = ownership.open_own(folder / "lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise InvalidArgument(
             f"the data folder {folder} cannot be used: {error.strerror}", field="--data"
@@ -147,7 +148,9 @@ def bind_unix(path: Path) -> Listener:
         path.chmod(0o600)
     except OSError as error:
         stream.close()
-        raise InvalidArgument(f"cannot listen on {path}: {error}", field="--socket") from error
+        # A path that is too long has no number in Python, and so no text of the system's.
+        why = error.strerror or f"a socket's path can have {_SOCKET_BYTES} bytes"
+        raise InvalidArgument(f"cannot listen on {path}: {why}", field="--socket") from error
     except Unavailable:
         stream.close()
         raise
@@ -174,7 +177,8 @@ def _clear(path: Path) -> None:
 def own_socket(folder: Path) -> Path:
     """Return where the private service of a data folder has its socket.
 
-    In the folder itself; for a folder with a long path in the temporary folder, under a name derived from it.
+    In the folder itself; for a folder with a long path in the temporary folder, under a name derived from it,
+    and where that has a long path too, in /tmp.
 
     Raises:
         FailedPrecondition: the place in the temporary folder belongs to somebody else.
@@ -182,12 +186,15 @@ def own_socket(folder: Path) -> Path:
     path = folder / "embatch.sock"
     if len(os.fsencode(path)) < _SOCKET_BYTES:
         return path
+    name = f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.sock"
     place = Path(tempfile.gettempdir()) / f"embatch-{os.getuid()}"
+    if len(os.fsencode(place / name)) >= _SOCKET_BYTES:
+        place = Path("/tmp") / place.name  # noqa: S108  (looked at below)
     place.mkdir(mode=0o700, exist_ok=True)
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise FailedPrecondition(f"{place} must be a folder that only you can enter: remove it")
-    return place / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.sock"
+    return place / name
 
 
 @contextlib.contextmanager
@@ -201,9 +208,11 @@ def noted(folder: Path, listener: Listener, instance: str) -> Iterator[None]:
         "url": listener.url,
         "instance": instance,
     }
-    fresh.write_text(json.dumps(about) + "\n")
+    said = (json.dumps(about) + "\n").encode()
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(ownership.open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+        file.write(said)
     fresh.replace(note)
-    said = note.read_bytes()
     try:
         yield
     finally:

@@ -1,45 +1,66 @@
-"""The connection: uvicorn's h11 protocol with limits and deadlines.
+"""The connection: uvicorn's h11 protocol with limits, deadlines, and an answer of ours to whatever happens.
 
-They are held here because an application sees a request only once its head is complete: too late for a head
+Limits are held here because an application sees a request only once its head is complete: too late for a head
 that never ends, and for a body that is refused by its announced length. What to refuse `api.limits` decides.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
+import struct
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from embatch.api.limits import BodyCount, Bounds, Refusal, bad, judge_head, too_large_head
+from embatch.api import problems
+from embatch.api.limits import (
+    BodyCount,
+    Bounds,
+    HeldBodies,
+    HeldBody,
+    Refusal,
+    bad,
+    judge_head,
+    overloaded,
+    too_large_head,
+)
 
 if TYPE_CHECKING:
-    import asyncio
-
+    from starlette.types import Receive, Scope, Send
     from uvicorn.config import Config
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
 _RATE: Final = 1024
-"""Bytes per second below which a body counts as held back on purpose."""
+"""Bytes per second below which a body, or an answer that is not taken, counts as held back on purpose."""
+_TURNED_AWAY: Final = 256
+"""Connections beyond the most that are told so; further ones end without a word."""
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _LINGER_SECONDS: Final = 1.0
 """How long what still arrives is read and thrown away after a refusal. Closing at once would reset the
 connection, and the reset can overtake the answer."""
 
+_MUCH: Final = "the bodies of other requests take all the memory there is for them"
 _log = logging.getLogger("embatch.api")
 
 
 class GuardedConnection(h11.Connection):
     """h11's connection, which takes a request over a limit for one that breaks the protocol."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, bodies: HeldBodies | None = None) -> None:
         super().__init__(h11.SERVER, bounds.header_bytes)
         self.bounds = bounds
         self.refusal: Refusal | None = None
         """Why the peer was refused; set before the `RemoteProtocolError` is raised."""
-        self._body = BodyCount(0)
+        self.body = BodyCount(0)
+        self._bodies = HeldBodies(bounds.held_bytes) if bodies is None else bodies
+        self.held = HeldBody(self._bodies, 0)
+        """What the body of the request under way holds; whoever works the request lets it go."""
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         """As h11's; `RemoteProtocolError` also for what the bounds forbid."""
@@ -53,19 +74,37 @@ class GuardedConnection(h11.Connection):
             )
             raise
         if isinstance(event, h11.Request):
-            self._body = BodyCount(self.bounds.body_limit(event.target))
-            self.refusal = judge_head(event, self.bounds)
+            self.body = BodyCount(self.bounds.body_limit(event.target))
+            self.held = HeldBody(self._bodies, self.bounds.held_limit(event.target))
+            self.refusal = judge_head(event, self.bounds) or self._judge_room(event)
         elif isinstance(event, h11.Data):
-            self.refusal = self._body.add(event)
+            self.refusal = self.body.add(event)
+            if self.refusal is None and not self.held.take(len(event.data)):
+                self.refusal = overloaded(_MUCH)
         if self.refusal is not None:
             raise h11.RemoteProtocolError(self.refusal.reason, self.refusal.status)
         return event
+
+    def _judge_room(self, head: h11.Request) -> Refusal | None:
+        """Refuse before it is sent a body that has no room now."""
+        announced = int(dict(head.headers).get(b"content-length", b"0"))
+        return None if self.held.fits(announced) else overloaded(_MUCH)
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the connections of one server share. Lives in one event loop."""
+
+    bodies: HeldBodies
+    idle: dict[GuardedProtocol, None] = field(default_factory=dict)
+    """Connections without a request, the longest without one first."""
 
 
 class GuardedProtocol(H11Protocol):
     """uvicorn's h11 protocol with limits and deadlines. Made by `guarded`."""
 
     bounds: ClassVar[Bounds]
+    shared: ClassVar[Shared]
 
     def __init__(
         self,
@@ -75,24 +114,55 @@ class GuardedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.conn: GuardedConnection = GuardedConnection(self.bounds)
+        self.conn: GuardedConnection = GuardedConnection(self.bounds, self.shared.bodies)
+        self._application, self.app = self.app, self._answer
         self._deadline: asyncio.TimerHandle | None = None
         self._phase: object = None
         self._arrived = 0
+        self._spent = 0.0
+        """Seconds of this phase in which nobody but the peer was slow."""
         self._left = False
+        self._taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Start the deadline for the first head."""
+        """Start the deadline for the first head, if there is room for one connection more."""
         super().connection_made(transport)
-        self._watch()
+        if self._has_room():
+            self.shared.idle[self] = None
+            self._watch()
+
+    def _has_room(self) -> bool:
+        """Return whether this connection may stay, for which the longest idle one may have to go."""
+        beyond = len(self.connections) - self.bounds.connections
+        if beyond <= 0:
+            return True
+        oldest = next(iter(self.shared.idle), None)
+        if oldest is not None:
+            del self.shared.idle[oldest]
+            oldest.timeout_keep_alive_handler()
+            return True
+        if beyond > _TURNED_AWAY:
+            self.transport.abort()
+        else:
+            self._refuse(overloaded("there are too many connections"))
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadlines."""
+        self.shared.idle.pop(self, None)
         self._await_nothing()
+        self._taken()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Begin to be idle, unless the next request is here already."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self.shared.idle[self] = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless the peer was refused: then it is thrown away until the connection ends."""
+        self.shared.idle.pop(self, None)
         if not self._left:
             self._arrived += len(data)
             super().data_received(data)
@@ -101,6 +171,68 @@ class GuardedProtocol(H11Protocol):
         """Handle what was parsed, then see what is awaited next."""
         super().handle_events()
         self._watch()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the application answer; what ends it from outside is answered, half an answer torn."""
+        cycle: RequestResponseCycle = self.cycle
+        held = self.conn.held
+        try:
+            await self._application(scope, receive, send)
+        except asyncio.CancelledError:  # the service has waited for its calls long enough
+            if not cycle.response_started:
+                await problems.answer(problems.leaving())(scope, receive, send)
+        except Exception as error:  # noqa: BLE001  (the application has told of it, if it began to answer)
+            if not cycle.response_started:
+                await problems.bug(error)(scope, receive, send)
+        finally:
+            held.let_go()
+        if cycle.response_started and not cycle.response_complete and not cycle.disconnected:
+            self._tear(cycle)
+
+    def _tear(self, cycle: RequestResponseCycle) -> None:
+        """End an answer so that no client takes it for whole: its last chunk never comes."""
+        cycle.disconnected = True
+        if cycle.scope["http_version"] == "1.0":
+            self._reset()
+        else:
+            self.transport.close()
+
+    def _reset(self) -> None:
+        """End the connection with a reset: without chunks a plain end is the end of the answer."""
+        stream = self.transport.get_extra_info("socket")
+        if stream is not None and stream.family != socket.AF_UNIX:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Give the peer a deadline for taking what was sent."""
+        super().pause_writing()
+        self._taken()
+        self._await_taking(self.transport.get_write_buffer_size(), 0.0)
+
+    def resume_writing(self) -> None:
+        """Forget the deadline: it was taken."""
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def _await_taking(self, whole: int, spent: float) -> None:
+        before = self.transport.get_write_buffer_size()
+
+        def check() -> None:
+            left, after = self.transport.get_write_buffer_size(), spent + self.bounds.receive_seconds
+            slow = before - left < _RATE * self.bounds.receive_seconds
+            if slow or self.bounds.overdue(after, whole - left):
+                _log.info("refused", extra={"fields": {"status": 499, "reason": "SLOW_READER"}})
+                self._reset()
+            else:
+                self._await_taking(whole, after)
+
+        self._taking = self.loop.call_later(self.bounds.receive_seconds, check)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the connection refused."""
@@ -119,7 +251,7 @@ class GuardedProtocol(H11Protocol):
         if waiting is self._phase:
             return
         self._await_nothing()
-        self._phase = waiting
+        self._phase, self._spent = waiting, 0.0
         if waiting is not None:
             self._open_window()
 
@@ -138,16 +270,20 @@ class GuardedProtocol(H11Protocol):
         """At the deadline: a head must be complete, a body must have come at a fair rate."""
         rate_met = self._arrived - arrived_before >= _RATE * self.bounds.receive_seconds
         # Reading is paused while the application is the slow one.
-        if self._phase is h11.SEND_BODY and (rate_met or paused_before or self.flow.read_paused):
+        paused = paused_before or self.flow.read_paused
+        self._spent += 0.0 if paused else self.bounds.receive_seconds
+        overdue = self.bounds.overdue(self._spent, self.conn.body.size)
+        if self._phase is h11.SEND_BODY and (paused or (rate_met and not overdue)):
             self._open_window()
         elif self._arrived == 0:
             self.transport.close()
         else:
+            seconds = self._spent if overdue else self.bounds.receive_seconds
             self._refuse(
                 Refusal(
                     HTTPStatus.REQUEST_TIMEOUT,
                     "TOO_SLOW",
-                    f"the request did not arrive within {self.bounds.receive_seconds:g} seconds",
+                    f"the request did not arrive within {seconds:g} seconds",
                 )
             )
 
@@ -177,4 +313,5 @@ class GuardedProtocol(H11Protocol):
 
 def guarded(bounds: Bounds) -> type[GuardedProtocol]:
     """Return the protocol class for uvicorn's `http=` that holds every connection to these bounds."""
-    return type("Guarded", (GuardedProtocol,), {"bounds": bounds})
+    shared = Shared(HeldBodies(bounds.held_bytes))
+    return type("Guarded", (GuardedProtocol,), {"bounds": bounds, "shared": shared})

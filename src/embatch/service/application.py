@@ -8,6 +8,7 @@ answer; repeating is safe then, for a submit with an idempotency key.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -23,12 +24,13 @@ from embatch.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    Unavailable,
 )
 from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
 from embatch.interactive import Interactive
-from embatch.planning import Planner
-from embatch.reading import Results, read_results
-from embatch.service.views import Health, after, batch_id, check_page_size, shown, token
+from embatch.reading import Results, read_results, unless_deleted
+from embatch.service.planner import Planner
+from embatch.service.views import Health, after, batch_id, check_page_size, health, shown, token
 from embatch.shard import Done
 from embatch.states import State
 from embatch.store.cache import VectorCache
@@ -53,7 +55,9 @@ _REQUESTS: Final = "batch.inputConfig.requests.requests"
 
 
 class Service:
-    """Batches, files and models over one data folder; what is answered at once is `interactive`.
+    """Batches, files and models over one data folder.
+
+    What is answered at once is `interactive`, and what comes in as a file `uploads`.
 
     Making one takes up what the last service left, however it ended: claimed shards wait again, folders and
     files that no row speaks of are removed, planning goes on. Then it works until `close`.
@@ -73,12 +77,12 @@ class Service:
         self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
         self._settings, self._now = settings, now
         self.interactive = Interactive(catalog, pool, settings)
-        self._uploads = Uploads(store, blobs, settings, now)
+        self.uploads = Uploads(store, blobs, settings, now)
         self._dispatcher = Dispatcher(store, blobs, catalog, pool, settings, now=now)
         self._cached = Cached(VectorCache(blobs.root / "cache", settings.cache_bytes), pool, blobs)
         clock = AgeClock(now, steady)
-        self._ageing = Ageing(store, blobs, settings, clock, expired=self._dispatcher.cancel)
-        self._ageing.sweeps.append(lambda: self._uploads.sweep(clock.by(settings.file_expiry)))
+        self._ageing = Ageing(store, blobs, settings, clock, expired=self._stopped)
+        self._ageing.sweeps.append(lambda: self.uploads.sweep(clock.by(settings.file_expiry)))
         self._ageing.sweeps.append(self._cached.cache.prune)
         self._planner = Planner(
             store, blobs, catalog, pool, settings, now, self._cached, planned=self._dispatcher.wake
@@ -92,7 +96,7 @@ class Service:
         self._store.release_all()
         for orphan in set(self._blobs.batch_folders()) - self._store.ids_of_batches():
             self._blobs.remove_batch(orphan)
-        self._uploads.collect_orphans()
+        self.uploads.collect_orphans()
 
     # submit
 
@@ -106,9 +110,9 @@ class Service:
             NotFound: no such model.
             AlreadyExists: the idempotency key belongs to another body.
             EngineTrouble: requests name dimensions, and only loading tells how many this model has.
+            Unavailable: the disk has no room for more (STORAGE_LOW).
         """
-        draft.check()
-        model = self._catalog.resolve(draft.model)
+        model = self._accepting(draft)
         most = self._settings.inline_requests
         held = list(islice(rows, most + 1))
         if not held:
@@ -154,19 +158,27 @@ class Service:
         Raises:
             InvalidArgument, NotFound, AlreadyExists: as `submit_inline`.
             PermissionDenied: no such file.
+            Unavailable: as `submit_inline`.
         """
-        draft.check()
-        model = self._catalog.resolve(draft.model)
+        model = self._accepting(draft)
         file = self._store.file(file_id(file_name, "batch.inputConfig.fileName"))
         record, _ = self._store.accept(draft.new(new_id(36), model, self._now(), self._settings, file.id), [])
         self._planner.wake()
         return self._shown(record)
 
+    def _accepting(self, draft: Draft) -> ServedModel:
+        """Return the model of a batch that may be accepted."""
+        draft.check()
+        model = self._catalog.resolve(draft.model)
+        self._blobs.check_room(self._settings.free_bytes)
+        return model
+
     # look, change, stop
 
     def get(self, name: str) -> Batch:
         """Return a batch as it is now. Raises NotFound."""
-        return self._shown(self._store.get(batch_id(name)))
+        record = self._store.get(batch_id(name))
+        return self._shown(record, self._ahead(record))
 
     def list(self, page_size: int, page_token: str | None) -> Page[Batch]:
         """Return one page of batches, newest first, each exactly once over all pages.
@@ -207,8 +219,12 @@ class Service:
             record = self._store.cancel(id_, self._now())
         except IllegalTransition:
             return self.get(name)
-        self._dispatcher.cancel(id_)
+        self._stopped(id_)
         return self._shown(record)
+
+    def _stopped(self, id_: str) -> None:
+        self._dispatcher.cancel(id_)
+        self._planner.stop(id_)
 
     def delete(self, name: str) -> None:
         """Delete a final batch with its texts and embeddings; gone for good on return.
@@ -241,9 +257,10 @@ class Service:
         Requests that a stopped batch did not reach have the error CANCELLED or EXPIRED.
 
         Raises:
-            NotFound: no such batch.
+            NotFound: no such batch; while `parts` is read: it was deleted just now.
             FailedPrecondition: it is not final yet.
             DataLoss: while `parts` is read: a stored file does not match its checksum.
+            Unavailable: while `parts` is read: a stored file cannot be read just now.
         """
         record = self._store.get(batch_id(name))
         if not record.state.final:
@@ -255,14 +272,27 @@ class Service:
             native = self._catalog.resolve(record.model).dimensions or 1
         except NotFound:  # not served any more; stored vectors tell their own size
             native = 1
-        return read_results(self._shown(record), record, shards, self._blobs, native=native)
+        found = read_results(self._shown(record), record, shards, self._blobs, native=native)
+        return replace(found, parts=unless_deleted(found.parts, lambda: self._store.get(record.id)))
 
-    def _shown(self, record: BatchRecord) -> Batch:
+    def _ahead(self, record: BatchRecord) -> str | None:
+        """Return why a batch that nothing keeps from being worked has not begun; `None`: it is about to."""
+        at_work = self._dispatcher.at_work()
+        if record.state is not State.PENDING or not record.planned or record.id in at_work:
+            return None
+        for other in at_work:
+            with suppress(NotFound):
+                run = self._store.get(other).run
+                if run is None or run != record.run:  # a run's own batches follow one another
+                    return f"batches/{other} is worked before it"
+        return None
+
+    def _shown(self, record: BatchRecord, ahead: str | None = None) -> Batch:
         alone = self._pool.alone(record.model)
         if record.state.final:
             return shown(record, Done(0), alone)
         troubles = self._dispatcher.troubles()
-        waits = troubles.get(f"batches/{record.id}", troubles.get(record.model))
+        waits = troubles.get(f"batches/{record.id}", troubles.get(record.model, ahead))
         return shown(record, self._dispatcher.uncommitted(record.id), alone, waits)
 
     # models
@@ -280,28 +310,6 @@ class Service:
         return self._catalog.naming(model)
 
     # files
-
-    def begin_upload(
-        self, *, file_id: str | None, display_name: str | None, mime_type: str, size: int | None
-    ) -> str:
-        """Begin an upload and return its token; see `uploads.Uploads.begin`."""
-        return self._uploads.begin(file_id, display_name, mime_type, size)
-
-    def upload_offset(self, token: str) -> int:
-        """Return how many bytes of an upload have arrived. Raises NotFound."""
-        return self._uploads.offset(token)
-
-    def append(self, token: str, offset: int, chunk: bytes) -> int:
-        """Append bytes to an upload; see `uploads.Uploads.append`."""
-        return self._uploads.append(token, offset, chunk)
-
-    def finish(self, token: str) -> FileRecord:
-        """Make a file of an upload, durable on return; see `uploads.Uploads.finish`."""
-        return self._uploads.finish(token)
-
-    def drop_upload(self, token: str) -> None:
-        """Forget an upload. Repeating is safe."""
-        self._uploads.drop(token)
 
     def file(self, name: str) -> FileRecord:
         """Return a file; the results of a file batch are one too, of unknown size.
@@ -330,7 +338,7 @@ class Service:
             PermissionDenied: there is none, as when repeated.
             FailedPrecondition: a batch is still being planned from it.
         """
-        self._uploads.delete(file_id(name, "name"))
+        self.uploads.delete(file_id(name, "name"))
 
     def results_of_file(self, name: str) -> Results:
         """Return the results that a `files/batch-{id}` stands for; see `results`.
@@ -359,13 +367,13 @@ class Service:
 
     def health(self) -> Health:
         """Return whether the service can work, and if not why."""
-        troubles = self._dispatcher.troubles()
-        reasons = list(dict.fromkeys(troubles.values()))
-        if self._store.broken:
-            reasons.append("the storage reported an error: the service restarts to find out what it holds")
+        lack = None
+        try:
+            self._blobs.check_room(self._settings.free_bytes)
+        except Unavailable as error:
+            lack = error.message
         served = {model.name for model in self._catalog}
-        ready = not self._store.broken and served.isdisjoint(troubles)
-        return Health(ready, tuple(reasons), self._store.version(), tuple(self._pool.status()))
+        return health(self._dispatcher.troubles(), served, lack, self._store, self._pool.status())
 
     def sweep(self) -> None:
         """Expire and delete what has grown too old, as is done every few seconds. Repeating is safe."""

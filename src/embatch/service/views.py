@@ -14,13 +14,16 @@ from embatch.batch import WAITS, Batch, BatchStats, BatchUsage
 from embatch.errors import InvalidArgument, NotFound
 from embatch.states import State
 from embatch.store.times import micros
+from embatch.store.trouble import storage_error, storage_full
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from embatch.pool import EngineStatus
     from embatch.shard import Done
     from embatch.store.records import BatchRecord
+    from embatch.store.store import Store
 
 _BATCH: Final = re.compile(r"batches/([a-z0-9]{1,64})")
 _ID: Final = re.compile(r"[a-z0-9-]{1,64}")
@@ -38,6 +41,32 @@ class Health:
     store: str
     """The database engine and its version."""
     engines: tuple[EngineStatus, ...]
+
+
+def health(
+    troubles: Mapping[str, str],
+    served: Collection[str],
+    lack: str | None,
+    store: Store,
+    engines: Sequence[EngineStatus],
+) -> Health:
+    """Return whether the service can work.
+
+    Args:
+        troubles: why a model or a batch waits, by name.
+        served: names of the models.
+        lack: what the disk lacks; `None`: nothing.
+        store: tells of itself.
+        engines: as they are now.
+    """
+    reasons = list(dict.fromkeys(troubles.values()))
+    full = storage_full().message in reasons
+    if lack is not None:
+        reasons.append(lack)
+    if store.broken:
+        reasons.append(storage_error().message)
+    ready = not (store.broken or full or lack is not None) and troubles.keys().isdisjoint(served)
+    return Health(ready, tuple(reasons), store.version(), tuple(engines))
 
 
 def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: str | None = None) -> Batch:
@@ -73,7 +102,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: st
     readable = final and record.state is not State.FAILED and not record.inline
     return Batch(
         f"batches/{record.id}",
-        f"models/{record.model}",
+        f"models/{record.asked_model or record.model}",
         record.state,
         record.display_name,
         record.priority,
@@ -86,6 +115,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: st
         record.error,
         record.notes if waits is None else (*record.notes, WAITS + waits),
         usage,
+        None if record.asked_model is None else f"models/{record.model}",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -29,14 +30,17 @@ class Ballast:
     def fill(self) -> None:
         """Take the room up if it is not taken and the disk has plenty; else change nothing."""
         try:
-            if self._path.exists() and self._path.stat().st_size == BYTES:
-                self.missing = False
-                return
+            with contextlib.suppress(FileNotFoundError):
+                found = self._path.lstat()
+                if stat.S_ISREG(found.st_mode) and found.st_size == BYTES:
+                    self.missing = False
+                    return
             volume = os.statvfs(self._path.parent)
             if volume.f_blocks and volume.f_bavail * volume.f_frsize < _ROOM:
                 return
             # Written out, not left sparse: only blocks that are really there can be given back.
-            with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with os.fdopen(os.open(self._path, flags, 0o600), "wb") as file:
                 file.write(bytes(BYTES))
                 file.flush()
                 os.fsync(file.fileno())

@@ -123,6 +123,7 @@ def _batch(row: Row[Any]) -> BatchRecord:
         cached_count=int(row.cached or 0),
         cpu_micros=int(row.cpu or 0),
         run=row.run,
+        asked_model=row.asked_model,
     )
 
 
@@ -152,4 +153,5 @@ def accepted(new: NewBatch, shards: Sequence[PayloadShard]) -> BatchRecord:
         token_count=0,
         cached_count=sum(shard.cached_count for shard in shards),
         run=new.run,
+        asked_model=new.asked_model,
     )

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss
-from embatch.store.trouble import disk, unreadable
+from embatch.store.trouble import disk, storage_low, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,15 @@ class Blobs:
                 self._ensure(self.root / name)
         except OSError as error:
             raise disk(error) from error
+
+    def check_room(self, least: int) -> None:
+        """Refuse where the volume has fewer bytes free. Raises Unavailable (STORAGE_LOW)."""
+        try:
+            volume = os.statvfs(self.root)
+        except OSError as error:
+            raise unreadable(error) from error
+        if volume.f_blocks and volume.f_bavail * volume.f_frsize < least:
+            raise storage_low(least)
 
     def path(self, relative: str) -> Path:
         """Return where a blob stands.

@@ -39,6 +39,8 @@ class NewBatch:
     notes: tuple[str, ...] = ()
     run: str | None = None
     """The run it belongs to, whose end hands its vectors to the cache; `None`: nobody's."""
+    asked_model: str | None = None
+    """The name by which its model was asked for, without `models/`; `None`: its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class BatchRecord:
     cached_count: int = 0
     cpu_micros: int = 0
     run: str | None = None
+    asked_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from embatch.states import ACTIVE, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-VERSION: Final = "0003"
+VERSION: Final = "0004"
 """The newest migration. A test holds it, the migrations and these tables together."""
 METADATA: Final = MetaData()
 
@@ -67,6 +67,8 @@ BATCH: Final = Table(
     Column("run", Text),
     # What computed its first vectors, as a digest: no others are taken. NULL before there are any.
     Column("computed_by", Text),
+    # The name its model was asked for by, where that is another one. NULL also for what older versions took.
+    Column("asked_model", Text),
     CheckConstraint(one_of("state", State), name="known_state"),
     CheckConstraint(f"(end_time IS NULL) = ({_ACTIVE})", name="ended_exactly_when_final"),
     CheckConstraint("waiting >= 0", name="waiting_not_negative"),
@@ -138,6 +140,7 @@ FILE: Final = Table(
     CheckConstraint("size >= 0", name="size_not_negative"),
 )
 Index("file_newest", FILE.c.create_time.desc(), FILE.c.id.desc())
+Index("file_path", FILE.c.path)
 
 UPLOAD: Final = Table(
     "upload",

@@ -125,6 +125,7 @@ class Store(Batches, Files):
             "idempotency_key": new.idempotency_key,
             "body_digest": new.body_digest,
             "run": new.run,
+            "asked_model": new.asked_model,
             "create_time": micros(new.create_time),
             "update_time": micros(new.create_time),
             "expire_time": micros(new.expire_time),

@@ -45,10 +45,25 @@ class Trouble(Enum):
         return _ERRORS[self]()
 
 
+_MOMENT: Final = 1.0
+"""Seconds after which a full disk may be tried again. Clients wait as they are told before they say what is
+wrong, and only a person can make room: they should say it soon."""
+
+
 def storage_full() -> Unavailable:
     """Return the error of a full disk. Nothing changed; it is safe to repeat."""
     return Unavailable(
-        "the disk of the data folder is full: free some space", reason="STORAGE_FULL", retry_after=30.0
+        "the disk of the data folder is full: free some space", reason="STORAGE_FULL", retry_after=_MOMENT
+    )
+
+
+def storage_low(least: int) -> Unavailable:
+    """Return the error of a disk that has no room for more work; what was accepted may still be finished."""
+    return Unavailable(
+        f"the disk of the data folder has less than {least:,} bytes free, kept for what was accepted before: "
+        "free some space",
+        reason="STORAGE_LOW",
+        retry_after=_MOMENT,
     )
 
 

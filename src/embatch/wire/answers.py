@@ -7,16 +7,15 @@ twice; embatch adds fields of its own. All of that reads as the same values.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import orjson
 
 from embatch import jsontext
 from embatch.batch import Batch, BatchStats, BatchUsage, Page
-from embatch.errors import Code, Internal, Reason, RequestError
+from embatch.errors import Code, Internal, Reason, RequestError, printable
 from embatch.states import State
 from embatch.vectors import ContentEmbedding
 
@@ -34,6 +33,9 @@ _STATES: Final = {
     "BATCH_STATE_CANCELLED": State.CANCELLED,
     "BATCH_STATE_EXPIRED": State.EXPIRED,
 }
+
+
+_INT64: Final = range(-(1 << 63), 1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Found:
 
     key: str | None
     metadata: Mapping[str, Any] | None
-    values: Vectors | None
+    values: Vectors | None = field(repr=False)
     error: RequestError | None
     tokens: int | None
     """`None` where the service does not say."""
@@ -122,6 +124,7 @@ def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
         error=_request_error(error).message if isinstance(error, dict) else None,
         notes=tuple(note for note in _list(said.get("notes")) if isinstance(note, str)),
         usage=_usage(said.get("usage")),
+        alias_of=_text(said.get("aliasOf")),
     )
 
 
@@ -142,7 +145,7 @@ def _seconds(value: object) -> float | None:
 
 def _state(word: object, *, done: bool, failed: bool) -> State:
     # The SDK's words for the same states stand in Google's own pages.
-    known = _STATES.get(str(word).replace("JOB_STATE_", "BATCH_STATE_"))
+    known = _STATES.get((_text(word) or "").replace("JOB_STATE_", "BATCH_STATE_"))
     if known is not None and (known.final or not done):
         return known
     if done:
@@ -184,7 +187,7 @@ def parse_line(line: bytes) -> Found:
     """Return the result on one line of a responses file; a damaged line is an error without a key."""
     try:
         said = jsontext.loads(line)
-    except orjson.JSONDecodeError:
+    except ValueError:  # also an integer of more digits than Python reads
         said = None
     if not isinstance(said, dict):
         return Found(
@@ -222,9 +225,9 @@ def _found(said: Any) -> Found:
 
 def _request_error(said: Mapping[str, Any]) -> RequestError:
     code = Code.of_number(_count(said.get("code")))
-    message = _text(said.get("message")) or f"the service said {code.name} and no more"
+    message = printable(_text(said.get("message")) or f"the service said {code.name} and no more")
     reasons = [one.get("reason") for one in _list(said.get("details")) if isinstance(one, dict)]
-    reason = next((Reason(word) for word in reasons if word in Reason.__members__), None)
+    reason = next((Reason(word) for word in map(_text, reasons) if word in Reason.__members__), None)
     return RequestError(code, reason, message)
 
 
@@ -301,7 +304,7 @@ def _values(said: object) -> Vectors | None:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         said = jsontext.loads(body)
-    except orjson.JSONDecodeError:
+    except ValueError:  # also an integer of more digits than Python reads
         said = None
     if not isinstance(said, dict):
         raise Internal(
@@ -330,18 +333,19 @@ def _count(said: object) -> int:
     if isinstance(said, bool):
         return 0
     try:
-        return int(said)  # type: ignore[call-overload, no-any-return]  # what is no number is caught
+        number = int(said)  # type: ignore[call-overload]  # what is no number is caught
     except (TypeError, ValueError, OverflowError):
         return 0
+    return number if number in _INT64 else 0
 
 
 def _time(said: object) -> datetime | None:
     """Return a time of RFC 3339 in UTC; digits beyond microseconds are cut."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", str(said))
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", _text(said) or "")
     if match is None:
         return None
     try:
-        whole = datetime.fromisoformat(match[1] + match[3])
-    except ValueError:
+        whole = datetime.fromisoformat(match[1] + match[3]).astimezone(UTC)
+    except (ValueError, OverflowError):  # the first and last hours of all time are none in UTC
         return None
-    return whole.astimezone(UTC) + timedelta(microseconds=int((match[2] or ".")[1:7].ljust(6, "0")))
+    return whole + timedelta(microseconds=int((match[2] or ".")[1:7].ljust(6, "0")))

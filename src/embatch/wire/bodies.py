@@ -80,10 +80,11 @@ def _embed(model: str | None, request: Request) -> dict[str, Any]:
 
 def _json(said: object) -> bytes:
     try:
-        return jsontext.dumps(said)
+        return jsontext.dumps(said, jsontext.MESSAGE_DEPTH)
     except ValueError:
         raise InvalidArgument(
-            "JSON cannot say this: a text holds a lone surrogate, or metadata something of Python's"
+            "JSON cannot say this: a text holds a lone surrogate, or metadata something of Python's, or too "
+            "many levels"
         ) from None
 
 
@@ -107,7 +108,8 @@ def refuse_unsayable(request: Request, place: str) -> None:
     except ValueError:
         pass
     raise InvalidArgument(
-        f"{place}.metadata must be a JSON object of whole characters", field=f"{place}.metadata"
+        f"{place}.metadata must be a JSON object of whole characters, at most {jsontext.DEPTH} levels deep",
+        field=f"{place}.metadata",
     )
 
 
@@ -161,7 +163,9 @@ class StreamWriter:
         try:
             columns["text"] = self._arrow.array(texts, self._arrow.string())
         except UnicodeEncodeError:
-            columns["text"] = [_whole(text) for text in texts]
+            # As the service reads them: each that holds a lone surrogate fails alone, for what it is.
+            said = [None if text is None else text.encode(errors="surrogatepass") for text in texts]
+            columns["text"] = self._arrow.array(said, self._arrow.binary()).view(self._arrow.string())
         batch = self._arrow.RecordBatch.from_pydict(columns, schema=self._schema)
         for piece in messages.pieces(batch):  # a service bounds what it reads at once
             self._stream.write_batch(piece)
@@ -181,6 +185,6 @@ def _columns_of(one: Request) -> dict[str, Any]:
     }
 
 
-def _whole(text: str) -> str | None:
+def _whole(text: str | None) -> str | None:
     """Return the text, or `None` for one that cannot be said: it arrives as no text and fails alone."""
-    return text if jsontext.encodable(text) else None
+    return text if text is not None and jsontext.encodable(text) else None

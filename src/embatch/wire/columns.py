@@ -38,6 +38,8 @@ _BESIDE: Final = 64
 def read_batches(file: io.BufferedIOBase, text_bytes: int) -> Iterator[pa.RecordBatch]:
     """Yield the requests of an input stream, columns as in `shard.GIVEN`, in pieces and in bounded memory.
 
+    In a piece with a text that is not UTF-8 the texts are bytes: `rows_of` reads them.
+
     Args:
         file: the bytes; read once, from where they stand.
         text_bytes: what the longest good text has; of a text that makes a huge request of its own, only this
@@ -50,12 +52,24 @@ def read_batches(file: io.BufferedIOBase, text_bytes: int) -> Iterator[pa.Record
     schema = _schema(messages.read_columns(file))
     for message in messages.record_batches(file):
         try:
-            batch = pa.ipc.read_record_batch(pa.py_buffer(message), schema)
-            batch.validate(full=True)
+            batch = _decoded(message, schema)
         except (pa.ArrowException, OSError) as error:  # what does not decompress is an OSError
             raise messages.unreadable(str(error)[:200]) from None
+        given = pa.schema([batch.schema.field(one.name) if one.name == "text" else one for one in GIVEN])
         for piece in messages.pieces(batch):
-            yield _cut(completed(piece, GIVEN), max(text_bytes, messages.PIECE_BYTES))
+            yield _cut(completed(piece, given), max(text_bytes, messages.PIECE_BYTES))
+
+
+def _decoded(message: bytearray, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a record batch, validated; `text` is a column of bytes where one of them is not UTF-8."""
+    batch = pa.ipc.read_record_batch(pa.py_buffer(message), schema)
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        at = schema.get_field_index("text")
+        batch = pa.ipc.read_record_batch(pa.py_buffer(message), schema.set(at, pa.field("text", pa.binary())))
+        batch.validate(full=True)  # of the rest, all is as strict as before
+    return batch
 
 
 def _schema(columns: Sequence[messages.Column]) -> pa.Schema:
@@ -86,7 +100,10 @@ def _cut(piece: pa.RecordBatch, most: int) -> pa.RecordBatch:
     """
     if piece.num_rows != 1 or piece.nbytes <= most:
         return piece
-    texts = [one if one.nbytes <= most + _BESIDE else pa.array(["x" * (most + 1)]) for one in piece.columns]
+    texts = [
+        one if one.nbytes <= most + _BESIDE else pa.array(["x" * (most + 1)]).cast(one.type)
+        for one in piece.columns
+    ]
     return pa.RecordBatch.from_arrays(texts, schema=piece.schema)
 
 

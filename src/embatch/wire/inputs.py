@@ -7,21 +7,20 @@ spelled. What is wrong with the content of one request is not refused here: it m
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NoReturn
-
-import orjson
 
 from embatch import jsontext
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import RequestRow
+from embatch.wire.gemini.read_json import Body, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-DEPTH: Final = 32
 _INT32: Final = range(-(1 << 31), 1 << 31)
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
@@ -49,58 +48,8 @@ class Created:
     file_name: str | None
 
 
-def load(body: bytes) -> Any:
-    """Return the JSON of a body, refusing what proto3 JSON has no reading for.
-
-    Raises:
-        InvalidArgument: not JSON, not UTF-8, nested too deeply, or a field given twice.
-    """
-    if not body.strip():
-        raise InvalidArgument("the body is empty: send a JSON object", field="body", reason="MALFORMED_JSON")
-    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or body[:2] in (b"{\x00", b"\x00{"):
-        raise InvalidArgument(
-            "the body must be UTF-8 without a byte order mark", field="body", reason="BAD_ENCODING"
-        )
-    _check_depth(body)
-    try:
-        value = jsontext.loads(body)
-        _refuse_twice(body)
-    except orjson.JSONDecodeError as error:
-        encoding = any(word in str(error).lower() for word in ("utf-8", "surrogate"))
-        reason = "BAD_ENCODING" if encoding else "MALFORMED_JSON"
-        raise InvalidArgument(
-            f"Invalid JSON payload received: {error}", field="body", reason=reason
-        ) from None
-    if not isinstance(value, dict):
-        raise InvalidArgument("the body must be a JSON object", field="body", reason="MALFORMED_JSON")
-    return value
-
-
-def _check_depth(body: bytes) -> None:
-    """Refuse deep nesting before a parser sees it; brackets inside strings are left out."""
-    if body.count(b"{") + body.count(b"[") <= DEPTH:
-        return
-    depth = 0
-    for byte in re.finditer(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', body, re.DOTALL):
-        mark = byte[0]
-        if mark in (b"{", b"["):
-            depth += 1
-            if depth > DEPTH:
-                raise InvalidArgument(f"the body nests deeper than {DEPTH}", field="body", reason="TOO_DEEP")
-        elif mark in (b"}", b"]"):
-            depth -= 1
-
-
-def _refuse_twice(body: bytes) -> None:
-    """Orjson lets the last of two equal keys win in silence; a second, slower reading tells them."""
-
-    def pairs(found: list[tuple[str, Any]]) -> None:
-        names = {name for name, _ in found}
-        if len(names) != len(found):
-            twice = next(name for at, (name, _) in enumerate(found) if name in {n for n, _ in found[:at]})
-            raise InvalidArgument("this field is given twice", field=twice[:64], reason="DUPLICATE_KEY")
-
-    json.loads(body, object_pairs_hook=pairs, parse_int=str, parse_float=str)
+def _nothing() -> None:
+    pass
 
 
 class Fields:
@@ -111,10 +60,7 @@ class Fields:
             raise InvalidArgument("this must be a JSON object", field=path or "body")
         self.path = path
         self._values: dict[str, Any] = {}
-        spelled: dict[str, str] = {}
-        for name in known:
-            spelled[name] = name
-            spelled[_snake(name)] = name
+        spelled = _spellings(known)
         for name, content in value.items():
             proper = spelled.get(name)
             if proper is None:
@@ -171,18 +117,28 @@ class Fields:
         raise InvalidArgument(message, field=self.at(name), reason=reason)
 
 
-def create(body: bytes, model: str, same_model: Callable[[str], bool]) -> Created:
+def create(
+    body: bytes,
+    model: str,
+    same_model: Callable[[str], bool],
+    *,
+    most: int | None = None,
+    pulse: Callable[[], None] = _nothing,
+) -> Created:
     """Read the body of `asyncBatchEmbedContent`.
 
     Args:
         body: as it came.
         model: the model of the path.
         same_model: whether a request's own `model` is the batch's.
+        most: of more requests, one more is returned; `None` returns all.
+        pulse: called every now and then; what it raises ends the reading.
 
     Raises:
         InvalidArgument: naming the field.
     """
-    top = Fields(load(body), "", ("batch",))
+    read = Body(body, 5, pulse)
+    top = Fields(read.value, "", ("batch",))
     known = ("model", "displayName", "inputConfig", "priority", "webhookConfig", "name")
     batch = Fields(top.get("batch"), "batch", known)
     named = batch.text("model")
@@ -194,17 +150,20 @@ def create(body: bytes, model: str, same_model: Callable[[str], bool]) -> Create
     inline, file_name = config.get("requests"), config.text("fileName")
     if (inline is None) == (file_name is None):
         raise InvalidArgument("give either requests or fileName", field="batch.inputConfig")
-    rows = None if inline is None else _inline(inline, same_model)
+    rows = None if inline is None else _inline(inline, read, same_model, most)
     return Created(batch.text("displayName"), batch.integer("priority", _INT64) or 0, rows, file_name)
 
 
-def _inline(value: object, same_model: Callable[[str], bool]) -> list[RequestRow]:
+def _inline(
+    value: object, read: Body, same_model: Callable[[str], bool], most: int | None
+) -> list[RequestRow]:
     path = "batch.inputConfig.requests.requests"
-    entries = Fields(value, "batch.inputConfig.requests", ("requests",)).get("requests")
-    if not isinstance(entries, list) or not entries:
+    given = Fields(value, "batch.inputConfig.requests", ("requests",)).get("requests")
+    entries = read.elements(given, path)
+    if entries is None:
         raise InvalidArgument("this must be a list of at least one request", field=path, reason="EMPTY_BATCH")
     rows = []
-    for at, entry in enumerate(entries):
+    for at, entry in enumerate(islice(entries, None if most is None else most + 1)):
         fields = Fields(entry, f"{path}[{at}]", ("request", "metadata", "key"))
         rows.append(
             request_row(
@@ -227,7 +186,7 @@ def _metadata(fields: Fields) -> str | None:
     try:
         return jsontext.dumps(value).decode()
     except ValueError:
-        fields.refuse("metadata", "metadata nests too deeply")
+        fields.refuse("metadata", f"metadata nests too deeply: at most {jsontext.DEPTH} levels")
 
 
 def request_row(
@@ -294,37 +253,54 @@ def embed(body: bytes, same_model: Callable[[str], bool]) -> RequestRow:
 
 
 def embed_many(
-    body: bytes, same_model: Callable[[str], bool], most: int, *, least: int = 1
+    body: bytes,
+    same_model: Callable[[str], bool],
+    most: int,
+    *,
+    least: int = 1,
+    pulse: Callable[[], None] = _nothing,
 ) -> list[RequestRow]:
-    """Read the body of `batchEmbedContents`. Raises InvalidArgument naming the field."""
-    entries = Fields(load(body), "", ("requests",)).get("requests")
-    if not isinstance(entries, list) or len(entries) < least:
-        raise InvalidArgument(
-            "this must be a list of at least one request", field="requests", reason="EMPTY_BATCH"
-        )
-    if len(entries) > most:
-        raise InvalidArgument(
-            f"* BatchEmbedContentsRequest.requests: at most {most} requests can be in one batch: "
-            "submit more with asyncBatchEmbedContent",
-            field="requests",
-            reason="TOO_MANY_REQUESTS_IN_BATCH",
-        )
-    return [request_row(entry, f"requests[{at}]", same_model) for at, entry in enumerate(entries)]
-
-
-def count_tokens(body: bytes, most: int) -> list[RequestRow]:
-    """Read the body of `countTokens`; roles and how contents are grouped mean nothing here.
+    """Read the body of `batchEmbedContents`; `pulse` as of `create`.
 
     Raises:
         InvalidArgument: naming the field.
     """
-    contents = Fields(load(body), "", ("contents",)).get("contents")
-    if not isinstance(contents, list) or not contents:
+    read = Body(body, 2, pulse)
+    given = Fields(read.value, "", ("requests",)).get("requests")
+    entries = read.elements(given, "requests")
+    if entries is None and (least or given != []):
+        raise InvalidArgument(
+            "this must be a list of at least one request", field="requests", reason="EMPTY_BATCH"
+        )
+    rows = []
+    for at, entry in enumerate(entries or ()):
+        if at == most:
+            raise InvalidArgument(
+                f"* BatchEmbedContentsRequest.requests: at most {most} requests can be in one batch: "
+                "submit more with asyncBatchEmbedContent",
+                field="requests",
+                reason="TOO_MANY_REQUESTS_IN_BATCH",
+            )
+        rows.append(request_row(entry, f"requests[{at}]", same_model))
+    return rows
+
+
+def count_tokens(body: bytes, most: int, *, pulse: Callable[[], None] = _nothing) -> list[RequestRow]:
+    """Read the body of `countTokens`; roles and how contents are grouped mean nothing here.
+
+    `pulse` as of `create`.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    read = Body(body, 2, pulse)
+    contents = read.elements(Fields(read.value, "", ("contents",)).get("contents"), "contents")
+    if contents is None:
         raise InvalidArgument("this must be a list of at least one content", field="contents")
-    if len(contents) > most:
-        raise InvalidArgument(f"at most {most} contents a call: send them in several", field="contents")
     rows = []
     for at, content in enumerate(contents):
+        if at == most:
+            raise InvalidArgument(f"at most {most} contents a call: send them in several", field="contents")
         text, fault = _content(content, f"contents[{at}]")
         rows.append(RequestRow(text, fault=fault))
     return rows
@@ -372,8 +348,10 @@ def row_of_line(line: Mapping[str, Any], same_model: Callable[[str], bool]) -> R
     return request_row(fields.get("request"), "request", same_model, key=key, metadata=_metadata(fields))
 
 
-def _snake(name: str) -> str:
-    return _CAPITAL.sub("_", name).lower()
+@cache
+def _spellings(known: tuple[str, ...]) -> dict[str, str]:
+    """Return the proper name of each spelling."""
+    return {spelling: name for name in known for spelling in (name, _CAPITAL.sub("_", name).lower())}
 
 
 def _camel(name: str) -> str:

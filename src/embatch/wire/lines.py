@@ -46,6 +46,12 @@ def _row(line: bytes, number: int, same_model: Callable[[str], bool]) -> Request
         line.decode()
     except UnicodeDecodeError:
         return _faulty(Reason.BAD_ENCODING, f"line {number} is not UTF-8")
+    if jsontext.too_many(line):
+        most = jsontext.MOST_MARKS
+        return _faulty(
+            Reason.BAD_LINE,
+            f"line {number} has more than {most} brackets and commas: send fewer values in it",
+        )
     try:
         value = jsontext.loads(line)
     except orjson.JSONDecodeError as error:

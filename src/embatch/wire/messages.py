@@ -103,6 +103,18 @@ def record_batches(file: BufferedIOBase) -> Iterator[bytearray]:
         yield message
 
 
+def is_compressed(metadata: bytes) -> bool:
+    """Return whether the record batch of a message, by its metadata, takes more room than its bytes show.
+
+    Raises:
+        InvalidArgument: it is damaged, or no record batch.
+    """
+    try:
+        return _header(metadata, _RECORD_BATCH).has(3)
+    except struct.error:
+        raise unreadable("a record batch is damaged") from None
+
+
 def _check_size(size: int) -> None:
     if size < 0:
         raise unreadable("a record batch is damaged")

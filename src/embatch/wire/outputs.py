@@ -59,6 +59,8 @@ def batch_message(batch: Batch) -> dict[str, Any]:
     message: dict[str, Any] = {"model": batch.model, "name": batch.name, "state": STATES[batch.state]}
     if batch.display_name is not None:
         message["displayName"] = batch.display_name
+    if batch.alias_of is not None:
+        message["aliasOf"] = batch.alias_of
     if batch.input_file is not None:
         message["inputConfig"] = {"fileName": batch.input_file}
     message["priority"] = str(batch.priority)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from embatch.backoff import http_date, retry_after
 from embatch.errors import (
     AlreadyExists,
     Code,
@@ -22,6 +23,7 @@ from embatch.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ _KINDS: Final[Mapping[Code, type[EmbatchError]]] = {
     Code.ABORTED: Unavailable,
     Code.DATA_LOSS: DataLoss,
 }
+_WORD: Final = 200
+"""Most characters of the name of a field or a reason."""
 _BY_STATUS: Final = {
     401: Unauthenticated,
     403: PermissionDenied,
@@ -55,16 +59,19 @@ _BY_STATUS: Final = {
 }
 
 
-def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> EmbatchError:
+def parse_error(status: int, headers: Mapping[str, str], body: bytes, via: str = "") -> EmbatchError:
     """Return the error that an answer means, whatever its body is.
 
     Args:
         status: the HTTP status, not 2xx.
         headers: names in lower case.
-        body: Google's envelope, or whatever a proxy put in its place.
+        body: Google's envelope, or whatever a proxy put in its place; what stands in it is cut, and shown
+            without control characters.
+        via: what to say of the way where there is no envelope, so that it may have been somebody on it who
+            answered.
     """
     said = _envelope(body)
-    code = Code.__members__.get(str(said.get("status")))
+    code = Code.__members__.get(_text(said.get("status")) or "")
     if status == 413:
         kind: type[EmbatchError] = TooLarge
     elif code is not None:
@@ -75,13 +82,11 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes) -> Embatch
     violations = [v for one in details for v in _list(one.get("fieldViolations")) if isinstance(v, dict)]
     violation = violations[0] if violations else {}
     reason = violation.get("reason") or next((one["reason"] for one in details if "reason" in one), None)
-    message = said.get("message")
+    message = _text(said.get("message"))
     return kind(
-        message
-        if isinstance(message, str) and message
-        else f"the service answered HTTP {status} without a word",
-        field=_text(violation.get("field")),
-        reason=_text(reason),
+        f"the service answered HTTP {status} without a word{via}" if message is None else printable(message),
+        field=_word(violation.get("field")),
+        reason=_word(reason),
         retry_after=_retry_after(headers, details),
     )
 
@@ -97,24 +102,14 @@ def _envelope(body: bytes) -> dict[str, Any]:
 
 def _retry_after(headers: Mapping[str, str], details: list[dict[str, Any]]) -> float | None:
     """Return the wait that RetryInfo asks for, else the header, which knows whole seconds only."""
-    waits = []
-    for one in details:
-        delay = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(one.get("retryDelay")))
-        if delay is not None:
-            waits.append(float(delay[1]))
-    header = "" if waits else headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
-        waits.append(float(header))
-    elif header:
-        try:
-            until = parsedate_to_datetime(header)
-            # The service's own clock tells what its date means.
-            now = parsedate_to_datetime(headers["date"])
-        except (ValueError, TypeError, KeyError):
-            pass
-        else:
-            waits.append((until - now).total_seconds())
-    return max((wait for wait in waits if wait > 0), default=None)
+    now = datetime.now(UTC)
+    delays = [re.fullmatch(r"([0-9.]{1,1000})s", _text(one.get("retryDelay")) or "") for one in details]
+    waits = [wait for delay in delays if delay and (wait := retry_after(delay[1], now)) is not None]
+    if waits:
+        return max(waits)
+    # The service's own clock tells what its date means; without it a date means nothing.
+    said, clock = headers.get("retry-after"), http_date(headers.get("date"))
+    return retry_after(said, clock or now) if clock or http_date(said) is None else None
 
 
 def _list(said: object) -> list[Any]:
@@ -123,3 +118,8 @@ def _list(said: object) -> list[Any]:
 
 def _text(said: object) -> str | None:
     return said if isinstance(said, str) and said else None
+
+
+def _word(said: object) -> str | None:
+    text = _text(said)
+    return None if text is None else printable(text, _WORD)

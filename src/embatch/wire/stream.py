@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from embatch import jsontext
-from embatch.errors import Code, DataLoss, Reason, RequestError
+from embatch.errors import Code, DataLoss, InvalidArgument, Reason, RequestError, printable
+from embatch.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from embatch.vectors import Vectors
 
 
-@dataclass(frozen=True, slots=True)
+_DAMAGED: Final = (
+    *(pa.ArrowException, KeyError, OSError, StopIteration),  # damage that Arrow sees
+    *(InvalidArgument, ValueError, TypeError, AttributeError),  # columns of other types than ours
+)
+
+
+@dataclass(frozen=True, repr=False, slots=True)
 class Part:
     """Consecutive requests and what became of them, row by row."""
 
@@ -40,13 +47,19 @@ def read_parts(content: bytes | bytearray) -> Iterator[Part]:
     """Yield the parts of a complete stream; numbers are not copied.
 
     Raises:
-        DataLoss: the stream is damaged or was cut off.
+        DataLoss: the stream is damaged or was cut off, or would take more room than its bytes do.
     """
     try:
-        with pa.ipc.open_stream(pa.py_buffer(content)) as reader:
-            for batch in reader:
-                yield _part(batch)
-    except (pa.ArrowException, KeyError, OSError) as error:
+        reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(content))
+        schema = pa.ipc.read_schema(reader.read_next_message())
+        for message in reader:
+            if messages.is_compressed(message.metadata.to_pybytes()):
+                raise DataLoss("the stream of results is compressed, which no embatch service does")
+            batch = pa.ipc.read_record_batch(message, schema)
+            # Its offsets are the sender's: one that points outside would be followed.
+            batch.validate(full=True)
+            yield _part(batch)
+    except _DAMAGED as error:
         raise DataLoss(f"the stream of results is damaged: {type(error).__name__}") from error
 
 
@@ -55,7 +68,7 @@ def _part(batch: Any) -> Part:
     widths = embeddings.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
     # `flatten` leaves out what belongs to nulls, which a fixed-size list has room for as well.
     values = embeddings.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    codes, reasons, messages = (_values(batch, f"error_{name}") for name in ("code", "reason", "message"))
+    codes, reasons, words = (_values(batch, f"error_{name}") for name in ("code", "reason", "message"))
     return Part(
         batch.column("index").to_numpy(),
         _values(batch, "key"),
@@ -68,7 +81,7 @@ def _part(batch: Any) -> Part:
             row: RequestError(
                 Code.of_number(code),
                 Reason(reasons[row]) if reasons[row] in Reason.__members__ else None,
-                messages[row] or "",
+                printable(words[row] or ""),
             )
             for row, code in enumerate(codes)
             if code is not None

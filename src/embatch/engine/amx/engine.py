@@ -65,6 +65,8 @@ def unsupported(described: folder.ModelFolder) -> str | None:
     """Return what of the model the kernel does not compute; `None` if it can run it."""
     if described.unsupported:
         return f"a {described.unsupported[:40]} module"
+    if problem := folder.unpooled(described):
+        return problem
     if described.safetensors is None:
         return "its weights are not in one model.safetensors"
     if problem := checkpoint.unsupported(described.config):

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.runs.places import scheme
+from embatch.runs.places import scheme, shown
 from embatch.runs.sinks.layout import Layout, Sink, Written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
 
     from embatch.numbers import Numbers
 
@@ -36,17 +38,26 @@ def writes_through(place: str) -> bool:
     return scheme(place) in _DATABASES
 
 
-def check_sink(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:
+def check_sink(
+    place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None = None
+) -> None:
     """Refuse, before anything is spent, a place that cannot be written to in this form.
 
+    Args:
+        place: path or address, as for `open_sink`.
+        dimensions: as `Layout.dimensions`.
+        numbers: of the embeddings.
+        ids: type of the ids; `None` for row numbers.
+
     Raises:
-        InvalidArgument: the ending or scheme is unknown, a library or a folder is missing, a folder stands
-            where a file shall be, a database does not answer, or it cannot hold such vectors.
+        InvalidArgument: the ending or scheme is unknown, a library or a folder is missing, something that is
+            no file stands in its place, a bucket is not there, a database does not answer or lets nobody in,
+            or it has a table or collection of that name that was made otherwise.
         Unavailable: an object store does not answer.
     """
     if not encodable(place):
         raise InvalidArgument("the name of the output is not UTF-8: give it another one", field="--out")
-    _module(place).check(place, dimensions, numbers)
+    _module(place).check(place, dimensions, numbers, ids)
 
 
 def replaced(place: str) -> list[str]:
@@ -83,9 +94,16 @@ def _module(place: str) -> Any:
 
         return qdrant
     ending = next((ending for ending in _FILES if place.lower().endswith(ending)), None)
+    if ending is None and (place == "-" or place.startswith("/dev/")):
+        raise InvalidArgument(
+            f"{place} is no file, and an output appears whole or not at all: give a path that ends in "
+            f"{', '.join(_FILES)}",
+            field="--out",
+        )
     if ending is None:
         raise InvalidArgument(
-            f"{place} must end in {', '.join(_FILES)}, or be an address of {', '.join(sorted(_DATABASES))}",
+            f"{shown(place)} must end in {', '.join(_FILES)}, or be an address of "
+            f"{', '.join(sorted(_DATABASES))}",
             field="--out",
         )
     if ending == ".lance":

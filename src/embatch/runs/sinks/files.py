@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import stat
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +15,14 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from embatch.durable import sync, sync_folder
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.jsontext import encodable
 from embatch.numbers import Numbers
-from embatch.runs.places import resolve, scheme
+from embatch.runs.ids import Holder, as_json, as_written, written
+from embatch.runs.places import SUFFIX, resolve, scheme, shown
 from embatch.runs.sinks.layout import Layout, Regrouped, Written
 from embatch.runs.sinks.upload import upload
 
@@ -29,43 +33,111 @@ if TYPE_CHECKING:
 
     from embatch.runs.sinks.layout import Sink
 
+_REMEDIES: Final = {
+    "s3": "check the keys (AWS_ACCESS_KEY_ID or AWS_PROFILE), the region and AWS_ENDPOINT_URL",
+    "gs": "check GOOGLE_APPLICATION_CREDENTIALS, or log in with `gcloud auth application-default login`",
+    "hf": "check HF_TOKEN",
+}
 GROUP_ROWS: Final = 16_384
 """Rows of a row group or record batch."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     check_folder(place)
-    if scheme(place) == "file":
-        for name in (*replaced(place), f"{place}.partial"):
-            _, path = resolve(name, "--out")
-            if Path(path).is_dir():
-                raise InvalidArgument(f"{name} is a folder: give the output another name", field="--out")
+    for name in replaced(place):
+        check_free(name)
+        check_free(f"{name}.partial")
     if place.lower().endswith(".npy") and len(dimensions) > 1:
         raise InvalidArgument("a .npy file holds one number of dimensions: give one --dim", field="--dim")
 
 
 def check_folder(place: str) -> None:
-    """Refuse a place whose folder is missing or cannot be written to, or whose store does not answer.
+    """Refuse a place whose folder is missing or cannot be written to, or whose store does not take anything.
 
     Raises:
         InvalidArgument: as `sinks.check_sink`.
         Unavailable: as `sinks.check_sink`.
     """
-    system, path = resolve(place, "--out")
-    if scheme(place) == "file":
-        folder = Path(path).parent
-        if not encodable(path):
-            raise InvalidArgument("the path of the output is not UTF-8: give it another one", field="--out")
-        if not folder.is_dir():
-            raise InvalidArgument(f"there is no folder {folder}", field="--out")
-        if not os.access(folder, os.W_OK):
-            raise InvalidArgument(f"{folder} cannot be written to", field="--out")
-    else:
-        try:
-            system.get_file_info(path)
-        except (OSError, pa.ArrowException) as error:
-            raise InvalidArgument(f"{place} cannot be reached: {error}", field="--out") from None
+    if scheme(place) != "file":
+        _check_bucket(place)
+        return
+    _, path = resolve(place, "--out")
+    folder = Path(path).parent
+    if not encodable(path):
+        raise InvalidArgument("the path of the output is not UTF-8: give it another one", field="--out")
+    if not folder.is_dir():
+        raise InvalidArgument(
+            f"there is no folder {folder}: make it, or put the output elsewhere", field="--out"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # permissions are not all that can stand in the way
+            pass
+    except OSError as error:
+        raise InvalidArgument(
+            f"{folder} cannot be written to ({error.strerror}): mend that, or put the output elsewhere",
+            field="--out",
+        ) from None
+    check_free(place + SUFFIX, linked=True, folder=True)
+
+
+def _check_bucket(place: str) -> None:
+    # Google's library tries for a minute otherwise, and without keys it has nothing to wait for.
+    patient = scheme(place) == "gs" and "?" not in place
+    system, path = resolve(f"{place}?retry_limit_seconds=10" if patient else place, "--out")
+    bucket = path.partition("/")[0]
+    try:
+        system.get_file_info(path)
+        with suppress(OSError, pa.ArrowException):  # who may only write objects may not ask for their bucket
+            if scheme(place) != "hf" and system.get_file_info(bucket).type is fs.FileType.NotFound:
+                raise InvalidArgument(
+                    f"{shown(place)}: there is no bucket {bucket}; make it, or name another", field="--out"
+                )
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidArgument(
+            f"{shown(place)} cannot be reached: {' '.join(str(error).split())[:400]}; "
+            f"{_REMEDIES[scheme(place)]}",
+            field="--out",
+        ) from None
+
+
+def check_free(place: str, *, linked: bool = False, folder: bool = False) -> None:
+    """Refuse a place here at which something stands that no output may take the place of.
+
+    Args:
+        place: path of a file that will be written; an address of a store is always free.
+        linked: whether it may be a link.
+        folder: whether it may be a folder.
+
+    Raises:
+        InvalidArgument: there is a link, a folder, a device or a pipe, or its name is too long.
+    """
+    if scheme(place) != "file":
+        return
+    path = Path(resolve(place, "--out")[1])
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) and not linked:
+            raise InvalidArgument(
+                f"{place} is a link to {path.readlink()}, which an output would take the place of: give the "
+                "path that it leads to, or another one",
+                field="--out",
+            )
+        what = _what(path.stat().st_mode if stat.S_ISLNK(mode) else mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InvalidArgument(f"{place} cannot be written: {error.strerror}", field="--out") from None
+    if what and not (what == "folder" and folder):
+        raise InvalidArgument(f"{place} is a {what}: give the output another name", field="--out")
+
+
+def _what(mode: int) -> str:
+    """Return what is no file."""
+    for kind, test in (("folder", stat.S_ISDIR), ("pipe", stat.S_ISFIFO), ("socket", stat.S_ISSOCK)):
+        if test(mode):
+            return kind
+    return "" if stat.S_ISREG(mode) else "device"
 
 
 def replaced(place: str) -> list[str]:
@@ -81,7 +153,7 @@ def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
         return JsonlSink(place, layout)
     if ending == ".npy":
         return NpySink(place, layout, notes)
-    return TableSink(place, layout, notes, parquet=ending in (".parquet", ".pq"))
+    return TableSink(place, layout, notes, Holder.PARQUET if ending in (".parquet", ".pq") else Holder.ARROW)
 
 
 class Spool:
@@ -93,6 +165,7 @@ class Spool:
         if self._local:
             _, path = resolve(place, "--out")
             self.path = Path(path).with_name(Path(path).name + ".partial")
+            self.drop()  # what stands there may lead elsewhere
         else:
             handle, name = tempfile.mkstemp(prefix="embatch-", suffix=Path(place).suffix)
             os.close(handle)
@@ -117,9 +190,9 @@ class Spool:
             with self.path.open("rb") as file:
                 upload(file, system, path)
         except (OSError, pa.ArrowException) as error:
-            raise Unavailable(f"{place} could not be written: {error}") from None
+            raise Unavailable(f"{shown(place)} could not be written: {error}") from None
         self.drop()
-        return Written(place, size)
+        return Written(shown(place), size)
 
     def drop(self) -> None:
         """Remove what was written. Repeating is safe."""
@@ -146,12 +219,12 @@ def _let_go(file: Any) -> None:
 class TableSink:
     """Parquet (zstd, byte-stream split) or an Arrow IPC file."""
 
-    def __init__(self, place: str, layout: Layout, notes: Mapping[str, str], *, parquet: bool) -> None:
-        self._spool, self._layout = Spool(place), layout
+    def __init__(self, place: str, layout: Layout, notes: Mapping[str, str], holder: Holder) -> None:
+        self._spool, self._layout = Spool(place), replace(layout, ids=written(layout.ids, holder))
         self._groups = Regrouped(GROUP_ROWS)
-        self._schema = layout.schema(notes)
+        self._schema = self._layout.schema(notes)
         try:
-            self._writer = self._opened(parquet=parquet)
+            self._writer = self._opened(parquet=holder is Holder.PARQUET)
         except OSError:
             self._spool.drop()
             raise
@@ -175,7 +248,7 @@ class TableSink:
     ) -> None:
         """As `Sink.write`."""
         del first  # rows come in order
-        for group in self._groups.add(self._layout.batch(ids, vectors, errors)):
+        for group in self._groups.add(self._layout.batch(as_written(ids, self._layout.ids), vectors, errors)):
             self._put(group)
 
     def _put(self, group: pa.Table) -> None:
@@ -207,10 +280,8 @@ class JsonlSink:
         """As `Sink.write`."""
         del first
         forms = self._layout.forms(vectors)
-        for row, (id_, error) in enumerate(zip(ids.to_pylist(), errors, strict=True)):
-            said: dict[str, Any] = {
-                "id": id_ if isinstance(id_, (str, int, float)) or id_ is None else str(id_)
-            }
+        for row, (id_, error) in enumerate(zip(as_json(ids), errors, strict=True)):
+            said: dict[str, Any] = {"id": id_}
             for suffix, (values, scales) in forms.items():
                 said[f"embedding{suffix}"] = None if error is not None else self._value(values[row])
                 if scales is not None:
@@ -242,7 +313,7 @@ class NpySink:
         self._spool, self._layout = Spool(place), layout
         (size,) = layout.sizes.values()
         self._width, self._rows = layout.numbers.width(size), 0
-        beside = Layout(layout.ids, 1, (), layout.numbers)
+        beside = Layout(written(layout.ids, Holder.PARQUET), 1, (), layout.numbers)
         self._schema = beside.schema(notes).remove(1)
         self._ids = Spool(_ids_place(place))
         self._writer = pq.ParquetWriter(
@@ -271,7 +342,7 @@ class NpySink:
         values[failed] = np.nan if values.dtype.kind == "f" else 0
         self._file.write(values.tobytes())
         self._rows += len(values)
-        columns: list[Any] = [ids]
+        columns: list[Any] = [as_written(ids, self._schema.field("id").type)]
         if scales is not None:
             columns.append(pa.array(scales, mask=failed))
         columns.append(pa.array(errors, pa.string()))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import scheme
+from embatch.runs.ids import Holder
+from embatch.runs.places import resolve, scheme, shown
 from embatch.runs.sinks import files
 from embatch.runs.sinks.layout import Written
 
@@ -22,14 +23,27 @@ if TYPE_CHECKING:
     from embatch.runs.sinks.layout import Layout, Sink
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     _library()
-    files.check_folder(place)
-    if scheme(place) == "file" and Path(place).is_file():
+    if scheme(place) != "file":
         raise InvalidArgument(
-            f"{place} is a file, and a Lance dataset a folder: give the output another name", field="--out"
+            f"{shown(place)}: a Lance dataset is written to a folder here; copy it there afterwards",
+            field="--out",
         )
+    files.check_folder(place)
+    for name in (place, files.rejected_place(place)):
+        files.check_free(name, linked=_folder(name).is_dir(), folder=True)
+        if _folder(name).is_file():
+            raise InvalidArgument(
+                f"{name} is a file, and a Lance dataset a folder: give the output another name", field="--out"
+            )
+    files.check_free(_spool_place(place))
+    files.check_free(f"{_spool_place(place)}.partial")
+
+
+def _folder(place: str) -> Path:
+    return Path(resolve(place, "--out")[1])
 
 
 def replaced(place: str) -> list[str]:
@@ -60,7 +74,7 @@ class LanceSink:
     def __init__(self, place: str, layout: Layout, notes: Mapping[str, str]) -> None:
         self._lance, self._place = _library(), place
         # The spool never becomes an output: Lance copies what stands in it.
-        self._spool = files.TableSink(_spool_place(place), layout, notes, parquet=False)
+        self._spool = files.TableSink(_spool_place(place), layout, notes, Holder.LANCE)
 
     def write(
         self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
@@ -71,18 +85,24 @@ class LanceSink:
     def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
         """As `Sink.finish`: one commit, which Lance makes durable."""
         place = files.rejected_place(self._place) if rejected else self._place
-        spooled = self._spool.finish()
-        with pa.memory_map(spooled.place) as stored, pa.ipc.open_file(stored) as reader:
+        folder = _folder(place)
+        spooled = _folder(self._spool.finish().place)
+        # Its library takes a decimal at an address that is not a multiple of its size for a fault.
+        ipc: Any = pa.ipc
+        aligned = ipc.IpcReadOptions(ensure_alignment=ipc.Alignment.At64Byte)
+        with pa.memory_map(str(spooled)) as stored, ipc.open_file(stored, options=aligned) as reader:
             self._lance.write_dataset(
-                pa.RecordBatchReader.from_batches(reader.schema, _batches(reader)), place, mode="overwrite"
+                pa.RecordBatchReader.from_batches(reader.schema, _batches(reader)),
+                folder,
+                mode="overwrite" if folder.exists() else "create",  # it warns of what is not there
             )
-        Path(spooled.place).unlink()
-        return Written(place, sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file()))
+        spooled.unlink()
+        return Written(place, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
 
     def abandon(self) -> None:
         """As `Sink.abandon`."""
         self._spool.abandon()
-        Path(_spool_place(self._place)).unlink(missing_ok=True)
+        _folder(_spool_place(self._place)).unlink(missing_ok=True)
 
 
 def _batches(reader: Any) -> Iterator[pa.RecordBatch]:

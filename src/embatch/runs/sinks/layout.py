@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def sizes(dimensions: Sequence[int]) -> dict[str, int | None]:
+    """Return dimensions by the suffix of their column; `None` where only the model knows them."""
+    if len(dimensions) < 2:
+        return {"": dimensions[0] if dimensions else None}
+    return {f"_{size}": size for size in dimensions}
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The columns of an output: `id`, an embedding for each number of dimensions, `error`.
@@ -35,9 +42,7 @@ class Layout:
     @property
     def sizes(self) -> dict[str, int]:
         """Dimensions by the suffix of their column."""
-        if len(self.dimensions) < 2:
-            return {"": self.dimensions[0] if self.dimensions else self.native}
-        return {f"_{size}": size for size in self.dimensions}
+        return {suffix: size or self.native for suffix, size in sizes(self.dimensions).items()}
 
     def schema(self, notes: Mapping[str, str]) -> pa.Schema:
         """Return the columns as Arrow, with what the file says of itself."""

@@ -12,9 +12,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from embatch import network
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
-from embatch.runs.sinks.layout import Written
+from embatch.runs.ids import as_json
+from embatch.runs.places import shown
+from embatch.runs.sinks.layout import Written, sizes
 from embatch.vectors import truncate
 
 if TYPE_CHECKING:
@@ -28,19 +31,64 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 512
 """Points of one request."""
+_PATIENCE: Final = 10
+"""Seconds until a server that says nothing is none."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     if numbers not in (Numbers.FLOAT32, Numbers.FLOAT16):
         raise InvalidArgument("Qdrant quantises by itself: write float32 or float16", field="--numbers")
-    client, name = _client(place)
+    client: Any = None
     try:
-        client.collection_exists(name)
+        client, name = _client(place, _PATIENCE)
+        there = _vectors(client, name) if client.collection_exists(name) else None
+    except InvalidArgument:
+        raise
     except Exception as error:  # noqa: BLE001  (the library's errors have no common root)
-        raise InvalidArgument(f"Qdrant cannot be reached ({type(error).__name__})", field="--out") from None
+        raise InvalidArgument(
+            f"{shown(place)} cannot be reached: {_reason(error)}; {_remedy(place, error)}", field="--out"
+        ) from None
     finally:
-        client.close()
+        if client is not None:
+            client.close()
+    wanted: dict[str, int | None] = {f"embedding{suffix}": size for suffix, size in sizes(dimensions).items()}
+    if there is not None and (
+        there.keys() != wanted.keys() or any(size and size != there[name] for name, size in wanted.items())
+    ):
+        raise InvalidArgument(
+            f"{shown(place)} is a collection of other vectors ({_listed(there)}; the run writes "
+            f"{_listed(wanted)}): delete it, or name another",
+            field="--out",
+        )
+
+
+def _vectors(client: Any, name: str) -> dict[str, int | None]:
+    """Return the vectors of a collection, dimensions by name; one without a name is ``."""
+    found = client.get_collection(name).config.params.vectors or {}
+    named = found if isinstance(found, dict) else {"": found}
+    return {str(vector): params.size for vector, params in named.items()}
+
+
+def _listed(vectors: Mapping[str, int | None]) -> str:
+    return ", ".join(
+        f"{name or 'without a name'} of {size or 'its'} dimensions" for name, size in vectors.items()
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, on one line."""
+    phrase = getattr(error, "reason_phrase", None)
+    status = f"HTTP {getattr(error, 'status_code', '')} {phrase}" if phrase else ""
+    return status or " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _remedy(place: str, error: Exception) -> str:
+    if getattr(error, "status_code", None) in (401, 403):
+        return "give its key in QDRANT_API_KEY"
+    if urlsplit(place).scheme == "qdrant+file":
+        return "close whatever has that folder open, or name another"
+    return "start Qdrant there, or mend the address; qdrant+file:///folder/NAME needs no server"
 
 
 def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:  # noqa: ARG001
@@ -48,7 +96,7 @@ def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:  # noqa
     return QdrantSink(place, layout)
 
 
-def _client(place: str) -> tuple[Any, str]:
+def _client(place: str, timeout: int = 60) -> tuple[Any, str]:
     try:
         from qdrant_client import QdrantClient  # noqa: PLC0415  (an extra)
     except ImportError:
@@ -60,11 +108,14 @@ def _client(place: str) -> tuple[Any, str]:
     if not path.name:
         raise InvalidArgument("name the collection: qdrant://host:6333/NAME", field="--out")
     if parts.scheme == "qdrant+file":
-        return QdrantClient(path=str(path.parent)), path.name
+        # Else the library opens a database to see whether SQLite minds threads, and never closes it.
+        return QdrantClient(path=str(path.parent), force_disable_check_same_thread=True), path.name
     kind = "https" if parts.scheme == "qdrant+https" else "http"
-    key = os.environ.get("QDRANT_API_KEY")
+    key, address = os.environ.get("QDRANT_API_KEY"), f"{kind}://{parts.netloc}"
+    way = network.route(address)
+    beside: dict[str, Any] = {"verify": way.verify, "proxy": way.proxy, "trust_env": False}
     return QdrantClient(
-        url=f"{kind}://{parts.netloc}", api_key=key, timeout=60, check_compatibility=False
+        url=address, api_key=key, timeout=timeout, check_compatibility=False, **beside
     ), path.name
 
 
@@ -93,14 +144,14 @@ class QdrantSink:
         try:
             call(*values)
         except Exception as error:  # noqa: BLE001  (the library's errors have no common root)
-            raise Unavailable(f"Qdrant refused ({type(error).__name__}): {error}"[:300]) from None
+            raise Unavailable(f"Qdrant refused ({type(error).__name__}): {_reason(error)}") from None
 
     def write(
         self, first: int, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]
     ) -> None:
         """As `Sink.write`."""
         forms = {f"embedding{suffix}": truncate(vectors, size) for suffix, size in self._layout.sizes.items()}
-        names = ids.to_pylist()
+        names = as_json(ids)
         good = [at for at, error in enumerate(errors) if error is None]
         failed = [first + at for at, error in enumerate(errors) if error is not None]
         for begin in range(0, len(good), _AT_ONCE):

@@ -15,9 +15,11 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
+from embatch.runs.places import shown
 from embatch.runs.sources.cutting import Space
 from embatch.runs.sources.files import File, find, looked_at
 from embatch.runs.sources.format import Columns
+from embatch.runs.sources.id_columns import surveyed
 from embatch.runs.sources.kinds import ENDINGS, FORMATS
 from embatch.runs.sources.lines import Jsonl, PlainText
 from embatch.runs.sources.separated import Csv
@@ -180,13 +182,14 @@ def open_source(place: str | Path, text: str | None, id_: str | None) -> Source:
         id_: name of the id column; `None` numbers the rows.
 
     Raises:
-        InvalidArgument: there is no such file, its ending is unknown, or a column is missing.
+        InvalidArgument: there is no such file, its ending is unknown, a column is missing, or ids of two
+            files have no common type.
     """
     found = find(place)
     form = format_of(found.files)
     files = looked_at(found.files)
     columns = _columns(form, files, text, id_)
-    name = files[0].name if len(files) == 1 else f"{len(files)} files of {place}"
+    name = files[0].name if len(files) == 1 else f"{len(files)} files of {shown(place)}"
     return Source(name, files, form, columns, str(place), found.notes)
 
 
@@ -196,6 +199,8 @@ def _columns(form: Format, files: Sequence[File], text: str | None, id_: str | N
     first, columns = next(((file, found) for file, found in looks if found is not None), (None, None))
     if columns is None:  # nothing at all
         return Columns(text or "text", id_, pa.int64() if id_ is None else pa.string())
+    if isinstance(form, (Parquet, Arrow)) and id_ is not None:  # what is of lines is text by nature
+        return surveyed(form, files, columns)
     if not isinstance(form, (Jsonl, PlainText)):
         for file in files:
             if file is not first:

@@ -14,10 +14,11 @@ import httpx2
 import pyarrow as pa
 from pyarrow import fs
 
+from embatch import network
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
 from embatch.jsontext import encodable
-from embatch.runs.places import resolve
+from embatch.runs.places import resolve, shown
 from embatch.runs.sources import kinds
 from embatch.runs.sources.search import Search, in_store, on_disk
 from embatch.runs.sources.splits import refuse_splits
@@ -125,13 +126,14 @@ def find(place: str | Path) -> Found:
     try:
         search, files, notes = _found(system, path)
     except (*UNREADABLE, ValueError, NotImplementedError) as error:  # the last two: no address on the Hub
+        hint = network.hub().hint if str(place).startswith("hf://") else ""
         raise InvalidArgument(
-            f"{visible(str(place))} cannot be looked at: {visible(str(error))}", field="IN"
+            f"{visible(shown(place))} cannot be looked at{hint}: {visible(str(error))}", field="IN"
         ) from None
     if not files:
         beside = f": {'; '.join(notes)}" if notes else ""
         raise InvalidArgument(
-            f"{visible(str(place))} is not a file, nor a folder or glob with any that is read{beside}",
+            f"{visible(shown(place))} is not a file, nor a folder or glob with any that is read{beside}",
             field="IN",
         )
     if len(files) > 1 and search is not None and search.whole:

@@ -82,8 +82,10 @@ class Csv:
                     fault = f"no text in {columns.text!r}"
                 if fault is None and not encodable(text or ""):
                     fault = "not UTF-8"
+                if not encodable(id_ or ""):
+                    id_, fault = None, fault or "the id is not UTF-8"
                 yield (
-                    id_ if encodable(id_ or "") else None,
+                    id_,
                     text if fault is None else None,
                     None if fault is None else f"line {number}: {fault}",
                 )

@@ -12,6 +12,7 @@ from embatch.escapes import visible
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import Chunk, Columns, chosen
 from embatch.runs.sources.groups import Groups
+from embatch.runs.sources.id_columns import kept_ids, kept_type
 from embatch.runs.sources.texts import is_text, pieces, texts_of
 
 if TYPE_CHECKING:
@@ -34,10 +35,8 @@ def _of_schema(file: File, schema: Any, text: str | None, id_: str | None) -> Co
         raise InvalidArgument(
             f"column {column!r} of {file.label} holds {visible(str(kind))}, not text", field="--text"
         )
-    id_type = pa.int64() if id_ is None else schema.field(id_).type
-    if pa.types.is_dictionary(id_type):
-        id_type = id_type.value_type
-    return Columns(column, id_, pa.string() if pa.types.is_null(id_type) else id_type)
+    id_type = pa.int64() if id_ is None else kept_type(file, id_, schema.field(id_).type)
+    return Columns(column, id_, id_type)
 
 
 def _with_partitions(file: File, batch: Any, columns: Columns) -> Any:
@@ -70,14 +69,14 @@ def _pieces(file: File, batch: Any, columns: Columns) -> Iterator[Any]:
     return pieces(batch, columns.text)
 
 
-def _chunk(batch: Any, columns: Columns) -> Chunk:
+def _chunk(file: File, batch: Any, columns: Columns) -> Chunk:
     texts, faults = texts_of(batch.column(columns.text))
-    ids = None
-    if columns.id is not None:
-        ids = batch.column(columns.id)
-        if ids.type != columns.id_type:
-            ids = ids.cast(columns.id_type)
-    return Chunk(ids, texts, faults)
+    if columns.id is None:
+        return Chunk(None, texts, faults)
+    found, bad = kept_ids(file, batch.column(columns.id), columns.id_type)
+    faults = {**bad, **faults}
+    texts = [None if at in bad else one for at, one in enumerate(texts)] if bad else texts
+    return Chunk(found, texts, faults)
 
 
 def _chunks(file: File, batches: Iterable[Any], columns: Columns, skip: int) -> Iterator[Chunk]:
@@ -87,7 +86,7 @@ def _chunks(file: File, batches: Iterable[Any], columns: Columns, skip: int) -> 
             yield from _nothing(columns, batch.num_rows)
         else:
             for piece in _pieces(file, batch, columns):
-                yield _chunk(piece, columns)
+                yield _chunk(file, piece, columns)
         skip = max(0, skip - batch.num_rows)
 
 

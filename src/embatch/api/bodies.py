@@ -1,0 +1,90 @@
+"""Bodies on their way in: small ones are read where they are needed, large ones in threads of their own.
+
+Reading a body of many megabytes takes a second of a core. Nobody who polls, cancels or asks for health waits
+behind it, nor does a query; and a body whose sender has gone is not read to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from anyio import CancelScope
+from starlette.requests import ClientDisconnect
+
+from embatch.api.limits import SMALL_BYTES
+from embatch.api.waiting import Lines
+from embatch.errors import TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastapi import Request
+    from starlette.types import Receive
+
+T = TypeVar("T")
+
+THREADS: Final = 2
+"""Large bodies that are read at once: more would only take turns."""
+
+
+class BodyThreads:
+    """Reads large bodies, apart from all other calls."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._lines = Lines(threads, refusal="too many large bodies wait to be read: come back later")
+
+    async def read(
+        self, request: Request, size: int, call: Callable[[Callable[[], None]], T]
+    ) -> Callable[[], T]:
+        """Return what gives the content of a body: a large one has been read, a small one is read then.
+
+        Args:
+            request: whose body it is; it has arrived.
+            size: bytes of it.
+            call: reads it, and calls what it is given every now and then.
+
+        Raises:
+            ClientDisconnect: its sender has gone.
+            Unavailable: too many large bodies wait.
+        """
+        if size <= SMALL_BYTES:  # some milliseconds
+            return partial(call, _go_on)
+        gone = threading.Event()
+
+        def pulse() -> None:
+            if gone.is_set():
+                raise ClientDisconnect
+
+        with CancelScope() as waiting:
+            watch = asyncio.create_task(_watch(request.receive, gone, waiting))
+            try:
+                content = await self._lines.run("bodies", call, pulse)
+            finally:
+                watch.cancel()
+            return lambda: content
+        raise ClientDisconnect
+
+
+async def _watch(receive: Receive, gone: threading.Event, waiting: CancelScope) -> None:
+    """Tell whoever reads a body, or waits to, that its sender has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
+    waiting.cancel()
+
+
+def _go_on() -> None:
+    pass
+
+
+async def small_body(request: Request, what: str) -> bytes:
+    """Return a body that says a few words. Raises TooLarge, naming `what` it is."""
+    body = bytearray()
+    async for data in request.stream():
+        body += data
+        if len(body) > SMALL_BYTES:
+            raise TooLarge(f"{what} may have {SMALL_BYTES} bytes", field="body")
+    return bytes(body)

@@ -1,0 +1,155 @@
+"""What reads answers takes four times as long for four times as much, whatever an answer is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import orjson
+import pytest
+
+from embatch import Batch, BatchStats, EmbatchError, State
+from embatch.client.readers import LINE_BYTES, Lines, from_operation
+from embatch.errors import printable
+from embatch.wire import answers
+from embatch.wire.refusals import parse_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST: Final = 6.0
+"""Times the work of four times as much: four, and room for the noise of a busy machine."""
+LEAST: Final = 0.02
+"""Seconds of a measurement that means something."""
+ROUNDS: Final = 5
+
+
+LARGEST: Final = 1 << 20
+"""What takes no time at this size is none to fear: answers are bounded."""
+Make: TypeAlias = "Callable[[int], Callable[[], object]]"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the CPU seconds of this process for the work, which may end in an error of ours."""
+    begin = time.process_time()
+    with contextlib.suppress(EmbatchError):
+        work()
+    return time.process_time() - begin
+
+
+def growth(make: Make, size: int) -> float:
+    """Return how many times as long four times as much takes, best of some rounds."""
+    small = make(size)
+    while min(seconds(small) for _ in range(2)) < LEAST:
+        size *= 2
+        if size > LARGEST:
+            return 1.0
+        small = make(size)
+    large = make(4 * size)
+    gc.collect()
+    gc.disable()  # what it does depends on all that the suite has made before
+    try:
+        # In turn, so that what else the machine does meets both.
+        rounds = [(seconds(large), seconds(small)) for _ in range(ROUNDS)]
+        return min(one for one, _ in rounds) / min(one for _, one in rounds)
+    finally:
+        gc.enable()
+
+
+def body(said: Any) -> bytes:
+    """Return JSON."""
+    return orjson.dumps(said)
+
+
+def row(key: str | None = None, count: int = 3) -> dict[str, Any]:
+    """Return the result of one request."""
+    return {"key": key, "response": {"embedding": {"values": [0.5] * count}}}
+
+
+def feed(content: bytes, piece: int) -> Callable[[], object]:
+    """Return the reading of a responses file in pieces."""
+
+    def read() -> object:
+        lines = Lines(0)
+        for begin in range(0, len(content), piece):
+            lines.feed(content[begin : begin + piece])
+        return lines.rows()
+
+    return read
+
+
+def placed(count: int, key: Callable[[int], str | None]) -> Callable[[], object]:
+    """Return the reading of inlined results whose keys are these."""
+    stats = BatchStats(count, count)
+    batch = Batch("batches/b", "models/m", State.COMPLETED, "b", 0, None, None, None, stats)
+    content = body(
+        {
+            "metadata": {
+                "output": {"inlinedResponses": {"inlinedResponses": [row(key(at)) for at in range(count)]}}
+            }
+        }
+    )
+    return lambda: from_operation(batch, content, None)
+
+
+def batches(count: int, **more: Any) -> bytes:
+    """Return a page of batches."""
+    one = {"name": "batches/b", "metadata": {"name": "batches/b", "model": "models/m", **more}}
+    return body({"operations": [one] * count})
+
+
+def reading(read: Callable[[bytes], object], make: Callable[[int], bytes]) -> Make:
+    """Return the reading of an answer of any size."""
+    return lambda size: partial(read, make(size))
+
+
+def refusal(make: Callable[[int], bytes], **headers: str) -> Make:
+    """Return the reading of an error of any size."""
+    return reading(lambda content: parse_error(503, headers, content), make)
+
+
+def batch_with(**more: Any) -> bytes:
+    """Return a page of one batch."""
+    return batches(1, **more)
+
+
+READERS: dict[str, Make] = {
+    "rows in order": lambda n: placed(n, "r-{}".format),
+    "rows backwards": lambda n: placed(n, lambda at: f"r-{n - 1 - at}:key"),
+    "rows without tags": lambda n: placed(n, lambda _: None),
+    "rows that stand twice": lambda n: placed(n, lambda _: "r-0"),
+    "long tags": lambda n: placed(4, lambda at: f"r-{at}:" + "x" * n),
+    "a long line": lambda n: feed(b"x" * min(n, LINE_BYTES), 512),
+    "many short lines": lambda n: feed(b"{}\n" * n, 4096),
+    "blank lines": lambda n: feed(b"\n" * n, 4096),
+    "wide embeddings": reading(
+        answers.parse_embeddings, lambda n: body({"embeddings": [{"values": [0.5] * 1024}] * (n // 256)})
+    ),
+    "embeddings": reading(
+        answers.parse_embeddings, lambda n: body({"embeddings": [{"values": [0.5] * 8}] * n})
+    ),
+    "batches": reading(answers.parse_batches, batches),
+    "notes": reading(answers.parse_batches, lambda n: batch_with(notes=["x"] * n)),
+    "long times": reading(
+        answers.parse_batches, lambda n: batch_with(createTime=f"2026-06-01T10:00:00.{'1' * n}Z")
+    ),
+    "long states": reading(answers.parse_batches, lambda n: batch_with(state="JOB_STATE_" * n)),
+    "long numbers": reading(answers.parse_batches, lambda n: batches(n // 1000 + 1, priority="9" * 4000)),
+    "models": reading(answers.parse_models, lambda n: body({"models": [{"name": "models/m"}] * n})),
+    "an error of many words": refusal(lambda n: body({"error": {"message": "\x1b" * n, "status": "x" * n}})),
+    "an error of many details": refusal(
+        lambda n: body({"error": {"details": [{"fieldViolations": [{}], "retryDelay": "1" * 50}] * n}})
+    ),
+    "an error that is no envelope": refusal(lambda n: b"<" * n),
+    "words to be shown": lambda n: partial(printable, "\x1b\u202e" * n, 2 * n),
+    "a header": lambda n: partial(parse_error, 503, {"retry-after": "1" * n + ":", "date": "Mon, " * n}, b""),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_four_times_as_much_takes_four_times_as_long(reader: str) -> None:
+    """No answer makes a reader go over it again and again."""
+    assert growth(READERS[reader], 1 << 10) < MOST
