@@ -1,6 +1,6 @@
 """What a service still does under attack: how late its event loop is, and how long health takes.
 
-    .venv/bin/python benchmarks/attack.py [--seconds 4] [--only NAME] [--json FILE]
+    .venv/bin/python benchmarks/attack.py [--seconds 3] [--only NAME] [--json FILE]
 
 Each attack sends what costs the reader most, again and again for some seconds, from connections of its own:
 texts of quotes, fields given twice, lists of nothing, bodies that do not end. Meanwhile health is asked
@@ -214,7 +214,7 @@ def print_row(name: str, told: dict[str, Any]) -> None:
 def main() -> None:
     """Attack a service of its own, print a table, write JSON."""
     parser = argparse.ArgumentParser(description="Measure a service under attack.")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each attack (4)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each attack (3)")
     parser.add_argument("--only", action="append", choices=ATTACKS, help="repeatable; all by default")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()

@@ -47,7 +47,7 @@ _STEPS: Final = np.array([0, 0, 0, 1, 1, -1, -1], np.int8)
 """By kind: how many levels deeper."""
 
 
-def loads(content: bytes | str) -> Any:
+def loads(content: bytes | bytearray | str) -> Any:
     """Return what an object or list of JSON says.
 
     Raises:
@@ -63,14 +63,14 @@ def loads(content: bytes | str) -> Any:
     return json.loads(data)
 
 
-def too_deep(data: bytes, most: int) -> bool:
+def too_deep(data: bytes | bytearray, most: int) -> bool:
     """Return whether objects and lists stand within each other in more levels than `most`, JSON or not."""
     if data.count(b"{") + data.count(b"[") <= most:
         return False
     return any(len(levels) and levels.max() > most for _, _, levels in marks(data))
 
 
-def too_many(data: bytes) -> bool:
+def too_many(data: bytes | bytearray) -> bool:
     """Return whether JSON has more values than are parsed at once."""
     if len(data) <= MOST_MARKS or sum(map(data.count, (b",", b"{", b"["))) <= MOST_MARKS // 2:
         return False
@@ -78,7 +78,7 @@ def too_many(data: bytes) -> bool:
 
 
 def marks(
-    data: bytes, strings: list[tuple[int, int]] | None = None
+    data: bytes | bytearray, strings: list[tuple[int, int]] | None = None
 ) -> Iterator[tuple[Places, NDArray[np.uint8], Places]]:
     """Yield block by block where brackets and commas stand, which they are, and the level after each.
 
@@ -161,7 +161,7 @@ def _unsayable(most: int) -> ValueError:
     return ValueError(f"no JSON: it nests too deeply, at most {most} levels")
 
 
-def twice(data: bytes) -> str | None:
+def twice(data: bytes | bytearray) -> str | None:
     """Return the first field that an object of JSON gives twice, of which orjson takes the last in silence.
 
     `data` is known to be JSON, and no deeper than `DEPTH`.

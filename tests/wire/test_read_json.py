@@ -21,7 +21,7 @@ def same(_: str) -> bool:
     return True
 
 
-def elements(body: bytes, depth: int = 2, name: str = "requests") -> list[Any]:
+def elements(body: bytes | bytearray, depth: int = 2, name: str = "requests") -> list[Any]:
     """Return the list of a body."""
     read = Body(body, depth)
     return list(read.elements(read.value[name], name) or ())
@@ -62,6 +62,7 @@ def test_a_list_in_pieces_is_the_list(indent: int | None, *, ascii_: bool) -> No
     assert isinstance(read.value["requests"], str)
     assert {**read.value, "requests": None} == {**given, "requests": None}
     assert list(read.elements(read.value["requests"], "requests") or ()) == given["requests"]
+    assert elements(bytearray(body)) == given["requests"]
 
 
 @pytest.mark.parametrize("shift", range(-12, 4))

@@ -83,6 +83,14 @@ def _go_on() -> None:
     pass
 
 
+async def large_body(request: Request) -> bytearray:
+    """Return a body as it has arrived. To join its pieces at the end would hold everybody up."""
+    body = bytearray()
+    async for data in request.stream():
+        body += data
+    return body
+
+
 async def small_body(request: Request, what: str, most: int = SMALL_BYTES) -> bytes:
     """Return a body that says a few words. Raises TooLarge, naming `what` it is."""
     body = bytearray()

@@ -13,7 +13,7 @@ import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from embatch.api.bodies import BodyThreads, small_body
+from embatch.api.bodies import BodyThreads, large_body, small_body
 from embatch.api.streaming import StreamedResponse, begun
 from embatch.api.waiting import EngineThreads, ResultThreads
 from embatch.errors import InvalidArgument, NotFound
@@ -71,7 +71,7 @@ class _Face:
 
     async def embed(self, request: Request, model: str) -> Response:
         """Answer `embedContent`."""
-        body = await request.body()
+        body = await large_body(request)
         served = self._service.model(model)
         same = self._service.naming(served)
         row = await self._bodies.read(
@@ -84,7 +84,7 @@ class _Face:
 
     async def embed_many(self, request: Request, model: str) -> Response:
         """Answer `batchEmbedContents`."""
-        body = await request.body()
+        body = await large_body(request)
         served = self._service.model(model)
         same, most = self._service.naming(served), self._settings.interactive_requests
         rows = await self._bodies.read(
@@ -115,7 +115,7 @@ class _Face:
 
     async def count_tokens(self, request: Request, model: str) -> dict[str, int]:
         """Answer `countTokens`: as many contents as an inline batch may hold."""
-        body = await request.body()
+        body = await large_body(request)
         served, most = self._service.model(model), self._settings.inline_requests
         rows = await self._bodies.read(
             request,
@@ -131,7 +131,7 @@ class _Face:
 
     async def create(self, request: Request, model: str) -> Response:
         """Answer `asyncBatchEmbedContent`."""
-        body = await request.body()
+        body = await large_body(request)
         key = request.headers.get("idempotency-key")
         run = request.headers.get("embatch-run")
         served = self._service.model(model)
@@ -253,7 +253,7 @@ class _Face:
         return _json({**_model(served), "name": f"models/{model}"})
 
 
-def _digest(model: str, body: bytes) -> str:
+def _digest(model: str, body: bytes | bytearray) -> str:
     digest = hashlib.sha256(model.encode() + b"\0")
     digest.update(body)
     return digest.hexdigest()

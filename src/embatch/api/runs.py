@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from embatch.api.bodies import BodyThreads
+from embatch.api.bodies import BodyThreads, large_body
 from embatch.api.waiting import EngineThreads
 from embatch.wire import inputs, outputs
 
@@ -44,7 +44,7 @@ class _Runs:
 
     async def reference(self, request: Request, model: str) -> Response:
         """Answer `embedReference`: a few texts in float32, one at a time; none at all only get it ready."""
-        body = await request.body()
+        body = await large_body(request)
         served = self._service.model(model)
         same, most = self._service.naming(served), self._settings.interactive_requests
         rows = await self._bodies.read(

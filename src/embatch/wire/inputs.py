@@ -118,7 +118,7 @@ class Fields:
 
 
 def create(
-    body: bytes,
+    body: bytes | bytearray,
     model: str,
     same_model: Callable[[str], bool],
     *,
@@ -250,7 +250,9 @@ def _fault(reason: Reason, message: str) -> RequestError:
     return RequestError(Code.INVALID_ARGUMENT, reason, message)
 
 
-def embed(body: bytes, same_model: Callable[[str], bool], text_bytes: int | None = None) -> RequestRow:
+def embed(
+    body: bytes | bytearray, same_model: Callable[[str], bool], text_bytes: int | None = None
+) -> RequestRow:
     """Read the body of `embedContent`; `text_bytes` as of `create`.
 
     Raises:
@@ -260,7 +262,7 @@ def embed(body: bytes, same_model: Callable[[str], bool], text_bytes: int | None
 
 
 def embed_many(
-    body: bytes,
+    body: bytes | bytearray,
     same_model: Callable[[str], bool],
     most: int,
     *,
@@ -294,7 +296,7 @@ def embed_many(
 
 
 def count_tokens(
-    body: bytes, most: int, *, text_bytes: int | None = None, pulse: Callable[[], None] = _nothing
+    body: bytes | bytearray, most: int, *, text_bytes: int | None = None, pulse: Callable[[], None] = _nothing
 ) -> list[RequestRow]:
     """Read the body of `countTokens`; roles and how contents are grouped mean nothing here.
 
@@ -324,7 +326,7 @@ class Update:
     priority: int | None
 
 
-def update(body: bytes, mask: str | None) -> Update:
+def update(body: bytes | bytearray, mask: str | None) -> Update:
     """Read the body and mask of `updateEmbedContentBatch`; without a mask, what the body holds is changed.
 
     Raises:

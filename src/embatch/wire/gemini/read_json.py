@@ -35,7 +35,7 @@ _LONGEST_ESCAPE: Final = 6
 """Bytes that JSON may take for one byte of UTF-8."""
 
 
-def load(body: bytes) -> Any:
+def load(body: bytes | bytearray) -> Any:
     """Return the JSON of a body, refusing what proto3 JSON has no reading for.
 
     Raises:
@@ -45,8 +45,8 @@ def load(body: bytes) -> Any:
     return _object(body)
 
 
-def _check_encoding(body: bytes) -> None:
-    if not body.strip():
+def _check_encoding(body: bytes | bytearray) -> None:
+    if not body or body.isspace():
         raise InvalidArgument("the body is empty: send a JSON object", field="body", reason="MALFORMED_JSON")
     if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or body[:2] in (b"{\x00", b"\x00{"):
         raise InvalidArgument(
@@ -54,7 +54,7 @@ def _check_encoding(body: bytes) -> None:
         )
 
 
-def _object(body: bytes, placed: Callable[[_Error], _Error] = lambda error: error) -> Any:
+def _object(body: bytes | bytearray, placed: Callable[[_Error], _Error] = lambda error: error) -> Any:
     if jsontext.too_deep(body, DEPTH):
         raise _too_deep()
     if jsontext.too_many(body):
@@ -69,7 +69,7 @@ def _object(body: bytes, placed: Callable[[_Error], _Error] = lambda error: erro
     return value
 
 
-def _refuse_twice(data: bytes) -> None:
+def _refuse_twice(data: bytes | bytearray) -> None:
     """Orjson lets the last of two equal keys win in silence; a second, slower reading tells them."""
     if (name := jsontext.twice(data)) is not None:
         raise InvalidArgument("this field is given twice", field=name[:64], reason="DUPLICATE_KEY")
@@ -112,7 +112,11 @@ class Body:
     """
 
     def __init__(
-        self, body: bytes, depth: int, pulse: Callable[[], None] = lambda: None, longest: int | None = None
+        self,
+        body: bytes | bytearray,
+        depth: int,
+        pulse: Callable[[], None] = lambda: None,
+        longest: int | None = None,
     ) -> None:
         self._body, self._pulse = body, pulse
         self._lists: dict[str, _Stretch] = {}
@@ -193,7 +197,7 @@ class Body:
         return _Error(message, self._body.decode(errors="replace"), before + max(0, beyond))
 
 
-def _shortened(body: bytes, strings: list[tuple[int, int]], longest: int) -> bytes:
+def _shortened(body: bytes | bytearray, strings: list[tuple[int, int]], longest: int) -> bytes | bytearray:
     """Return a body with another string for each that is too long however its characters are written."""
     pieces, end = [], 0
     for begin, after in strings:
@@ -216,7 +220,7 @@ class _Stretch:
     end: int = 0
     """Of its last element."""
 
-    def pieces(self, body: bytes) -> Iterator[tuple[int, bytes, int]]:
+    def pieces(self, body: bytes | bytearray) -> Iterator[tuple[int, bytes, int]]:
         """Yield where each piece begins, the piece as a list, and how many marks it has."""
         begins = [self.begin, *(cut + 1 for cut in self.cuts)]
         for begin, end, (before, after) in zip(
