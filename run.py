@@ -75,13 +75,15 @@ def interpreter(version: str) -> Path | None:
     places.extend(sorted(pyenv.glob(f"versions/{version}.*/bin")))
     says = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
     for python in (place / f"python{version}" for place in places):
-        if os.access(python, os.X_OK):
-            # A name may stand there and lead nowhere, as pyenv's do: only what runs counts.
+        # A name may stand there and lead nowhere, as pyenv's do: only what runs counts.
+        try:
             done = subprocess.run(
                 [python, "-c", says], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
             )
-            if done.returncode == 0 and done.stdout.strip() == version:
-                return python
+        except OSError:
+            continue
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return python
     return None
 
 

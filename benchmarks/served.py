@@ -91,7 +91,11 @@ class Served:
 
 @contextmanager
 def serving(
-    flags: Sequence[str] = (), *, private: bool = False, environ: Mapping[str, str] | None = None
+    flags: Sequence[str] = (),
+    *,
+    private: bool = False,
+    environ: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "embatch"),
 ) -> Iterator[Served]:
     """Run `embatch serve` on a data folder of its own; it and the folder are gone at the end.
 
@@ -99,6 +103,7 @@ def serving(
         flags: what else the command is given, such as `--engine hashing`.
         private: listen on the folder's socket, as the service of the local target, and end with its clients.
         environ: settings on top of this process's environment.
+        program: what Python runs as the command line.
 
     Raises:
         RuntimeError: it does not listen in time; what it said is in the message.
@@ -107,7 +112,7 @@ def serving(
         data, log = Path(folder, "data"), Path(folder, "log")
         port = free_port()
         way = ["--private"] if private else ["--port", str(port)]
-        command = [sys.executable, "-m", "embatch", "serve", "--data", str(data), *way, *flags]
+        command = [sys.executable, *program, "serve", "--data", str(data), *way, *flags]
         with (
             log.open("wb") as said,
             subprocess.Popen(

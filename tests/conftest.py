@@ -28,6 +28,8 @@ def pytest_configure() -> None:
     """Begin alike wherever the tests are started: the servers they ask are their own, and Ctrl-C is heard."""
     for name in [name for name in os.environ if name.lower() in _OF_THE_NETWORK]:
         del os.environ[name]
+    # What the tests have embedded is little; niced it would stand still beside other load.
+    os.environ.setdefault("EMBATCH_BULK_NICE", "0")
     # A shell without job control has SIGINT ignored by what it starts behind itself; our children would, too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

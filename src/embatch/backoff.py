@@ -131,7 +131,8 @@ def meanwhile(asked: float, failures: int) -> float:
         return 0.0
     if asked <= _MEANWHILE.obeyed:
         return asked
-    return min(asked, _MEANWHILE.delay(min(failures, 64), 1.0) or 0.0)
+    # By 64 doublings the limit is long reached, and no count of failures is a reason to give up.
+    return min(asked, _MEANWHILE.delay(min(failures, 64), 1.0) or _MEANWHILE.limit)
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:

@@ -77,13 +77,19 @@ def too_many(data: bytes) -> bool:
     return sum(len(places) for places, _, _ in marks(data)) > MOST_MARKS
 
 
-def marks(data: bytes) -> Iterator[tuple[Places, NDArray[np.uint8], Places]]:
+def marks(
+    data: bytes, strings: list[tuple[int, int]] | None = None
+) -> Iterator[tuple[Places, NDArray[np.uint8], Places]]:
     """Yield block by block where brackets and commas stand, which they are, and the level after each.
 
     What stands in a string does not count. Nothing is tried twice, so the time is that of the bytes, whether
     they are JSON or not.
+
+    Args:
+        data: the JSON.
+        strings: gets first byte and end of each string that is longer than a block.
     """
-    quoted, level, held = False, 0, False
+    quoted, level, held, begun = False, 0, False, 0
     for at in range(0, len(data), BLOCK_BYTES):
         begin = at - held
         block = data[begin : at + BLOCK_BYTES].replace(b"\\\\", b"  ")
@@ -91,8 +97,14 @@ def marks(data: bytes) -> Iterator[tuple[Places, NDArray[np.uint8], Places]]:
         kinds = np.frombuffer(block.replace(b'\\"', b"  ").translate(_KINDS), np.uint8)
         places = np.flatnonzero(kinds)
         kinds = kinds[places]
-        within = np.cumsum(kinds == _QUOTE, dtype=np.uint8) + np.uint8(quoted) & 1
-        outside = (within == 0) & (kinds != _QUOTE)
+        quotes = kinds == _QUOTE
+        within = np.cumsum(quotes, dtype=np.uint8) + np.uint8(quoted) & 1
+        outside = (within == 0) & ~quotes
+        if strings is not None and quotes.any():
+            first, last = (int(place) + begin for place in places[quotes][[0, -1]])
+            if quoted and first - begun > BLOCK_BYTES:
+                strings.append((begun, first))
+            begun = last + 1
         quoted = bool(within[-1]) if len(within) else quoted
         places, kinds = places[outside] + begin, kinds[outside]
         levels = np.cumsum(_STEPS[kinds], dtype=np.int64) + level

@@ -31,8 +31,8 @@ def refusal(place: str, ids: Any = None, dimensions: tuple[int, ...] = ()) -> st
     with pytest.raises(InvalidArgument) as caught:
         check_sink(place, dimensions, Numbers.FLOAT32, ids)
     assert caught.value.field == "--out"
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in caught.value.message
+    return caught.value.message
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".arrow", ".jsonl", ".npy", ".lance"])
@@ -175,12 +175,15 @@ def refusing() -> Iterator[str]:
 
 def test_qdrant_must_answer(tmp_path: Path, refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The address and what to do stand in one line; a proxy has no part in it."""
+    for name in ("http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:2")
     said = refusal("qdrant://127.0.0.1:1/texts")
     assert said == (
         "qdrant://127.0.0.1:1/texts cannot be reached: [Errno 111] Connection refused; start Qdrant there, "
         "or mend the address; qdrant+file:///folder/NAME needs no server"
     )
+    assert "(through the proxy that HTTP_PROXY names): " in refusal("qdrant://qdrant.invalid:6333/texts")
     assert "Unauthorized; give its key in QDRANT_API_KEY" in refusal(f"qdrant://{refusing}/texts")
     assert "cannot be reached" in refusal("qdrant://127.0.0.1:port/texts")
     (tmp_path / "file").touch()

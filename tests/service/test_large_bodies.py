@@ -16,7 +16,7 @@ from service_rig import MODEL, OTHER, WITHIN
 from starlette.requests import ClientDisconnect, Request
 
 from embatch.api.app import create_app
-from embatch.api.bodies import THREADS, BodyThreads
+from embatch.api.bodies import QUERY_BYTES, THREADS, BodyThreads
 from embatch.api.limits import SMALL_BYTES, Bounds
 from embatch.engine.models import Catalog
 from embatch.server.http_protocol import guarded
@@ -172,14 +172,32 @@ def test_a_body_whose_sender_has_gone_is_dropped() -> None:
     assert read == ["third"]
 
 
-def test_a_small_body_is_read_where_it_is_needed() -> None:
+def test_a_small_body_does_not_wait_for_large_ones() -> None:
+    """They have a thread of their own."""
+    go = threading.Event()
+
+    async def calls() -> None:
+        bodies, stays = BodyThreads(threads=1), request(asyncio.Event())
+        large = [
+            asyncio.create_task(bodies.read(stays, SMALL_BYTES + 1, lambda _: go.wait(WITHIN)))
+            for _ in range(3)
+        ]
+        assert (await bodies.read(stays, SMALL_BYTES, lambda _: "small"))() == "small"
+        assert not any(one.done() for one in large)
+        go.set()
+        assert [(await one)() for one in large] == [True] * 3
+
+    asyncio.run(asyncio.wait_for(calls(), 2 * WITHIN))
+
+
+def test_the_body_of_a_query_is_read_where_it_is_needed() -> None:
     """In the caller's thread, when it asks for it; nobody waits for a turn."""
-    threads = []
+    threads: list[int] = []
 
     async def calls() -> None:
         whole = request(asyncio.Event())
         content = await BodyThreads().read(
-            whole, SMALL_BYTES, lambda _: threads.append(threading.get_ident())
+            whole, QUERY_BYTES, lambda _: threads.append(threading.get_ident())
         )
         assert threads == []
         content()

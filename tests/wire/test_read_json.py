@@ -189,6 +189,21 @@ def test_the_reader_can_be_stopped_between_pieces() -> None:
         last = beats.taken
 
 
+@pytest.mark.parametrize("letter", ["x", '"', "\u00e9", "\x01"])
+def test_a_text_too_long_in_any_spelling_is_not_read_and_fails_alone(letter: str) -> None:
+    """It stays too long; one that is within the limit as it is written shortest comes through."""
+    limit = 30_000
+    texts = ["before", letter * (10 * limit), "between", letter * (limit // 2), "behind"]
+    entries = [{"request": {"content": {"parts": [{"text": text}]}}} for text in texts]
+    body = json.dumps({"batch": {"inputConfig": {"requests": {"requests": entries}}}}).encode()
+    rows = inputs.create(body, "m", same, text_bytes=limit).rows or []
+    found = [row.text or "" for row in rows]
+    assert [found[at] for at in (0, 2, 3, 4)] == [texts[at] for at in (0, 2, 3, 4)]
+    assert len(found[1].encode()) > limit
+    row = inputs.embed(json.dumps(entries[1]["request"]).encode(), same, limit)
+    assert len((row.text or "").encode()) > limit
+
+
 class Beats:
     """Reads a body until so many pulses have come."""
 

@@ -1,7 +1,8 @@
-"""Bodies on their way in: small ones are read where they are needed, large ones in threads of their own.
+"""Bodies on their way in: that of a query is read where it is needed, larger ones in threads of their own.
 
-Reading a body of many megabytes takes a second of a core. Nobody who polls, cancels or asks for health waits
-behind it, nor does a query; and a body whose sender has gone is not read to its end.
+Reading a body of many megabytes takes half a second of a core. Nobody who polls, cancels or asks for health
+waits behind it, nor does a query; and a body whose sender has gone is not read to its end. There are few such
+threads, for each of them takes Python's lock from all others for some milliseconds at a time.
 """
 
 from __future__ import annotations
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-THREADS: Final = 2
-"""Large bodies that are read at once: more would only take turns."""
+QUERY_BYTES: Final = 4 << 10
+"""A body up to this size is read within a millisecond."""
+THREADS: Final = 1
+"""Bodies read at once, of those up to `SMALL_BYTES` and of larger ones: more would only take turns."""
 
 
 class BodyThreads:
-    """Reads large bodies, apart from all other calls."""
+    """Reads bodies that are larger than those of queries, apart from all other calls."""
 
     def __init__(self, threads: int = THREADS) -> None:
-        self._lines = Lines(threads, refusal="too many large bodies wait to be read: come back later")
+        self._lines = Lines(threads, refusal="too many bodies wait to be read: come back later")
 
     async def read(
         self, request: Request, size: int, call: Callable[[Callable[[], None]], T]
     ) -> Callable[[], T]:
-        """Return what gives the content of a body: a large one has been read, a small one is read then.
+        """Return what gives the content of a body: it has been read, but that of a query is read then.
 
         Args:
             request: whose body it is; it has arrived.
@@ -48,9 +51,9 @@ class BodyThreads:
 
         Raises:
             ClientDisconnect: its sender has gone.
-            Unavailable: too many large bodies wait.
+            Unavailable: too many bodies of its size wait.
         """
-        if size <= SMALL_BYTES:  # some milliseconds
+        if size <= QUERY_BYTES:
             return partial(call, _go_on)
         gone = threading.Event()
 
@@ -61,7 +64,7 @@ class BodyThreads:
         with CancelScope() as waiting:
             watch = asyncio.create_task(_watch(request.receive, gone, waiting))
             try:
-                content = await self._lines.run("bodies", call, pulse)
+                content = await self._lines.run("small" if size <= SMALL_BYTES else "large", call, pulse)
             finally:
                 watch.cancel()
             return lambda: content
@@ -80,11 +83,11 @@ def _go_on() -> None:
     pass
 
 
-async def small_body(request: Request, what: str) -> bytes:
+async def small_body(request: Request, what: str, most: int = SMALL_BYTES) -> bytes:
     """Return a body that says a few words. Raises TooLarge, naming `what` it is."""
     body = bytearray()
     async for data in request.stream():
         body += data
-        if len(body) > SMALL_BYTES:
-            raise TooLarge(f"{what} may have {SMALL_BYTES} bytes", field="body")
+        if len(body) > most:
+            raise TooLarge(f"{what} may have {most} bytes", field="body")
     return bytes(body)

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request, Response
 from embatch.api import problems
 from embatch.api.bodies import small_body
 from embatch.api.descriptions import announced, base_address, display_name, resource
-from embatch.api.related import RelatedReader, boundary_of
+from embatch.api.related import DESCRIPTION_BYTES, RelatedReader, boundary_of
 from embatch.api.streaming import StreamedResponse, begun
 from embatch.api.waiting import ResultThreads
 from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
@@ -88,7 +88,7 @@ class _Files:
         if "start" not in _commands(request):
             raise InvalidArgument("a resumable upload begins with `start`", field="X-Goog-Upload-Command")
         said = announced(
-            await small_body(request, "a file's description"),
+            await small_body(request, "a file's description", DESCRIPTION_BYTES),
             mime_type=request.headers.get("x-goog-upload-header-content-type"),
             size=_number(request, "x-goog-upload-header-content-length"),
         )

@@ -74,7 +74,9 @@ class _Face:
         body = await request.body()
         served = self._service.model(model)
         same = self._service.naming(served)
-        row = await self._bodies.read(request, len(body), lambda _: inputs.embed(body, same))
+        row = await self._bodies.read(
+            request, len(body), lambda _: inputs.embed(body, same, self._settings.text_bytes)
+        )
         return await self._engines.run(f"query {served.name}", self._embed, row, served)
 
     def _embed(self, row: Callable[[], RequestRow], served: ServedModel) -> Response:
@@ -86,7 +88,11 @@ class _Face:
         served = self._service.model(model)
         same, most = self._service.naming(served), self._settings.interactive_requests
         rows = await self._bodies.read(
-            request, len(body), lambda pulse: inputs.embed_many(body, same, most, pulse=pulse)
+            request,
+            len(body),
+            lambda pulse: inputs.embed_many(
+                body, same, most, text_bytes=self._settings.text_bytes, pulse=pulse
+            ),
         )
         return await self._engines.run(f"query {served.name}", self._embed_many, rows, served)
 
@@ -112,7 +118,9 @@ class _Face:
         body = await request.body()
         served, most = self._service.model(model), self._settings.inline_requests
         rows = await self._bodies.read(
-            request, len(body), lambda pulse: inputs.count_tokens(body, most, pulse=pulse)
+            request,
+            len(body),
+            lambda pulse: inputs.count_tokens(body, most, text_bytes=self._settings.text_bytes, pulse=pulse),
         )
         return {"totalTokens": await self._engines.run(_bulk(served), self._count_tokens, rows, served)}
 
@@ -130,7 +138,9 @@ class _Face:
 
         def read(pulse: Callable[[], None]) -> tuple[inputs.Created, Draft]:
             same, most = self._service.naming(served), self._settings.inline_requests
-            made = inputs.create(body, model, same, most=most, pulse=pulse)
+            made = inputs.create(
+                body, model, same, most=most, text_bytes=self._settings.text_bytes, pulse=pulse
+            )
             digest = None if key is None else _digest(served.name, body)
             return made, Draft(
                 served.name, made.display_name, made.priority, key, digest, asked_model=model, run=run
@@ -196,9 +206,10 @@ class _Face:
         """Change display name or priority; answer the bare batch, as Google does."""
         body = await small_body(request, "an update of a batch")
         mask = request.query_params.get("updateMask")
+        read = await self._bodies.read(request, len(body), lambda _: inputs.update(body, mask))
 
         def run() -> Batch:
-            change = inputs.update(body, mask)
+            change = read()
             return self._service.update(
                 f"batches/{id}", display_name=change.display_name, priority=change.priority
             )

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _HEAD_BYTES: Final = 8 << 10
-_METADATA_BYTES: Final = 64 << 10
+DESCRIPTION_BYTES: Final = 16 << 10
+"""Most bytes of what describes a file: a name of 512 characters, and a few words."""
 _BOUNDARY: Final = re.compile(r"""boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))""", re.IGNORECASE)
 
 
@@ -49,7 +50,7 @@ class RelatedReader:
         """Return the first part."""
         await self._until(self._delimiter, _HEAD_BYTES, "there is no first part")
         await self._head()
-        return await self._until(self._delimiter, _METADATA_BYTES, "the first part does not end")
+        return await self._until(self._delimiter, DESCRIPTION_BYTES, "the first part does not end")
 
     async def file_head(self) -> Part:
         """Return the head of the second part."""

@@ -48,7 +48,11 @@ class _Runs:
         served = self._service.model(model)
         same, most = self._service.naming(served), self._settings.interactive_requests
         rows = await self._bodies.read(
-            request, len(body), lambda pulse: inputs.embed_many(body, same, most, least=0, pulse=pulse)
+            request,
+            len(body),
+            lambda pulse: inputs.embed_many(
+                body, same, most, least=0, text_bytes=self._settings.text_bytes, pulse=pulse
+            ),
         )
         return await self._engines.run(f"reference {served.name}", self._reference, rows, served)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -129,6 +130,9 @@ class _Process:
                     self._attached.begin()
                 _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
                 self._watch_store(loop)
+                # What a start leaves behind stays: to walk it again and again would stop all threads.
+                gc.collect()
+                gc.freeze()
             await serving
             await asyncio.to_thread(self._service.close, self._parts.settings.drain_seconds)
         _log.info("ended", extra={"fields": {"storage": "broken" if self._store.broken else "good"}})

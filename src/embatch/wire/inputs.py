@@ -123,6 +123,7 @@ def create(
     same_model: Callable[[str], bool],
     *,
     most: int | None = None,
+    text_bytes: int | None = None,
     pulse: Callable[[], None] = _nothing,
 ) -> Created:
     """Read the body of `asyncBatchEmbedContent`.
@@ -132,12 +133,14 @@ def create(
         model: the model of the path.
         same_model: whether a request's own `model` is the batch's.
         most: of more requests, one more is returned; `None` returns all.
+        text_bytes: what the longest good text has; of one that is longer in any spelling, only this much and
+            a little more is said.
         pulse: called every now and then; what it raises ends the reading.
 
     Raises:
         InvalidArgument: naming the field.
     """
-    read = Body(body, 5, pulse)
+    read = Body(body, 5, pulse, text_bytes)
     top = Fields(read.value, "", ("batch",))
     known = ("model", "displayName", "inputConfig", "priority", "webhookConfig", "name")
     batch = Fields(top.get("batch"), "batch", known)
@@ -247,9 +250,13 @@ def _fault(reason: Reason, message: str) -> RequestError:
     return RequestError(Code.INVALID_ARGUMENT, reason, message)
 
 
-def embed(body: bytes, same_model: Callable[[str], bool]) -> RequestRow:
-    """Read the body of `embedContent`. Raises InvalidArgument naming the field."""
-    return request_row(load(body), "", same_model)
+def embed(body: bytes, same_model: Callable[[str], bool], text_bytes: int | None = None) -> RequestRow:
+    """Read the body of `embedContent`; `text_bytes` as of `create`.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    return request_row(Body(body, 0, longest=text_bytes).value, "", same_model)
 
 
 def embed_many(
@@ -258,14 +265,15 @@ def embed_many(
     most: int,
     *,
     least: int = 1,
+    text_bytes: int | None = None,
     pulse: Callable[[], None] = _nothing,
 ) -> list[RequestRow]:
-    """Read the body of `batchEmbedContents`; `pulse` as of `create`.
+    """Read the body of `batchEmbedContents`; `text_bytes` and `pulse` as of `create`.
 
     Raises:
         InvalidArgument: naming the field.
     """
-    read = Body(body, 2, pulse)
+    read = Body(body, 2, pulse, text_bytes)
     given = Fields(read.value, "", ("requests",)).get("requests")
     entries = read.elements(given, "requests")
     if entries is None and (least or given != []):
@@ -285,15 +293,17 @@ def embed_many(
     return rows
 
 
-def count_tokens(body: bytes, most: int, *, pulse: Callable[[], None] = _nothing) -> list[RequestRow]:
+def count_tokens(
+    body: bytes, most: int, *, text_bytes: int | None = None, pulse: Callable[[], None] = _nothing
+) -> list[RequestRow]:
     """Read the body of `countTokens`; roles and how contents are grouped mean nothing here.
 
-    `pulse` as of `create`.
+    `text_bytes` and `pulse` as of `create`.
 
     Raises:
         InvalidArgument: naming the field.
     """
-    read = Body(body, 2, pulse)
+    read = Body(body, 2, pulse, text_bytes)
     contents = read.elements(Fields(read.value, "", ("contents",)).get("contents"), "contents")
     if contents is None:
         raise InvalidArgument("this must be a list of at least one content", field="contents")

@@ -47,7 +47,8 @@ def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataT
         raise
     except Exception as error:  # noqa: BLE001  (the library's errors have no common root)
         raise InvalidArgument(
-            f"{shown(place)} cannot be reached: {_reason(error)}; {_remedy(place, error)}", field="--out"
+            f"{shown(place)} cannot be reached{_hint(place)}: {_reason(error)}; {_remedy(place, error)}",
+            field="--out",
         ) from None
     finally:
         if client is not None:
@@ -83,6 +84,16 @@ def _reason(error: Exception) -> str:
     return status or " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def _address(place: str) -> str:
+    """Return where a server is asked."""
+    parts = urlsplit(place)
+    return f"{'https' if parts.scheme == 'qdrant+https' else 'http'}://{parts.netloc}"
+
+
+def _hint(place: str) -> str:
+    return "" if urlsplit(place).scheme == "qdrant+file" else network.route(_address(place)).hint
+
+
 def _remedy(place: str, error: Exception) -> str:
     if getattr(error, "status_code", None) in (401, 403):
         return "give its key in QDRANT_API_KEY"
@@ -110,8 +121,7 @@ def _client(place: str, timeout: int = 60) -> tuple[Any, str]:
     if parts.scheme == "qdrant+file":
         # Else the library opens a database to see whether SQLite minds threads, and never closes it.
         return QdrantClient(path=str(path.parent), force_disable_check_same_thread=True), path.name
-    kind = "https" if parts.scheme == "qdrant+https" else "http"
-    key, address = os.environ.get("QDRANT_API_KEY"), f"{kind}://{parts.netloc}"
+    key, address = os.environ.get("QDRANT_API_KEY"), _address(place)
     way = network.route(address)
     beside: dict[str, Any] = {"verify": way.verify, "proxy": way.proxy, "trust_env": False}
     return QdrantClient(

@@ -47,7 +47,7 @@ def surveyed(form: Format, files: Sequence[File], first: Columns) -> Columns:
     Raises:
         InvalidArgument: a file lacks a column or has no text in it, or ids of two files have no common type.
     """
-    if first.id is None or len(files) == 1:
+    if len(files) == 1:
         return replace(first, id_type=_settled(first.id_type))
     having: dict[Any, list[File]] = {}
     with ThreadPoolExecutor(8) as threads:  # of a store, each file is a journey

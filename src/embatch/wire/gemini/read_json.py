@@ -31,6 +31,8 @@ DEPTH: Final = 32
 """Most levels of a body, those of metadata in it included."""
 _MOST: Final = jsontext.MOST_MARKS
 _MARK_BYTES: Final = 34
+_LONGEST_ESCAPE: Final = 6
+"""Bytes that JSON may take for one byte of UTF-8."""
 
 
 def load(body: bytes) -> Any:
@@ -102,21 +104,32 @@ class Body:
         body: as it came.
         depth: the level at which the elements of the list stand.
         pulse: called before each piece; what it raises ends the reading.
+        longest: bytes of UTF-8 that a string may have. One that is longer in any spelling is not read: in its
+            place stands another that is too long as well.
 
     Raises:
         InvalidArgument: as `load`, for all that is outside of the list.
     """
 
-    def __init__(self, body: bytes, depth: int, pulse: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, body: bytes, depth: int, pulse: Callable[[], None] = lambda: None, longest: int | None = None
+    ) -> None:
         self._body, self._pulse = body, pulse
         self._lists: dict[str, _Stretch] = {}
         _check_encoding(body)
         if len(body) <= jsontext.BLOCK_BYTES:
             self.value = _object(body)
             return
+        cutter = self._scanned(depth)
+        if longest is not None and (short := _shortened(body, cutter.strings, longest)) is not body:
+            self._body = short
+            cutter = self._scanned(depth)
+        self.value = self._head(cutter.found)
+
+    def _scanned(self, depth: int) -> _Cutter:
         cutter = _Cutter(depth)
-        for places, kinds, levels in jsontext.marks(body):
-            pulse()
+        for places, kinds, levels in jsontext.marks(self._body, cutter.strings):
+            self._pulse()
             if len(levels) and levels.max() > DEPTH:
                 raise _too_deep()
             cutter.add(places, kinds, levels)
@@ -125,8 +138,8 @@ class Body:
             if cutter.outside > _MOST:
                 raise _too_many("body", "the body, without its list,")
         if cutter.unended:
-            raise _malformed(self._at(len(body), 0, "unexpected end of data"))
-        self.value = self._head(cutter.found)
+            raise _malformed(self._at(len(self._body), 0, "unexpected end of data"))
+        return cutter
 
     def _head(self, stretches: list[_Stretch]) -> Any:
         """Return the value of all but the stretches; each of them is a text that nobody can guess."""
@@ -180,6 +193,16 @@ class Body:
         return _Error(message, self._body.decode(errors="replace"), before + max(0, beyond))
 
 
+def _shortened(body: bytes, strings: list[tuple[int, int]], longest: int) -> bytes:
+    """Return a body with another string for each that is too long however its characters are written."""
+    pieces, end = [], 0
+    for begin, after in strings:
+        if after - begin > _LONGEST_ESCAPE * longest:
+            pieces += [body[end:begin], b"x" * (longest + 1)]
+            end = after
+    return b"".join((*pieces, body[end:])) if pieces else body
+
+
 @dataclass(slots=True)
 class _Stretch:
     """A list that is longer than a block, and where it can be cut."""
@@ -207,6 +230,8 @@ class _Cutter:
 
     def __init__(self, depth: int) -> None:
         self.found: list[_Stretch] = []
+        self.strings: list[tuple[int, int]] = []
+        """First byte and end of each string that is longer than a block."""
         self.broken: int | None = None
         """Where one ends as an object would."""
         self._depth = depth
