@@ -21,7 +21,6 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import (
-    AlreadyExists,
     BatchFailed,
     DataLoss,
     FailedPrecondition,
@@ -33,8 +32,9 @@ from embatch.errors import (
 )
 from embatch.numbers import Numbers
 from embatch.runs import sample as certificate
+from embatch.runs.adoption import Adoption
 from embatch.runs.apart import check_apart
-from embatch.runs.identity import about, batch_key, begun
+from embatch.runs.identity import about, begun
 from embatch.runs.judge import Judge, Sent
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.output import Output
@@ -131,7 +131,8 @@ class _Run:
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
-        self._display_name = ledger.begun.get("display name") or wish.display_name or source.name
+        display_name = ledger.begun.get("display name") or wish.display_name or source.name
+        self._adoption = Adoption(client, ledger, wish, display_name, self._name if conduct.cache else None)
         self._started = datetime.now(UTC)
         blocks = ledger.blocks.values()
         self._resumed = self._read = sum(block.rows for block in blocks)
@@ -239,7 +240,8 @@ class _Run:
         part = Part.of(rows) if earlier is None else Part.read(self._ledger.rows(earlier))
         wanted = np.flatnonzero(part.readable & (part.failed | (earlier is None))).tolist()
         texts, places = distinct(rows.texts, wanted)
-        batch = self._batch(number, rows, texts) if texts else None
+        batch = self._adoption.batch(number, rows, texts) if texts else None
+        self._handed |= batch is not None
         sent = Sent(number, rows, part, batch, places, texts)
         skew = timedelta(seconds=0 if self._client.local else 1)  # between another machine's clock and ours
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
@@ -247,36 +249,6 @@ class _Run:
             requests, tokens = finished(batch)
             sent.earlier = (round(len(rows.texts) * requests / len(texts)), tokens)
         self._sent.append(sent)
-
-    def _batch(self, number: int, rows: Rows, texts: list[str]) -> Batch:
-        wish = self._wish
-        said = f"rows {rows.first}-{rows.first + len(rows.texts) - 1}"
-        while True:
-            try:
-                batch = self._client.async_batch_embed_contents(
-                    texts,
-                    display_name=f"{self._display_name} {said}"[-512:],
-                    model=wish.model,
-                    task_type=wish.task_type,
-                    output_dimensionality=None if self._client.ours else max(wish.dimensions, default=None),
-                    priority=wish.priority,
-                    idempotency_key=batch_key(
-                        self._ledger, number, wish.priority, texts, cache=self._conduct.cache
-                    ),
-                    run=self._name if self._conduct.cache else None,
-                )
-            except AlreadyExists:
-                raise FailedPrecondition(
-                    f"{said} were handed over before as another batch, by another name, for another model or "
-                    "by another version: go on as then, delete that batch, or begin anew with --restart",
-                    field="--out",
-                ) from None
-            self._handed = True
-            if batch.state not in (State.FAILED, State.CANCELLED, State.EXPIRED):
-                break
-            # The earlier call's batch was stopped: drop it, so that the key makes a new one.
-            self._client.delete_batch(batch.name)
-        return batch
 
     # what comes back
 

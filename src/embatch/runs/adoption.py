@@ -1,0 +1,62 @@
+"""How a block becomes a batch, or finds the one that an earlier call of the run made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embatch.errors import AlreadyExists, FailedPrecondition
+from embatch.runs.identity import batch_key
+from embatch.states import State
+
+if TYPE_CHECKING:
+    from embatch.batch import Batch
+    from embatch.client.client import Client
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.options import Wish
+    from embatch.runs.sources import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """Hands the blocks of one run over."""
+
+    client: Client
+    ledger: Ledger
+    wish: Wish
+    display_name: str
+    run: str | None
+    """The run's name in the service's cache; `None` leaves the cache out."""
+
+    def batch(self, number: int, rows: Rows, texts: list[str]) -> Batch:
+        """Submit the texts of a block as a batch, or return the batch that an earlier call made of them.
+
+        Raises:
+            FailedPrecondition: they were handed over before in another way.
+        """
+        wish = self.wish
+        said = f"rows {rows.first}-{rows.first + len(rows.texts) - 1}"
+        while True:
+            try:
+                batch = self.client.async_batch_embed_contents(
+                    texts,
+                    display_name=f"{self.display_name} {said}"[-512:],
+                    model=wish.model,
+                    task_type=wish.task_type,
+                    output_dimensionality=None if self.client.ours else max(wish.dimensions, default=None),
+                    priority=wish.priority,
+                    idempotency_key=batch_key(
+                        self.ledger, number, wish.priority, texts, cache=self.run is not None
+                    ),
+                    run=self.run,
+                )
+            except AlreadyExists:
+                raise FailedPrecondition(
+                    f"{said} were handed over before as another batch, by another name, for another model or "
+                    "by another version: go on as then, delete that batch, or begin anew with --restart",
+                    field="--out",
+                ) from None
+            if batch.state not in (State.FAILED, State.CANCELLED, State.EXPIRED):
+                return batch
+            # The earlier call's batch was stopped: drop it, so that the key makes a new one.
+            self.client.delete_batch(batch.name)
