@@ -1,35 +1,121 @@
 """What the command line shows: a progress bar on a terminal, one line per interval elsewhere, tables.
 
-Progress goes to standard error; standard output is for what another program reads.
+Progress goes to standard error; standard output is for what another program reads. What is shown was said by
+somebody else, so what a terminal would obey, or draw as nothing, is shown as an escape. Where nobody reads it
+nothing is shown, and the work goes on.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import json
+import os
 import sys
 import time
-from typing import TYPE_CHECKING, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self, TextIO, cast
+
+import orjson
 
 from embatch.batch import WAITS
+from embatch.errors import Unavailable
+from embatch.escapes import json_visible, visible
 from embatch.runs.prices import BREAK_EVEN, WORTH
 from embatch.runs.standing import Standing, finished
+from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from rich.progress import Progress
+    from rich.table import Table
 
     from embatch.batch import Batch
     from embatch.runs.cost import Estimate
 
-_LINE_SECONDS = 5.0
-_PIPED = 2000
+_LINE_SECONDS: Final = 5.0
+_PIPED: Final = 2000
 """Characters of a line for another program, which gets a batch in each."""
+_SURE_SECONDS: Final = (5.0, 30.0)
+"""So much work seen makes an estimate: the first where it is a fair part of the whole, else the second."""
+_FAIR: Final = 0.02
+_NOBODY: Final = (errno.EPIPE, errno.EIO, errno.EBADF)
+"""What writing to a pipe or terminal gives whose other end has gone."""
+
+
+def json_line(record: Mapping[str, object]) -> str:
+    """Return a record as one line of JSON, with JSON's own escapes for what `visible` shows as escapes."""
+    try:
+        text = orjson.dumps(record).decode()
+    except TypeError:  # a name that is not UTF-8
+        text = json.dumps(record)
+    return json_visible(text)
 
 
 def report(line: str) -> None:
-    """Print one line to standard error, as it is."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    """Print one line to standard error, as `visible` shows it."""
+    _print(sys.stderr, visible(line) + "\n")
+
+
+def say(line: str) -> None:
+    """Print one line to standard output, as `visible` shows it.
+
+    Raises:
+        Unavailable: it cannot be written, as on a full disk. Where nobody reads it any more, nothing happens.
+    """
+    _write(visible(line) + "\n")
+
+
+def _write(text: str) -> None:
+    trouble = _print(sys.stdout, text)
+    if trouble is not None and trouble.errno not in _NOBODY:
+        raise Unavailable(f"standard output cannot be written: {trouble.strerror or trouble}")
+
+
+def _print(stream: TextIO | None, text: str) -> OSError | None:
+    """Write to a stream; one that fails leads nowhere from then on, and what was wrong is returned."""
+    try:
+        if stream is not None and not stream.closed:
+            stream.write(text)
+            stream.flush()
+    except OSError as error:
+        silence(stream)
+        return error
+    return None
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let a stream lead nowhere, with what it still holds: nothing fails on it later, the exit included."""
+    with suppress(OSError, ValueError, AttributeError):  # it has no number of its own
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
+
+
+class _Gentle(io.TextIOBase):
+    """Standard error for a library that draws on it: where it cannot be written any more, nothing happens."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        _print(self._stream, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held."""
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
 
 
 def seconds_words(seconds: float) -> str:
@@ -44,9 +130,7 @@ def seconds_words(seconds: float) -> str:
 
 def batch_table(batches: Sequence[Batch]) -> None:
     """Print batches as a table to standard output."""
-    from rich.console import Console  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
 
     table = Table(box=None, pad_edge=False)
     for head in ("name", "state", "done", "failed", "of", "priority", "display name"):
@@ -55,30 +139,49 @@ def batch_table(batches: Sequence[Batch]) -> None:
         table.add_column(head, justify="right" if right else "left", overflow="fold", no_wrap=head == "name")
     for batch in batches:
         stats = batch.batch_stats
-        table.add_row(
+        _add(
+            table,
             batch.name,
             batch.state.value,
             str(stats.successful_request_count),
             str(stats.failed_request_count),
             str(stats.request_count),
             str(batch.priority),
-            Text(batch.display_name or ""),
+            batch.display_name or "",
         )
-    Console(width=None if sys.stdout.isatty() else _PIPED, soft_wrap=True).print(table)
+    _show(table, width=None if sys.stdout.isatty() else _PIPED)
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row of texts, none of which is markup."""
+    from rich.text import Text  # noqa: PLC0415  (as above)
+
+    table.add_row(*(Text(visible(cell)) for cell in cells))
+
+
+def _show(table: Table, *, width: int | None = None) -> None:
+    from rich.console import Console  # noqa: PLC0415  (as above)
+
+    drawn = io.StringIO()
+    Console(file=drawn, force_terminal=sys.stdout.isatty(), width=width, soft_wrap=True).print(table)
+    _write(drawn.getvalue())
 
 
 class Display:
     """Shows how far a batch or a run is, with its rate and the time that remains."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, notice: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """Begin. `notice` is asked at every poll of work for a line about the machine, if there is one."""
+        self._clock, self._notice = clock, notice
         self._started = clock()
         self._said = self._started
         self._first: tuple[float, int, int] | None = None
         """When the first work of this call was seen, and how many rows and tokens it was."""
         self._waits = ""
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if _is_terminal(sys.stderr):
             self._bar = _bar()
 
     @property
@@ -113,12 +216,15 @@ class Display:
             if note.startswith(WAITS) and note != self._waits:  # each reason once, when it comes up
                 self._waits = note
                 report(note)
+        if standing.batch.state is State.PROCESSING and (line := self._notice()):
+            report(line)
         by_tokens = bool(standing.total_tokens)
         done = standing.tokens if by_tokens else standing.rows
         total = standing.total_tokens if by_tokens else standing.total_rows
         rate = self._rate(standing, by_tokens=by_tokens)
         now = self._clock()
-        left = seconds_words((total - done) / rate) if rate and total and done < total else ""
+        sure = rate and total and self._sure(now, rate, total)
+        left = seconds_words((total - done) / rate) if sure and total and done < total else ""
         unit = "tokens" if by_tokens else "rows"
         rows = f"{standing.rows:,}/{'?' if standing.total_rows is None else f'{standing.total_rows:,}'}"
         state = standing.batch.state.value
@@ -130,7 +236,7 @@ class Display:
             self._bar.update(
                 task, description=state, completed=done, total=total, rows=rows, rate=speed, left=left
             )
-        elif standing.batch.done or now - self._said >= _LINE_SECONDS:
+        elif (standing.batch.done and standing.settled) or now - self._said >= _LINE_SECONDS:
             self._said = now
             said = (f"{state} {rows}", f"{standing.failed:,} failed", speed, left and f"{left} left")
             report(", ".join(filter(None, said)))
@@ -146,16 +252,29 @@ class Display:
         done = tokens - first_tokens if by_tokens else rows - first_rows
         return done / (now - since) if now > since and done > 0 else 0.0
 
+    def _sure(self, now: float, rate: float, total: int) -> bool:
+        """Return whether enough was seen for an estimate of what remains."""
+        seen = now - (self._first or (now,))[0]
+        early, late = _SURE_SECONDS
+        return seen >= late or (seen >= early and seen * rate >= _FAIR * total)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
 
 def _bar() -> Progress:
     from rich.console import Console  # noqa: PLC0415  (as above)
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[rows]}  {task.fields[rate]}  {task.fields[left]}"),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[rows]}  {task.fields[rate]}  {task.fields[left]}", markup=False),
+        console=Console(file=cast("TextIO", _Gentle(sys.stderr))),
     )
 
 
@@ -179,14 +298,12 @@ def cost_line(cpu_seconds: float, alone: float | None) -> str:
 
 def cost_table(found: Estimate) -> None:
     """Print what embedding a dataset will cost, to standard output."""
-    from rich.console import Console  # noqa: PLC0415  (as above)
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415  (as above)
 
-    console = Console(soft_wrap=True, highlight=False)
     share = "" if found.counted == found.rows else f" (extrapolated from {found.counted:,})"
     if found.open_end:
         share = " (the first ones alone: the input goes on and does not say how far)"
-    console.print(
+    say(
         f"{found.rows:,} rows{share}, {found.readable:,} texts, {found.distinct:,} different; "
         f"{found.tokens:,} tokens of {found.model}, {found.distinct_tokens:,} of different texts"
     )
@@ -197,20 +314,21 @@ def cost_table(found: Estimate) -> None:
     if found.rate is not None:
         rate = found.rate
         hours = rate.cpu_seconds_per_token * found.distinct_tokens / 3600
-        table.add_row(
+        _add(
+            table,
             f"here, as a batch ({rate.tokens_per_second:,.0f} tokens/s measured on {rate.texts} texts)",
             seconds_words(found.distinct_tokens / rate.tokens_per_second),
             f"{hours * found.prices.cpu_hour:,.4f}",
         )
         if rate.alone_cpu_seconds_per_token is not None:
             hours = rate.alone_cpu_seconds_per_token * found.tokens / 3600
-            table.add_row("here, one text at a time", "", f"{hours * found.prices.cpu_hour:,.4f}")
-    table.add_row("Gemini, batch", "within 24 h", f"{batch:,.4f}")
-    table.add_row("Gemini, interactive", "", f"{alone:,.4f}")
-    console.print(table)
+            _add(table, "here, one text at a time", "", f"{hours * found.prices.cpu_hour:,.4f}")
+    _add(table, "Gemini, batch", "within 24 h", f"{batch:,.4f}")
+    _add(table, "Gemini, interactive", "", f"{alone:,.4f}")
+    _show(table)
     if found.unmeasured:
-        console.print(f"work here was not measured: {found.unmeasured}")
-    console.print(
+        say(f"work here was not measured: {found.unmeasured}")
+    say(
         f"prices of {found.prices.date}; Gemini counts tokens of its own, these are {found.model}'s; "
         f"CPU time at {found.prices.cpu_hour} an hour"
     )
@@ -222,7 +340,7 @@ def cost_table(found: Estimate) -> None:
         if found.readable >= low
         else "asking interactively"
     )
-    console.print(
+    say(
         f"break-even by the guide: a batch is worth its setup from {low}-{high} texts, and in any case above "
         f"{WORTH}: with {found.readable:,}, {advice}"
     )

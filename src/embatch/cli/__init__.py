@@ -2,19 +2,21 @@
 
 Commands talk to the private service of the data folder, which starts and ends by itself, or to the service
 that `--to` names. Exit codes: 0 done · 1 failed · 2 usage · 3 finished with failed rows · 4 not authorised ·
-6 wait timed out · 75 the data folder is taken · 130 interrupted (the same command goes on).
+6 wait timed out · 75 the data folder is taken · 130 interrupted (the same command goes on). They say how the
+work went, whoever reads or does not read what is shown.
 """
 
 from __future__ import annotations
 
-import io
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from cyclopts import CycloptsError
 
 # Importing a module of commands is what adds them to the application.
-from embatch.cli import batches, doctor, runs, serving  # noqa: F401
+from embatch.cli import batches, doctor, runs, serving, streams  # noqa: F401
 from embatch.cli.app import DONE, FAILED, INTERRUPTED, REFUSED, TIMED_OUT, USAGE, app
-from embatch.display import report
+from embatch.display import report, silence
 from embatch.errors import (
     BatchFailed,
     BatchNotCompleted,
@@ -27,6 +29,30 @@ from embatch.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_OPTIONS: Final = {
+    "alias": "--alias",
+    "api_key": "GOOGLE_API_KEY",
+    "data": "--data",
+    "dimensions": "--dim",
+    "display_name": "--name",
+    "displayName": "--name",
+    "engine": "--engine",
+    "engine-option": "--engine-option",
+    "model": "--model",
+    "name": "NAME",
+    "output_dimensionality": "--dim",
+    "outputDimensionality": "--dim",
+    "poll_interval": "--interval",
+    "precision": "--precision",
+    "priority": "--priority",
+    "target": "--to",
+    "task_type": "--task-type",
+    "taskType": "--task-type",
+    "threads": "--threads",
+    "timeout": "--timeout",
+}
+"""What a user types for a field of a call, by the last part of its name."""
 
 
 def _exit_code(error: EmbatchError) -> int:
@@ -44,6 +70,14 @@ def _exit_code(error: EmbatchError) -> int:
             return FAILED
 
 
+def _words(error: EmbatchError) -> str:
+    """Return an error's message, with the option at fault where it does not name it."""
+    if not error.field:
+        return error.message
+    option = _OPTIONS.get(error.field.rpartition(".")[2], error.field)
+    return error.message if option in error.message else f"{error.message} ({option})"
+
+
 def _place_errors() -> tuple[type[Exception], ...]:
     """Return what is raised where a file or a store is at fault; Arrow's own only if anybody imported it."""
     arrow = sys.modules.get("pyarrow")
@@ -52,22 +86,30 @@ def _place_errors() -> tuple[type[Exception], ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the locale cannot write, or no locale can, is shown with escapes and ends no command.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with streams.kept():
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(arguments, result_action="return_value")
+        code = app(arguments, result_action="return_value", print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        report(f"error: {error}")
+        return USAGE
     except EmbatchError as error:
-        field = f" ({error.field})" if error.field else ""
-        report(f"error: {error.message}{field}")
-        code = _exit_code(error)
-    except KeyboardInterrupt:
-        report("interrupted: the work stays in the data folder, the same command goes on with it")
-        code = INTERRUPTED
+        report(f"error: {_words(error)}")
+        return _exit_code(error)
+    except KeyboardInterrupt as error:
+        report(": ".join(["interrupted", *getattr(error, "__notes__", ())]))
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the help has gone
+        silence(sys.stdout)
+        return DONE
     except _place_errors() as error:  # what says more of it has caught it before
         report(f"error: {error}")
-        code = FAILED
-    sys.exit(code if isinstance(code, int) else DONE)
+        return FAILED
+    return code if isinstance(code, int) else DONE
 
 
 __all__ = ["app", "main"]

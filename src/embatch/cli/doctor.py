@@ -6,15 +6,15 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import orjson
 from cyclopts import Parameter
 
 from embatch.cli.app import DONE, FAILED, app
 from embatch.cli.serving import EngineName, EngineOptions, Precision, pairs
+from embatch.display import json_line, say
 from embatch.errors import EmbatchError, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def doctor(
         ) from missing
 
     about = _Machine(machine.processor(), machine.cores(), amx.unavailable() or "usable")
-    _say(json=json, record=asdict(about), text=f"{about.processor}, {about.cores} cores; AMX: {about.amx}")
+    _say(json=json, record=asdict(about), text=[f"{about.processor}, {about.cores} cores; AMX: {about.amx}"])
     code = DONE
     for reference in model or [models.DEFAULT_MODEL]:
         try:
@@ -69,7 +69,7 @@ def doctor(
         except EmbatchError as error:
             code = FAILED
             record = {"model": reference, "error": error.message, "field": error.field}
-            _say(json=json, record=record, text=f"\n{reference}\n  cannot be served: {error.message}")
+            _say(json=json, record=record, text=("", reference, f"  cannot be served: {error.message}"))
         else:
             _say(json=json, record=asdict(served), text=_words(served))
     return code
@@ -98,22 +98,22 @@ def _load(reference: str, engine: str, precision: str, options: dict[str, str]) 
     )
 
 
-def _words(served: _Served) -> str:
+def _words(served: _Served) -> tuple[str, ...]:
     same = (
         "always: alone, in any company, on any thread, after a restart"
         if served.invariant
         else "in a run that is repeated or resumed; in other company they differ in the last digits"
     )
     engine = f"{served.engine}, {served.precision}, {served.streams} streams"
-    return "\n".join(
-        (
-            f"\n{served.model}: {served.dimensions} dimensions, texts of up to {served.max_tokens} tokens",
-            f"  engine    {engine}, loaded in {served.seconds:.1f} s",
-            *(f"  not {name:<5} {problem}" for name, problem in served.passed_over.items()),
-            f"  vectors   of a text have the same bytes {same}",
-        )
+    return (
+        "",
+        f"{served.model}: {served.dimensions} dimensions, texts of up to {served.max_tokens} tokens",
+        f"  engine    {engine}, loaded in {served.seconds:.1f} s",
+        *(f"  not {name:<5} {problem}" for name, problem in served.passed_over.items()),
+        f"  vectors   of a text have the same bytes {same}",
     )
 
 
-def _say(*, json: bool, record: Mapping[str, object], text: str) -> None:
-    print(orjson.dumps(record).decode() if json else text)  # noqa: T201
+def _say(*, json: bool, record: Mapping[str, object], text: Sequence[str]) -> None:
+    for line in [json_line(record)] if json else text:
+        say(line)

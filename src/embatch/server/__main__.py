@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from embatch.errors import EmbatchError
+from embatch.escapes import visible
 from embatch.server import ServeOptions, serve
 
 try:
     code = serve(ServeOptions(Path(sys.argv[1]), private=True))
 except EmbatchError as error:
-    print(f"error: {error.message}", file=sys.stderr)  # noqa: T201  (the log that the client shows)
+    print(f"error: {visible(error.message)}", file=sys.stderr)  # noqa: T201  (the log that the client shows)
     code = 1
 sys.exit(code)

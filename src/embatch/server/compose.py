@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
 from embatch.errors import InvalidArgument
+from embatch.escapes import visible
 from embatch.pool import LocalPool
 from embatch.server import folder, logs
 from embatch.settings import Settings
@@ -75,7 +76,7 @@ def serve(options: ServeOptions) -> int:
         with folder.locked(place):
             return _serve(options, settings, place)
     except folder.FolderTaken as taken:
-        print(f"embatch: {taken}", file=sys.stderr)  # noqa: T201  (for the person who typed the command)
+        print(f"embatch: {visible(str(taken))}", file=sys.stderr)  # noqa: T201  (for the person who typed the command)
         return TAKEN
 
 
