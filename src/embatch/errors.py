@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Final
 
+from embatch.escapes import visible
+
 WORDS: Final = 1_000
 """Most characters of somebody else's message that become part of ours."""
 
@@ -41,9 +43,7 @@ def printable(words: str, most: int = WORDS) -> str:
     stands there.
     """
     cut = words if len(words) <= most else f"{words[:most]}…"
-    if cut.isprintable():
-        return cut
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
+    return visible(cut)
 
 
 class Code(Enum):
@@ -105,6 +105,27 @@ class Reason(Enum):
     DATA_LOSS = "DATA_LOSS"
 
 
+_OF_CONTENT: Final = frozenset(
+    {
+        Reason.BAD_LINE,
+        Reason.LINE_TOO_LONG,
+        Reason.BAD_ENCODING,
+        Reason.BAD_UNICODE,
+        Reason.EMPTY_TEXT,
+        Reason.NOT_TEXT,
+        Reason.TEXT_TOO_LARGE,
+        Reason.TOO_LONG,
+        Reason.UNSUPPORTED_PART,
+        Reason.BAD_FIELD,
+        Reason.DUPLICATE_KEY,
+        Reason.MODEL_MISMATCH,
+    }
+)
+"""The request itself is at fault: whoever has the data must mend it."""
+_REFUSALS: Final = frozenset({Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.UNIMPLEMENTED})
+"""The same of a foreign service, which gives no reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestError:
     """Why one request of a batch has no embedding.
@@ -116,6 +137,11 @@ class RequestError:
     reason: Reason | None
     """`None` where a foreign service named no reason we know."""
     message: str
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed another time; one with a fault in its content never does."""
+        return self.code not in _REFUSALS if self.reason is None else self.reason not in _OF_CONTENT
 
 
 class FailedRows(UserWarning):

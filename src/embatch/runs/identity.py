@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from embatch.runs.places import shown
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from embatch.client.client import Client
     from embatch.runs.ledger import Ledger
@@ -40,7 +42,46 @@ def begun(source: Source, wish: Wish) -> dict[str, object]:
         "display name": wish.display_name or source.name,
         # What the fingerprint is of: a later call that gives another one hears what it is.
         "input": source.parts(),
+        # Where it lies, for people: a digest tells them nothing.
+        "place": shown(source.place),
     }
+
+
+def differences(
+    then: Mapping[str, object],
+    now: Mapping[str, object],
+    begun: Mapping[str, object],
+    beginning: Mapping[str, object],
+) -> list[str]:
+    """Return what makes two calls different runs: each by its name, with what it was and what it is.
+
+    Args:
+        then: `about` of the first call.
+        now: `about` of this one.
+        begun: what the first call decided; empty in a ledger from before that was kept.
+        beginning: what this call would have decided in its place.
+    """
+    found: list[str] = []
+    for name in dict.fromkeys([*now, *then]):
+        if name in then and name in now and then[name] == now[name]:
+            continue
+        changed = {name: (then.get(name), now.get(name))}
+        was, has = begun.get(name), beginning.get(name)
+        if isinstance(was, dict) and isinstance(has, dict):  # what it consists of says more
+            parts = {part: (was.get(part), has[part]) for part in has if was.get(part) != has[part]}
+            changed = parts or changed
+        if "input" in changed:
+            changed["input"] = (begun.get("place"), beginning.get("place"))
+        found += [name + _change(name, *values) for name, values in changed.items()]
+    return found
+
+
+def _change(name: str, then: object, now: object) -> str:
+    if name == "input":
+        if then is None:  # a ledger from before the place was kept
+            return ""
+        return f" ({then} has changed since)" if then == now else f" ({then} then, {now} now)"
+    return f" ({'none' if then is None else then} then, {'none' if now is None else now} now)"
 
 
 def batch_key(ledger: Ledger, number: int, priority: int, texts: Sequence[str], *, cache: bool) -> str:

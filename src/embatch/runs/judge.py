@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embatch.errors import EmbatchError, FailedPrecondition
+from embatch.errors import ConnectionFailed, EmbatchError, FailedPrecondition, Unavailable
 from embatch.runs import sample as certificate
 from embatch.runs.ledger import Block
 from embatch.runs.standing import total
@@ -35,8 +35,15 @@ class Sent:
     places: dict[int, int]
     """Row of the block to the request that has its text."""
     texts: list[str]
+    failed: int = 0
+    """Rows with an error that were not sent."""
     earlier: tuple[int, int] = (0, 0)
     """Rows and tokens of the batch that were finished when this call found it."""
+
+    def finished(self, requests: int) -> int:
+        """Return the rows that are finished once so many requests are: so is each that was not sent."""
+        sent = len(self.places)
+        return len(self.rows.texts) - sent + (sent * requests // len(self.texts) if self.texts else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,27 @@ class Judge:
         """Let the reference path get ready while batches run: it may need an engine of its own."""
         with suppress(EmbatchError):  # what it is comes again when texts are compared
             self.client.embed_reference([], model=self.wish.model)
+
+    def native(self) -> int:
+        """Ask the service, and return its model's dimensions where the run wants some of them; 0: not known.
+
+        Returns once the engine is loaded, for only then is it known; one that does not come up says so to
+        the batch that waits for it.
+
+        Raises:
+            ConnectionFailed: the service cannot be reached.
+        """
+        if self.wish.dimensions:
+            try:
+                said = self.client.embed_reference([], model=self.wish.model)
+            except ConnectionFailed:
+                raise
+            except Unavailable:
+                return 0
+            if said is not None:
+                return said.dimensions or 0
+        next(self.client.list_batches(page_size=1), None)
+        return 0
 
     def block(self, sent: Sent, batch: Batch | None, result: BatchResult | None) -> Block:
         """Return the block that a batch made, compared to the reference path; not committed yet.
@@ -131,14 +159,10 @@ class Judge:
 
     def _check_model(self, block: Block) -> None:
         """Refuse to mix vectors of two models, or of one whose files changed meanwhile."""
-        for other in self.ledger.blocks.values():
-            for mine, others in (
-                (block.engine.get("identity"), other.engine.get("identity")),
-                (block.native, other.native),
-            ):
-                if mine and others and mine != others:
-                    raise FailedPrecondition(
-                        "the model is not the one the run began with (weights or numerics): --restart "
-                        "begins anew",
-                        field="--out",
-                    )
+        mine = (block.engine.get("identity"), block.native)
+        others = self.ledger.model
+        if any(own and other and own != other for own, other in zip(mine, others, strict=True)):
+            raise FailedPrecondition(
+                "the model is not the one the run began with (weights or numerics): --restart begins anew",
+                field="--out",
+            )

@@ -23,6 +23,7 @@ import pyarrow as pa
 from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
 from embatch.ownership import make_folder
+from embatch.runs.identity import differences
 from embatch.runs.places import SUFFIX
 from embatch.runs.sample import Sample
 
@@ -93,6 +94,8 @@ class Ledger:
         """The block committed last, whose batch may still be there."""
         self.lost: dict[int, Block] = {}
         """Blocks that were done and whose parts are missing or damaged: they have to be worked again."""
+        self.model: tuple[object, int] = (None, 0)
+        """Identity of the engine and native dimensions of all blocks; `None` and 0 while none tells."""
         self._folder, self._file = folder, file
 
     @classmethod
@@ -155,6 +158,14 @@ class Ledger:
         """Let a block have to be worked again; the run is not done any more."""
         self.lost[block.number] = self.blocks.pop(block.number, block)
         self.verdict = None
+        if not self.blocks:
+            self.model = (None, 0)
+
+    def _keep(self, block: Block) -> None:
+        self.blocks[block.number] = self.last = block
+        self.verdict = None
+        identity, native = self.model
+        self.model = (identity or block.engine.get("identity"), native or block.native)
 
     def _missing(self, block: Block) -> bool:
         """Return whether a part is not there, or not all of it: what a look at the folder tells."""
@@ -196,21 +207,16 @@ class Ledger:
             return
         sample = None if said["sample"] is None else Sample(**said["sample"])
         block = Block(**{**said, "notes": tuple(said["notes"]), "sample": sample})
-        self.blocks[block.number] = self.last = block
-        self.verdict = None
+        self._keep(block)
 
     def _compare(self, said: object) -> None:
         other = dict(said) if isinstance(said, dict) else {}
         mine, self.begun = self.begun, other.pop(_BEGUN, {})
-        differing = [name for name in self.about if other.get(name) != self.about[name]]
-        if differing or set(other) != set(self.about):
-            what = differing[0] if differing else "kind"
-            parts, theirs = mine.get(what), self.begun.get(what)
-            if isinstance(parts, dict) and isinstance(theirs, dict):
-                what = " and ".join(name for name in parts if parts[name] != theirs.get(name)) or what
+        differing = differences(other, self.about, self.begun, mine)
+        if differing:
             raise InvalidArgument(
-                f"{self._folder.name} remembers an unfinished run of another {what}: give "
-                "that run's input and options to go on with it, or --restart to begin anew",
+                f"{self._folder.name} remembers an unfinished run of another {' and '.join(differing)}: give "
+                "that run's input and options to go on with it, or --restart to forget it and begin anew",
                 field="--out",
             )
 
@@ -230,8 +236,7 @@ class Ledger:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         kept = replace(block, part=name, size=path.stat().st_size, sha256=digest)
         self._append(asdict(kept))
-        self.blocks[block.number] = self.last = kept
-        self.verdict = None
+        self._keep(kept)
         if earlier is not None:
             (self._folder / earlier.part).unlink(missing_ok=True)
         return kept

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-
-from embatch.errors import Reason
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from embatch.client.results import BatchResult
     from embatch.runs.sources import Rows
-
-_TOO_LARGE: Final = (Reason.TEXT_TOO_LARGE, Reason.TOO_LONG)
-"""As hopeless as a text that cannot be read: the same words would be refused again."""
 
 
 @dataclass(slots=True)
@@ -33,7 +29,7 @@ class Part:
     tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     readable: NDArray[np.bool_]
-    """Whether the row has a text that can be sent: only then can another try change anything."""
+    """Whether another try can change anything: the row has a text, and nothing was found at fault in it."""
 
     @classmethod
     def of(cls, rows: Rows) -> Part:
@@ -71,7 +67,13 @@ class Part:
         for row, request in places.items():
             error = errors.get(request)
             self.errors[row] = None if error is None else error.message
-            self.readable[row] = error is None or error.reason not in _TOO_LARGE
+            self.readable[row] = error is None or error.retryable
+
+    @property
+    def to_mend(self) -> list[int]:
+        """Rows that failed for what is in them: only whoever has the input can change that."""
+        found: list[int] = np.flatnonzero(self.failed & ~self.readable).tolist()
+        return found
 
     def record(self) -> pa.RecordBatch:
         """Return the part as it is stored: with its vectors, for a retry writes the whole block again."""
@@ -113,3 +115,15 @@ def distinct(texts: Sequence[str | None], rows: Sequence[int]) -> tuple[list[str
         if text is not None:
             of[row] = places.setdefault(text, len(places))
     return list(places), of
+
+
+def to_mend(record: pa.RecordBatch, first: int) -> Iterator[tuple[int, str]]:
+    """Yield row number and error of each stored row that only whoever has the input can change.
+
+    Args:
+        record: a stored part.
+        first: the number of its first row.
+    """
+    errors, readable = record.column("error"), record.column("readable")
+    for at in pc.indices_nonzero(pc.and_(errors.is_valid(), pc.invert(readable))).to_pylist():
+        yield first + at, errors[at].as_py()

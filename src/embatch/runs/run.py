@@ -13,7 +13,7 @@ import math
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import count, takewhile
+from itertools import count, islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -38,10 +38,11 @@ from embatch.runs.identity import about, begun
 from embatch.runs.judge import Judge, Sent
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.output import Output
-from embatch.runs.part import Part, distinct
+from embatch.runs.part import Part, distinct, to_mend
 from embatch.runs.places import shown
 from embatch.runs.sinks import check_sink
-from embatch.runs.standing import Standing, Summary, finished
+from embatch.runs.sources.whereabouts import placed, whereabouts
+from embatch.runs.standing import SHOWN, Standing, Summary, Tally, finished
 from embatch.states import State
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def embed_dataset(
         try:
             output.check_ids(ledger)
             return run.go()
-        except _REFUSALS:
-            run.forget()
+        except BaseException as error:
+            run.forget(refused=isinstance(error, _REFUSALS))
             raise
         finally:
             run.close()
@@ -131,15 +132,17 @@ class _Run:
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
-        display_name = ledger.begun.get("display name") or wish.display_name or source.name
+        display_name = str(ledger.begun.get("display name") or wish.display_name or source.name)
         self._adoption = Adoption(client, ledger, wish, display_name, self._name if conduct.cache else None)
         self._started = datetime.now(UTC)
-        blocks = ledger.blocks.values()
-        self._resumed = self._read = sum(block.rows for block in blocks)
-        self._earlier = (self._resumed, sum(block.tokens for block in blocks))
+        self._tally = Tally()
+        for block in ledger.blocks.values():
+            self._tally.add(block)
+        self._resumed = self._read = self._tally.rows
+        self._earlier = (self._tally.rows, self._tally.tokens)
         self._again: dict[int, int] = {}
         """Rows of each block that had to be worked again, for its part was lost."""
-        self._handed = False
+        self._asked = self._handed = False
         self._exhausted = ledger.verdict == "done"
 
     def go(self) -> Summary:
@@ -159,6 +162,8 @@ class _Run:
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
         for place, (number, rows) in enumerate(self._todo()):
+            if not place:
+                self._check_target()
             self._submit(number, rows)
             if not place:
                 self._judge.prepare()
@@ -168,15 +173,25 @@ class _Run:
         while self._sent:
             self._collect()
 
+    def _check_target(self) -> None:
+        """Refuse what the target cannot do, before a text is sent. Raises InvalidArgument."""
+        _, native = self._ledger.model
+        self._output.check(native or self._judge.native())
+
     def _uncount(self, lost: Iterable[Block]) -> None:
         """Take blocks that were finished for not finished."""
         for block in lost:
+            self._tally.take(block)
             self._read, self._resumed = self._read - block.rows, max(0, self._resumed - block.rows)
             self._earlier = (self._earlier[0] - block.rows, self._earlier[1] - block.tokens)
 
-    def forget(self) -> None:
-        """Leave no ledger of a run that was refused before it began: it would stand in another one's way."""
-        if self._ledger.fresh and not self._handed and not self._ledger.blocks:
+    def forget(self, *, refused: bool) -> None:
+        """Leave no ledger of a run that ended before it began: it would stand in another one's way.
+
+        It begins where a batch may have been accepted: its key is in the ledger. `refused`: it was not.
+        """
+        begun = self._handed if refused else self._asked
+        if self._ledger.fresh and not begun and not self._ledger.blocks:
             self._ledger.remove()
 
     def _drop_last(self) -> None:
@@ -198,7 +213,8 @@ class _Run:
         blocks, lost = self._ledger.blocks, self._ledger.lost
         if self._conduct.retry_failed:
             again = self._failed()
-            for number, rows in self._blocks(again[0]):
+            first, last = min(again), max(again)
+            for number, rows in takewhile(lambda block: block[0] <= last, self._blocks(first)):
                 if number in again:
                     yield number, rows
         elif self._ledger.verdict != "done":
@@ -217,14 +233,14 @@ class _Run:
         blocks = self._source.blocks(self._conduct.block_rows, sum(lengths[:number]), lengths[number:])
         return enumerate(blocks, number)
 
-    def _failed(self) -> list[int]:
+    def _failed(self) -> set[int]:
         """Return the blocks with rows that another try can change. Raises FailedPrecondition without any."""
         if not self._ledger.fresh and self._ledger.verdict != "done":
             raise FailedPrecondition(
                 "the run is not finished: the same command without --retry-failed goes on with it",
                 field="--retry-failed",
             )
-        again = sorted(number for number, block in self._ledger.blocks.items() if block.retryable)
+        again = {number for number, block in self._ledger.blocks.items() if block.retryable}
         if not again:
             if self._ledger.fresh:
                 self._ledger.remove()
@@ -240,14 +256,15 @@ class _Run:
         part = Part.of(rows) if earlier is None else Part.read(self._ledger.rows(earlier))
         wanted = np.flatnonzero(part.readable & (part.failed | (earlier is None))).tolist()
         texts, places = distinct(rows.texts, wanted)
+        self._asked |= bool(texts)
         batch = self._adoption.batch(number, rows, texts) if texts else None
         self._handed |= batch is not None
-        sent = Sent(number, rows, part, batch, places, texts)
+        sent = Sent(number, rows, part, batch, places, texts, len(part.to_mend))
         skew = timedelta(seconds=0 if self._client.local else 1)  # between another machine's clock and ours
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
             self._resumed += len(rows.texts)
             requests, tokens = finished(batch)
-            sent.earlier = (round(len(rows.texts) * requests / len(texts)), tokens)
+            sent.earlier = (sent.finished(requests), tokens)
         self._sent.append(sent)
 
     # what comes back
@@ -256,13 +273,16 @@ class _Run:
         """Await the oldest batch, make its rows durable, and drop it."""
         sent = self._sent.popleft()
         batch, result = sent.batch, None
+        earlier = self._ledger.blocks.get(sent.number)
+        if earlier is not None:
+            self._tally.take(earlier)
         self._earlier = (self._earlier[0] + sent.earlier[0], self._earlier[1] + sent.earlier[1])
         if batch is not None:
             batch = self._client.await_batch_completion(
                 batch.name,
                 timeout=math.inf,
                 poll_interval=self._interval(len(sent.texts)),
-                on_progress=lambda polled: self._progress(self._standing(polled)),
+                on_progress=lambda polled: self._progress(self._standing(polled, sent)),
             )
             if batch.state is State.FAILED:
                 raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
@@ -273,8 +293,9 @@ class _Run:
         sound = self._judge.sound(block)
         if sound and self._output.direct:
             self._output.write(block, sent.part)
-        self._ledger.commit(block, sent.part.record())
+        self._tally.add(self._ledger.commit(block, sent.part.record()))
         if batch is not None:
+            self._progress(self._standing(batch))
             self._client.delete_batch(batch.name)
         if not sound:
             self._sent.clear()
@@ -284,24 +305,29 @@ class _Run:
         """Return the seconds between polls: lively for a few texts and at first, rarer as the run grows."""
         return min(0.05 + texts / 1000, 5.0, 0.25 * (1 + len(self._ledger.blocks)))
 
-    def _standing(self, batch: Batch) -> Standing:
-        blocks, (done, worked) = self._ledger.blocks.values(), finished(batch)
-        rows = sum(block.rows for block in blocks) + done
-        tokens = sum(block.tokens for block in blocks) + worked
-        total = (
-            self._source.rows if self._source.rows is not None else self._read if self._exhausted else None
-        )
-        settled = sum(block.rows for block in blocks) or done
-        known = sum(block.tokens for block in blocks) or tokens
-        estimate = round(known / settled * total) if total and settled and known else None
+    def _standing(self, batch: Batch, sent: Sent | None = None) -> Standing:
+        """Return how far the run is; `sent` is what the batch works on, `None` once that is committed."""
+        tally, source = self._tally, self._source
+        total = source.rows if source.rows is not None else self._read if self._exhausted else None
+        rows, tokens, failed = tally.rows, tally.tokens, tally.failed
+        known = (tally.rows, tally.tokens)
+        if sent is not None:
+            requests, worked = finished(batch)
+            done = sent.finished(requests)
+            rows, tokens = rows + done, tokens + worked
+            failed += sent.failed + batch.batch_stats.failed_request_count
+            if not tally.rows:
+                known = (done - sent.finished(0), worked)
+        estimate = round(known[1] / known[0] * total) if total and all(known) else None
         return Standing(
             min(rows, total or rows),
             total,
             tokens,
             None if estimate is None else max(estimate, tokens),
-            sum(block.failed for block in blocks) + batch.batch_stats.failed_request_count,
+            failed,
             batch,
             *self._earlier,
+            settled=sent is None,
         )
 
     # the end
@@ -309,6 +335,7 @@ class _Run:
     def _finish(self) -> Summary:
         """Put the output in place; keep the ledger only for rows that can be tried again."""
         summary = self._summary()
+        summary.to_mend = self._to_mend()
         written = self._output.finish(self._ledger, summary)
         self._ledger.end("done")
         if self._conduct.cache:
@@ -331,6 +358,18 @@ class _Run:
             self._ledger.remove()
             raise InvalidArgument(f"the input holds no row that can be embedded: {why}", field="IN")
         return summary
+
+    def _to_mend(self) -> list[str]:
+        """Return the first rows that only the user can mend: where each is, and what is wrong with it."""
+        blocks = self._ledger.blocks
+        faulty = (number for number in sorted(blocks) if blocks[number].failed > blocks[number].retryable)
+        rows = (
+            row
+            for number in faulty
+            for row in to_mend(self._ledger.rows(blocks[number]), blocks[number].first)
+        )
+        found = dict(islice(rows, SHOWN))
+        return [placed(where, found[row]) for row, where in whereabouts(self._source, found).items()]
 
     def _reject(self) -> None:
         written = self._output.finish(self._ledger, self._summary(), rejected=True)

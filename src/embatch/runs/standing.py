@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.runs.ledger import Block
     from embatch.runs.sample import Sample
+
+
+SHOWN: Final = 5
+"""Rows to be mended that a summary names."""
 
 
 def total(seconds: Iterable[float | None]) -> float | None:
@@ -39,6 +43,27 @@ class Standing:
     """Of `rows`, those that were finished when this call began: no rate counts them."""
     earlier_tokens: int = 0
     """The same of `tokens`."""
+    settled: bool = True
+    """Whether no more is to come of a batch that has ended: its rows are counted, duplicates and all."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the finished blocks of a run add up to, kept as they come and go: no poll walks through them."""
+
+    rows: int = 0
+    failed: int = 0
+    tokens: int = 0
+
+    def add(self, block: Block) -> None:
+        """Count a block."""
+        self.rows, self.failed = self.rows + block.rows, self.failed + block.failed
+        self.tokens += block.tokens
+
+    def take(self, block: Block) -> None:
+        """Count it no more."""
+        self.rows, self.failed = self.rows - block.rows, self.failed - block.failed
+        self.tokens -= block.tokens
 
 
 def finished(batch: Batch) -> tuple[int, int]:
@@ -65,6 +90,8 @@ class Summary:
     failed: int = 0
     retryable: int = 0
     """Failed rows that another try might change."""
+    to_mend: list[str] = field(default_factory=list)
+    """The first of the other failed rows, as people find them: file and line, and what is wrong."""
     duplicates: int = 0
     """Rows whose text stood in their block before: answered without work."""
     cached: int = 0
@@ -104,7 +131,7 @@ class Summary:
             summary.tokens += block.tokens
             summary.cpu_seconds += block.cpu_seconds
             summary.model = block.model or summary.model
-            summary.notes += [note for note in block.notes if note not in summary.notes]
+        summary.notes = list(dict.fromkeys(note for block in blocks for note in block.notes))
         exact = all(block.engine.get("precision") == "f32" for block in worked)  # as the sample is
         if summary.interactive_cpu_seconds is None and exact and sample is not None and sample.cpu_seconds:
             summary.interactive_cpu_seconds = sample.cpu_seconds / sample.tokens * summary.tokens

@@ -258,6 +258,8 @@ class Reference:
     """What the engine spent on them, one text at a time."""
     engine: dict[str, Any]
     """The engine that these vectors stand against: name, identity, precision, maxTokens, files."""
+    dimensions: int | None = None
+    """The model's native number; `None` where the service does not say."""
 
 
 def parse_reference(body: bytes) -> Reference:
@@ -270,6 +272,7 @@ def parse_reference(body: bytes) -> Reference:
         _count(said.get("tokenCount")),
         _seconds(said.get("cpuSeconds")) or 0.0,
         engine if isinstance(engine, dict) else {},
+        _count(said.get("dimensions")) or None,
     )
 
 

@@ -207,6 +207,7 @@ def reference(part: pa.RecordBatch, tokens: int, cpu_seconds: float, engine: Map
         "embeddings": [{} if vector is None else {"values": vector} for _, vector in rows(part)],
         "tokenCount": str(tokens),
         "cpuSeconds": cpu_seconds,
+        "dimensions": part.schema.field("embedding").type.list_size,
         "engine": engine,
     }
     return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)

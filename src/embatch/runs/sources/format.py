@@ -75,6 +75,10 @@ class Format(Protocol):
         """Return the rows of a file, `None` where only reading it tells."""
         ...
 
+    def lines(self, file: File, columns: Columns) -> Iterator[int] | None:
+        """Yield the number of each row's first line, from 1; `None` for a format without lines."""
+        ...
+
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:
         """Yield the rows; of the first `skip`, texts may be left out, rows not. Raises InvalidArgument."""
         ...

@@ -95,6 +95,12 @@ class Jsonl:
         """As `Format.count`."""
         return None
 
+    def lines(self, file: File, columns: Columns) -> Iterator[int]:  # noqa: ARG002
+        """As `Format.lines`."""
+        with naming(file):
+            for number, *_ in self._records(file):
+                yield number
+
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
         """As `Format.read`."""
         return guarded(file, chunks(self._rows(file, columns), columns))
@@ -157,6 +163,12 @@ class PlainText:
     def count(self, file: File) -> int | None:  # noqa: ARG002
         """As `Format.count`."""
         return None
+
+    def lines(self, file: File, columns: Columns) -> Iterator[int]:
+        """As `Format.lines`: each line is a row."""
+        with naming(file):
+            for number, _ in enumerate(self._rows(file, columns), 1):
+                yield number
 
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
         """As `Format.read`."""

@@ -7,6 +7,7 @@ import io
 import re
 from collections import deque
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -53,6 +54,13 @@ class Csv:
     def count(self, file: File) -> int | None:  # noqa: ARG002
         """As `Format.count`."""
         return None
+
+    def lines(self, file: File, columns: Columns) -> Iterator[int]:
+        """As `Format.lines`."""
+        wanted = {name for name in (columns.text, columns.id) if name is not None} - file.partitions.keys()
+        with naming(file), file.open() as stored:
+            for number, *_ in islice(self._records(file, stored, wanted), 1, None):
+                yield number
 
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:  # noqa: ARG002
         """As `Format.read`."""

@@ -118,6 +118,10 @@ class Parquet:
         except UNREADABLE as error:
             raise _unreadable(file, "a readable Parquet file", error) from None
 
+    def lines(self, file: File, columns: Columns) -> None:  # noqa: ARG002
+        """As `Format.lines`."""
+        return
+
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:
         """As `Format.read`: row groups that are skipped whole are not read."""
         try:
@@ -166,6 +170,10 @@ class Arrow:
                 return int(reader.count_rows()) if _has_places(reader) else None
         except UNREADABLE as error:
             raise _unreadable(file, "a readable Arrow file", error) from None
+
+    def lines(self, file: File, columns: Columns) -> None:  # noqa: ARG002
+        """As `Format.lines`."""
+        return
 
     def read(self, file: File, columns: Columns, skip: int) -> Iterator[Chunk]:
         """As `Format.read`: of the columns that are wanted alone."""
