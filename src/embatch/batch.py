@@ -10,12 +10,17 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
+from embatch.errors import InvalidArgument
+from embatch.jsontext import encodable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from embatch.states import State
 
+DISPLAY_NAME: Final = 512
+"""Most characters of a display name, of a batch as of a file."""
 WAITS: Final = "it waits: "
 """How a note begins that says why a batch is not worked although it could be."""
 T = TypeVar("T")
@@ -32,6 +37,17 @@ class TaskType(StrEnum):
     QUESTION_ANSWERING = "QUESTION_ANSWERING"
     FACT_VERIFICATION = "FACT_VERIFICATION"
     CODE_RETRIEVAL_QUERY = "CODE_RETRIEVAL_QUERY"
+
+
+def check_display_name(name: str | None, field: str) -> None:
+    """Refuse a display name that cannot be stored. Raises InvalidArgument.
+
+    All else is somebody's name, controls and line ends too: whoever shows it shows them as escapes.
+    """
+    if name is not None and (len(name) > DISPLAY_NAME or "\0" in name or not encodable(name)):
+        raise InvalidArgument(
+            f"a display name has at most {DISPLAY_NAME} whole characters and no NUL", field=field
+        )
 
 
 @dataclass(frozen=True, slots=True)

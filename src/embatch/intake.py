@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embatch.batch import TaskType
+from embatch.batch import TaskType, check_display_name
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.jsontext import DEPTH, encodable, is_object
 from embatch.shard import ShardCutter, frozen, rows_of
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from embatch.shard import RequestRow
     from embatch.store.blobs import Blobs
 
-DISPLAY_NAME: Final = 512
-"""Most characters of a display name."""
 IDEMPOTENCY_KEY: Final = 512
 """Most bytes of an idempotency key."""
 KEY_BYTES: Final = 512
@@ -62,7 +60,7 @@ class Draft:
 
     def check(self) -> None:
         """Refuse what is wrong by its form. Raises InvalidArgument naming the field."""
-        check_display_name(self.display_name)
+        check_display_name(self.display_name, "batch.displayName")
         check_priority(self.priority)
         if self.run is not None:
             check_run(self.run)
@@ -92,14 +90,6 @@ class Draft:
             now + timedelta(seconds=settings.batch_expiry),
             run=self.run,
             asked_model=None if asked == model.name else asked,
-        )
-
-
-def check_display_name(name: str | None) -> None:
-    """Refuse a display name that cannot be stored. Raises InvalidArgument."""
-    if name is not None and (len(name) > DISPLAY_NAME or "\0" in name or not encodable(name)):
-        raise InvalidArgument(
-            f"displayName has at most {DISPLAY_NAME} whole characters and no NUL", field="batch.displayName"
         )
 
 

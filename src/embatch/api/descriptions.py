@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from embatch.batch import check_display_name
 from embatch.errors import InvalidArgument
 from embatch.wire.gemini.read_json import load
 from embatch.wire.outputs import timestamp
@@ -31,7 +32,6 @@ MIME_TYPES: Final = frozenset(
     }
 )
 """What an input file may call itself: JSONL under the names it goes by, and our Arrow stream."""
-_DISPLAY_NAME: Final = 512
 _FIELDS: Final = frozenset(
     {"name", "displayName", "display_name", "mimeType", "mime_type", "sizeBytes", "size_bytes"}
 )
@@ -99,11 +99,9 @@ def display_name(value: object) -> str | None:
     """Return a display name; `None` for none or an empty one. Raises InvalidArgument."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or len(value) > _DISPLAY_NAME or not value.isprintable():
-        raise InvalidArgument(
-            f"a display name is a text of up to {_DISPLAY_NAME} printable characters",
-            field="file.displayName",
-        )
+    if not isinstance(value, str):
+        raise InvalidArgument("a display name is a text", field="file.displayName")
+    check_display_name(value, "file.displayName")
     return value
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from embatch.batch import TaskType
+from embatch.batch import TaskType, check_display_name
+from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from embatch.client.client import Client
 
 DONE, FAILED, USAGE, PARTLY, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 6, 130
@@ -65,3 +70,29 @@ def client(to: str, data: Path | None) -> Client:
     from embatch import Client  # noqa: PLC0415
 
     return Client(to, data=data)
+
+
+def check_range(flag: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """Refuse a number that an option cannot be; NaN is one. Raises InvalidArgument."""
+    if value is None or least <= value <= most:
+        return
+    limits = f"{least:,} or more" if most == math.inf else f"from {least:,} to {most:,}"
+    raise InvalidArgument(f"{flag} is out of range: it is {limits}, not {value}", field=flag)
+
+
+def check_labels(name: str | None, priority: int) -> None:
+    """Refuse what no batch can be called, and a priority that none can have. Raises InvalidArgument."""
+    check_display_name(name, "--name")
+    if name is not None and not name.strip():
+        raise InvalidArgument("--name is empty: give a name, or leave it out", field="--name")
+    check_range("--priority", priority, -(1 << 63), (1 << 63) - 1)
+
+
+@contextmanager
+def saying(words: Callable[[], str]) -> Iterator[None]:
+    """Say, where Ctrl-C ends what is done here, what stays and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(words())
+        raise

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import orjson
 from cyclopts import Parameter
 
+from embatch.batch import DISPLAY_NAME
 from embatch.cli.app import (
     DONE,
     FAILED,
@@ -22,14 +21,20 @@ from embatch.cli.app import (
     Text,
     To,
     app,
+    check_labels,
+    check_range,
     client,
+    saying,
 )
-from embatch.display import Display, batch_table, report, usage_lines
-from embatch.errors import InvalidArgument
+from embatch.cli.crowding import crowding
+from embatch.display import Display, batch_table, json_line, report, say, usage_lines
+from embatch.errors import InvalidArgument, Unavailable
 from embatch.states import State
 
 if TYPE_CHECKING:
     from embatch.batch import Batch
+
+_DAY: Final = 86_400.0
 
 
 @app.command
@@ -54,6 +59,8 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     from embatch.runs.ids import as_words  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415
 
+    check_range("--dim", dim, 1)
+    check_labels(name, priority)
     requests = []
     opened = open_source(source, text, id)
     for rows in opened.blocks():
@@ -65,16 +72,21 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
             requests.append(Request(body, key=None if id is None else key))
     for note in opened.notes:
         report(f"note: {note}")
-    with client(to, data) as service:
+    unknown = "`embatch list` says whether the batch was accepted"
+    with saying(lambda: unknown), client(to, data) as service:
         batch = service.async_batch_embed_contents(
             requests,
-            display_name=name or opened.name,
+            display_name=name or default_name(opened.name),
             model=model,
             task_type=task_type,
             output_dimensionality=dim,
             priority=priority,
         )
-    print(batch.name)  # noqa: T201  (what the caller's script reads)
+    try:
+        say(batch.name)
+    except Unavailable:  # a batch whose name nobody knows is lost work
+        report(f"submitted as {batch.name}")
+        raise
     return DONE
 
 
@@ -88,6 +100,7 @@ def list_(*, to: To = "local", data: Data = None, limit: int = 50, json: bool = 
         limit: Most batches to show.
         json: One JSON object a line.
     """
+    check_range("--limit", limit, 1)
     with client(to, data) as service:
         batches: list[Batch] = []
         for batch in service.list_batches():
@@ -112,11 +125,18 @@ def watch(
     interval: Annotated[float, Parameter(help="Seconds between polls.")] = 1.0,
 ) -> int:
     """Follow a batch to its end."""
-    with client(to, data) as service, Display() as display:
+    check_range("--timeout", timeout, 0)
+    check_range("--interval", interval, 0, _DAY)
+    goes_on = " while it is watched" if to == "local" else ""
+    again = f"the batch goes on{goes_on}, and `embatch watch {name}` waits for it again"
+    with saying(lambda: again), client(to, data) as service, Display(notice=crowding(service)) as display:
         batch = service.await_batch_completion(
             name, poll_interval=interval, timeout=timeout, on_progress=display.batch
         )
-    batch_table([batch])
+    try:
+        batch_table([batch])
+    except Unavailable as trouble:  # the batch is what it is
+        report(f"error: {trouble.message}")
     for line in (*usage_lines(batch), *(f"note: {note}" for note in batch.notes)):
         report(line)
     if batch.error:
@@ -141,7 +161,8 @@ def results(
     from embatch.numbers import Numbers  # noqa: PLC0415
     from embatch.runs.sinks import Layout, check_sink, open_sink  # noqa: PLC0415
 
-    check_sink(out, (), Numbers.FLOAT32, pa.string())
+    check_range("--dim", dim, 1)
+    check_sink(out, () if dim is None else (dim,), Numbers.FLOAT32, pa.string())
     with client(to, data) as service:
         batch = service.get_batch_status(name)
         result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)
@@ -187,7 +208,7 @@ def models(*, to: To = "local", data: Data = None) -> int:
     """List the models that the service embeds with."""
     with client(to, data) as service:
         for model in service.list_models():
-            print(f"{model.name}  {model.description}")  # noqa: T201
+            say(f"{model.name}  {model.description}")
     return DONE
 
 
@@ -195,6 +216,11 @@ def _outcome(batch: Batch) -> int:
     if batch.state is not State.COMPLETED:
         return FAILED
     return PARTLY if batch.batch_stats.failed_request_count else DONE
+
+
+def default_name(name: str) -> str:
+    """Return what a batch of a file is called: of a name that is not UTF-8, its bytes as escapes."""
+    return name.encode(errors="backslashreplace").decode()[-DISPLAY_NAME:]
 
 
 def _print_json(batch: Batch) -> None:
@@ -212,4 +238,4 @@ def _print_json(batch: Batch) -> None:
         "failed_request_count": stats.failed_request_count,
         "pending_request_count": stats.pending_request_count,
     }
-    sys.stdout.buffer.write(orjson.dumps(record) + b"\n")
+    say(json_line(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path  # noqa: TC003  (cyclopts reads the annotations)
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +20,13 @@ from embatch.cli.app import (
     Text,
     To,
     app,
+    check_labels,
+    check_range,
     client,
     data_folder,
+    saying,
 )
+from embatch.cli.crowding import crowding
 from embatch.display import Display, cost_line, cost_table, report, seconds_words
 from embatch.errors import InvalidArgument
 
@@ -65,14 +70,14 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     Interrupted or killed, the same command goes on: what is finished stands in OUT.embatch, which goes when
     no row is left that another try could change.
     """
-    for flag, wrong in (
-        ("--dim", any(one < 1 for one in dim or ())),
-        ("--block-rows", block_rows < 1),
-        ("--threshold", not -1 <= threshold <= 1),
-    ):
-        if wrong:
-            raise InvalidArgument(f"{flag} is out of range", field=flag)
-    with client(to, data) as service, Display() as display:
+    for one in dim or ():
+        check_range("--dim", one, 1)
+    check_range("--block-rows", block_rows, 1)
+    check_range("--threshold", threshold, -1, 1)
+    check_labels(name, priority)
+    folder = data or data_folder()
+    stays = partial(_stays, out, folder, to)
+    with saying(stays), client(to, data) as service, Display(notice=crowding(service)) as display:
         # Not before the private service has begun to start.
         from embatch.numbers import Numbers  # noqa: PLC0415
         from embatch.runs.options import Conduct, Wish  # noqa: PLC0415
@@ -82,12 +87,27 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         if numbers not in set(Numbers):
             raise InvalidArgument(f"--numbers is one of {', '.join(Numbers)}", field="--numbers")
         wish = Wish(model, task_type, tuple(dict.fromkeys(dim or ())), Numbers(numbers), priority, name)
-        conduct = Conduct(data or data_folder(), restart, retry_failed, cache, threshold, block_rows)
+        conduct = Conduct(folder, restart, retry_failed, cache, threshold, block_rows)
         opened = open_source(source, text, id)
         summary = embed_dataset(service, opened, out, wish, conduct, display.run)
         elapsed = display.elapsed
     _report(summary, elapsed, free=service.ours)
     return PARTLY if summary.failed else DONE
+
+
+def _stays(out: str, data: Path, to: str) -> str:
+    """Return what stays of a run that is interrupted, and how it goes on."""
+    from embatch.runs.ledger import folder_of  # noqa: PLC0415  (as above)
+
+    ledger = folder_of(out, data)
+    if not ledger.exists():
+        return "nothing had been handed over; the same command begins anew"
+    of_batches = (
+        "of those in work the data folder keeps whole shards, and the rest of them is embedded again"
+        if to == "local"
+        else f"{to} goes on with the blocks that it was handed"
+    )
+    return f"finished blocks stay in {ledger}; {of_batches}; the same command goes on"
 
 
 def _report(summary: Summary, elapsed: float, *, free: bool) -> None:
@@ -123,6 +143,12 @@ def _report(summary: Summary, elapsed: float, *, free: bool) -> None:
         )
     for note in summary.notes:
         report(f"note: {note}")
+    mend = summary.failed - summary.retryable
+    if mend:
+        more = f" (the first {len(summary.to_mend)})" if mend > len(summary.to_mend) else ""
+        report(f"{mend:,} failed rows are to be mended in the input, no other try changes them{more}:")
+        for place in summary.to_mend:
+            report(f"  {place}")
     if summary.retryable:
         report(f"{summary.retryable:,} failed rows can be tried again: the same command with --retry-failed")
 
@@ -146,6 +172,8 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     prices: Annotated[Path | None, Parameter(help="JSON file with prices of your own.")] = None,
 ) -> int:
     """Count the tokens of a dataset before anything is spent, and say what embedding it costs where."""
+    check_range("--sample", sample, 1)
+    check_range("--measure", measure, 0)
     from embatch.runs.cost import estimate  # noqa: PLC0415
     from embatch.runs.prices import load  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415

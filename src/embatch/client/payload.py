@@ -11,7 +11,7 @@ from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
-from embatch.batch import Request, Texts
+from embatch.batch import DISPLAY_NAME, Request, Texts
 from embatch.client import arguments
 from embatch.client.asking import Parcel
 from embatch.client.readers import tagged_line
@@ -183,7 +183,7 @@ class Payload:
             digest = hashlib.file_digest(self._file, "sha256").hexdigest()
             name = f"files/embatch-{digest[:30]}"
             names = (name, *(f"{name}-{number}" for number in range(1, 4)))
-        return Parcel(self._file, size, self._writer.mime_type, display_name[:512], names)
+        return Parcel(self._file, size, self._writer.mime_type, display_name[:DISPLAY_NAME], names)
 
     def discard(self) -> None:
         """Drop the file. Repeating is safe."""

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from embatch.ageing import AgeClock, Ageing, since_boot
-from embatch.batch import Page
+from embatch.batch import Page, check_display_name
 from embatch.cached import Cached
 from embatch.dispatcher import Dispatcher
 from embatch.errors import (
@@ -26,7 +26,7 @@ from embatch.errors import (
     PermissionDenied,
     Unavailable,
 )
-from embatch.intake import Draft, Judge, ShardWriter, check_display_name, check_priority, known, refuse
+from embatch.intake import Draft, Judge, ShardWriter, check_priority, known, refuse
 from embatch.interactive import Interactive
 from embatch.reading import Results, read_results, unless_deleted
 from embatch.service.planner import Planner
@@ -199,7 +199,7 @@ class Service:
             InvalidArgument: as `submit_inline`.
             NotFound: no such batch.
         """
-        check_display_name(display_name)
+        check_display_name(display_name, "batch.displayName")
         check_priority(priority or 0)
         named = UNSET if display_name is None else display_name
         return self._shown(
