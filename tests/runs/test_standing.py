@@ -13,7 +13,9 @@ from serving import serving
 from embatch import Batch, Client
 from embatch.display import Display, cost_table
 from embatch.runs.cost import estimate
+from embatch.runs.options import Conduct, Wish
 from embatch.runs.prices import DEFAULT
+from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
 from embatch.runs.standing import Standing
 from embatch.states import State
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 WORKING = Batch("batches/b", "models/m", State.PROCESSING, "b", 0, None, None, None)
 ENDED = replace(WORKING, state=State.COMPLETED)
+WARMING = ((1.0, 10), (5.0, 200), (9.0, 400), (16.0, 700), (32.0, 1_600))
+"""Seconds and tokens of an engine that has only begun: some hundredths of a percent."""
 
 
 def shown(capsys: pytest.CaptureFixture[str], *polls: tuple[float, Standing]) -> list[str]:
@@ -56,6 +60,43 @@ def test_where_nothing_is_worked_no_rate_is_shown(capsys: pytest.CaptureFixture[
     """All had been done before."""
     lines = shown(capsys, (9.0, Standing(60, 60, 700, 700, 1, ENDED, 60, 700)))
     assert lines == ["COMPLETED 60/60, 1 failed"]
+
+
+def test_nothing_is_estimated_before_enough_was_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not in the first seconds, nor from a small part of the whole for half a minute."""
+    polls = [(at, Standing(0, 40_000, tokens, 1_000_000, 0, WORKING)) for at, tokens in WARMING]
+    lines = shown(capsys, *polls)
+    assert [line.endswith(" left") for line in lines] == [False, False, True]
+    lines = shown(capsys, *((at, replace(one, tokens=100 * one.tokens)) for at, one in polls))
+    assert [line.endswith(" left") for line in lines] == [False, True, True]
+
+
+def test_an_end_is_shown_once_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """When its rows are committed, and not when the service is done with it."""
+    lines = shown(
+        capsys,
+        (1.0, Standing(90, 100, 500, 500, 0, ENDED, settled=False)),
+        (1.1, Standing(100, 100, 500, 500, 10, ENDED)),
+    )
+    assert lines == ["COMPLETED 100/100, 10 failed"]
+
+
+def test_every_row_is_counted(client: Client, tmp_path: Path) -> None:
+    """Duplicates, rows that cannot be read and failed ones too; nothing jumps back, the end is the whole."""
+    texts = [*(f"{tmp_path.name} {number % 7}" for number in range(30)), "", "", None, None, "last"]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    seen: list[Standing] = []
+    conduct = Conduct(tmp_path / "data", block_rows=12)
+    source, out = open_source(tmp_path / "in.parquet", None, None), str(tmp_path / "out.jsonl")
+
+    def show(standing: Standing) -> None:
+        seen.append(standing)
+
+    embed_dataset(client, source, out, Wish(), conduct, show)
+    rows = [one.rows for one in seen]
+    assert rows == sorted(rows)
+    assert [one.rows for one in seen if one.batch.done and not one.settled] == [12, 24, 35]
+    assert [(one.rows, one.failed) for one in seen if one.settled] == [(12, 0), (24, 0), (35, 4)]
 
 
 @pytest.fixture(scope="module")

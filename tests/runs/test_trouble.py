@@ -50,7 +50,7 @@ def write(path: Path, texts: Sequence[object]) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three blocks, the second of which has a text to be tried again: the ledger stays when the run is done."""
+    """Three blocks, one of them with a text to be tried again: the ledger stays when the run is done."""
     texts = [f"{tmp_path.name} with the number {number}" for number in range(60)]
     return write(tmp_path / "in.jsonl", [*texts[:30], "embatch-poison:nan", *texts[31:]])
 

@@ -103,8 +103,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt as error:
         report(": ".join(["interrupted", *getattr(error, "__notes__", ())]))
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the help has gone
-        silence(sys.stdout)
+    except (BrokenPipeError, SystemExit) as left:  # the second is what the library of the help makes of it
+        if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
+            raise
+        silence(sys.stdout)  # whoever read the help has gone
         return DONE
     except _place_errors() as error:  # what says more of it has caught it before
         report(f"error: {error}")

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from embatch.batch import TaskType, check_display_name
 from embatch.errors import InvalidArgument
+from embatch.escapes import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ def data_folder() -> Path:
 app = App(
     name="embatch",
     help="Asynchronous batch embeddings: hand over texts, come back for the vectors.",
-    help_epilogue=EPILOGUE.format(folder=data_folder()),
+    help_epilogue=EPILOGUE.format(folder=visible(str(data_folder()))),
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )
@@ -80,12 +81,27 @@ def check_range(flag: str, value: float | None, least: float, most: float = math
     raise InvalidArgument(f"{flag} is out of range: it is {limits}, not {value}", field=flag)
 
 
+def check_name(flag: str, value: str | None) -> None:
+    """Refuse a name without a character, as an unset variable of a shell gives. Raises InvalidArgument."""
+    if value is not None and not value.strip():
+        raise InvalidArgument(f"{flag} is empty: give a name, or leave {flag} out", field=flag)
+
+
 def check_labels(name: str | None, priority: int) -> None:
     """Refuse what no batch can be called, and a priority that none can have. Raises InvalidArgument."""
+    check_name("--name", name)
     check_display_name(name, "--name")
-    if name is not None and not name.strip():
-        raise InvalidArgument("--name is empty: give a name, or leave it out", field="--name")
     check_range("--priority", priority, -(1 << 63), (1 << 63) - 1)
+
+
+def check_dimensions(service: Client, model: str | None, dim: int | None) -> None:
+    """Refuse more dimensions than the model has, which is loaded for that. Raises InvalidArgument.
+
+    Where the target does not say how many it has, it refuses them itself.
+    """
+    said = None if dim is None else service.embed_reference([], model=model)
+    if dim is not None and said is not None and said.dimensions is not None and dim > said.dimensions:
+        raise InvalidArgument(f"--dim {dim}: the model has {said.dimensions} dimensions", field="--dim")
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from embatch.cli.app import (
     Text,
     To,
     app,
+    check_dimensions,
     check_labels,
+    check_name,
     check_range,
     client,
     saying,
@@ -60,6 +62,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     from embatch.runs.sources import open_source  # noqa: PLC0415
 
     check_range("--dim", dim, 1)
+    check_name("--model", model)
     check_labels(name, priority)
     requests = []
     opened = open_source(source, text, id)
@@ -74,6 +77,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
         report(f"note: {note}")
     unknown = "`embatch list` says whether the batch was accepted"
     with saying(lambda: unknown), client(to, data) as service:
+        check_dimensions(service, model, dim)
         batch = service.async_batch_embed_contents(
             requests,
             display_name=name or default_name(opened.name),

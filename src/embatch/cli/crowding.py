@@ -34,7 +34,7 @@ class Crowding:
     clock: Callable[[], float] = time.monotonic
     load: Callable[[], float] = _load
     cores: int = field(default_factory=lambda: os.cpu_count() or 1)
-    _since: tuple[float, float] | None = None
+    _since: tuple[float, float | None] | None = None
     _said: bool = False
 
     def __call__(self) -> str | None:
@@ -42,9 +42,9 @@ class Crowding:
         now = self.clock()
         if self._said or (self._since is not None and now < self._since[0] + _EVERY):
             return None
-        spent, since = self.cpu_seconds(), self._since
-        self._since = None if spent is None else (now, spent)
-        if spent is None or since is None:
+        since, spent = self._since, self.cpu_seconds()
+        self._since = (now, spent)
+        if since is None or since[1] is None or spent is None:
             return None
         share, load = (spent - since[1]) / (now - since[0]), self.load()
         if share >= _LITTLE or load < self.cores:

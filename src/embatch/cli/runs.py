@@ -21,6 +21,7 @@ from embatch.cli.app import (
     To,
     app,
     check_labels,
+    check_name,
     check_range,
     client,
     data_folder,
@@ -74,6 +75,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         check_range("--dim", one, 1)
     check_range("--block-rows", block_rows, 1)
     check_range("--threshold", threshold, -1, 1)
+    check_name("--model", model)
     check_labels(name, priority)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, to)
@@ -172,6 +174,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     prices: Annotated[Path | None, Parameter(help="JSON file with prices of your own.")] = None,
 ) -> int:
     """Count the tokens of a dataset before anything is spent, and say what embedding it costs where."""
+    check_name("--model", model)
     check_range("--sample", sample, 1)
     check_range("--measure", measure, 0)
     from embatch.runs.cost import estimate  # noqa: PLC0415

@@ -146,6 +146,7 @@ class _Run:
         self._exhausted = ledger.verdict == "done"
 
     def go(self) -> Summary:
+        self._output.check(self._ledger.model[1])
         self._drop_last()
         if not all(map(self._judge.sound, self._ledger.blocks.values())):
             self._reject()

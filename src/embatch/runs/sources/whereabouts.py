@@ -26,7 +26,8 @@ def whereabouts(source: Source, rows: Iterable[int]) -> dict[int, str]:
         count = source.format.count(file)
         if count is not None:
             while wanted and wanted[-1] < row + count:
-                found[wanted[-1]] = f"{file.label}, row {wanted.pop() - row}"
+                at = wanted.pop()
+                found[at] = f"{file.label}, row {at - row}"
             row += count
             continue
         for place in _places(source, file):
