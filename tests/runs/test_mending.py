@@ -131,7 +131,7 @@ def test_a_folder_names_its_files(client: Client, tmp_path: Path) -> None:
         jsonl(tmp_path / "in" / folder / "part.jsonl")
     summary = run(client, tmp_path / "in", block_rows=4)
     assert [said.partition(":")[0] for said in summary.to_mend] == [
-        f"{tmp_path}/in/{folder}/part.jsonl, line {line}" for folder in "ab" for line in (3, 6)
+        f"{folder}/part.jsonl, line {line}" for folder in "ab" for line in (3, 6)
     ]
 
 
@@ -140,6 +140,8 @@ def test_plain_text_says_its_lines(tmp_path: Path) -> None:
     source = tmp_path / "in.txt"
     source.write_text("a\n\nb\n", "utf-8")
     assert whereabouts(open_source(source, None, None), [1, 2]) == {1: "in.txt, line 2", 2: "in.txt, line 3"}
+    (tmp_path / "other.txt").write_text("c\n\n", "utf-8")
+    assert whereabouts(open_source(tmp_path, None, None), [4]) == {4: "other.txt, line 2"}
 
 
 def test_each_reason_says_whether_another_try_can_help() -> None:
