@@ -252,10 +252,10 @@ class Uploads:
         """Remove bytes that no row speaks of, as a crash may leave them. Only before uploads are taken."""
         known = {f"uploads/{upload.token}" for upload in self._store.uploads()} | set(self._file_paths())
         for folder in ("uploads", "files"):
-            with os.scandir(self._blobs.path(folder)) as entries:
-                for entry in entries:
-                    if f"{folder}/{entry.name}" not in known:
-                        self._blobs.remove(f"{folder}/{entry.name}")
+            for path in self._blobs.stored(folder):
+                if path not in known:
+                    with contextlib.suppress(OSError):  # it only takes room: the next start tries again
+                        self._blobs.remove(path)
 
     def _file_paths(self) -> Iterator[str]:
         after = None
