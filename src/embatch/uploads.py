@@ -215,6 +215,16 @@ class Uploads:
         source.unlink(missing_ok=True)
         return made
 
+    def cancel(self, token: str) -> FileRecord | None:
+        """Forget an upload under way, and its bytes; one that is a file by now stays, and is returned.
+
+        Repeating is safe: `None` also for an upload that is not there any more.
+        """
+        self.drop(token)
+        with contextlib.suppress(NotFound):
+            return self._store.file_at(_place(token))
+        return None
+
     def drop(self, token: str) -> None:
         """Forget an upload under way, and its bytes. Repeating is safe."""
         if _TOKEN.fullmatch(token) is None:
