@@ -215,6 +215,16 @@ class Uploads:
         source.unlink(missing_ok=True)
         return made
 
+    def cancel(self, token: str) -> FileRecord | None:
+        """Forget an upload under way, and its bytes; one that is a file by now stays, and is returned.
+
+        Repeating is safe: `None` also for an upload that is not there any more.
+        """
+        self.drop(token)
+        with contextlib.suppress(NotFound):
+            return self._store.file_at(_place(token))
+        return None
+
     def drop(self, token: str) -> None:
         """Forget an upload under way, and its bytes. Repeating is safe."""
         if _TOKEN.fullmatch(token) is None:
@@ -252,10 +262,10 @@ class Uploads:
         """Remove bytes that no row speaks of, as a crash may leave them. Only before uploads are taken."""
         known = {f"uploads/{upload.token}" for upload in self._store.uploads()} | set(self._file_paths())
         for folder in ("uploads", "files"):
-            with os.scandir(self._blobs.path(folder)) as entries:
-                for entry in entries:
-                    if f"{folder}/{entry.name}" not in known:
-                        self._blobs.remove(f"{folder}/{entry.name}")
+            for path in self._blobs.stored(folder):
+                if path not in known:
+                    with contextlib.suppress(OSError):  # it only takes room: the next start tries again
+                        self._blobs.remove(path)
 
     def _file_paths(self) -> Iterator[str]:
         after = None

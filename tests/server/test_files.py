@@ -392,6 +392,19 @@ def test_a_cancelled_upload_is_gone(web: httpx2.Client, service: Served) -> None
     assert not (service.data / "uploads" / token).exists()
 
 
+def test_an_upload_that_is_finished_is_not_cancelled_any_more(web: httpx2.Client) -> None:
+    """The answer says so, and which file there is; one that was deleted since is as good as cancelled."""
+    address = begin(web).headers["x-goog-upload-url"]
+    made = send(web, address, LINES, command="upload, finalize").json()["file"]
+    for _ in range(2):
+        answer = send(web, address, b"", command="cancel")
+        assert (answer.status_code, answer.headers["x-goog-upload-status"]) == (200, "final")
+        assert answer.json()["file"]["name"] == made["name"]
+    assert web.get(f"/v1/{made['name']}").status_code == 200
+    assert web.delete(f"/v1/{made['name']}").status_code == 200
+    assert send(web, address, b"", command="cancel").headers["x-goog-upload-status"] == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("description", "field"),
     [

@@ -109,6 +109,27 @@ def test_sigterm_under_load_drains_and_the_next_start_goes_on(tmp_path: Path) ->
         assert len(operation["response"]["inlinedResponses"]["inlinedResponses"]) == 1500
 
 
+@pytest.mark.parametrize(
+    ("held", "database"),
+    [("batches/abc/payload-00000.arrow", None), ("files/token", b""), ("uploads/token", None)],
+)
+def test_beside_a_database_that_is_gone_nothing_is_removed(
+    tmp_path: Path, held: str, database: bytes | None
+) -> None:
+    """A start that took what is there for left over would make an end of it."""
+    service = Served(tmp_path / "data")
+    place = service.data / held
+    place.parent.mkdir(mode=0o700, parents=True)
+    service.data.chmod(0o700)
+    place.write_bytes(b"texts")
+    if database is not None:
+        (service.data / "embatch.db").write_bytes(database)
+    assert service.launch().wait(timeout=120) == 1
+    last = service.tail().splitlines()[-1]
+    assert "embatch.db is missing or empty: restore it from a backup" in last
+    assert place.read_bytes() == b"texts"
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """Even with a micro-batch that takes minutes; the work waits for the next start."""
     with serving(tmp_path / "data", "--engine-option", "delay=200") as service:

@@ -358,6 +358,31 @@ def test_files_that_no_row_speaks_of_go_at_the_start(rig: Rig) -> None:
     assert rig.files() == {*kept, f"uploads/{token}"}
 
 
+def test_what_is_not_ours_stops_no_start_and_stays(rig: Rig) -> None:
+    """What a volume, a file server or a person left in the data folder's folders."""
+    name = rig.done(rig.service.submit_inline(Draft(), rows(1)).name).name
+    there = [
+        rig.folder / place
+        for place in (
+            "files/.snapshot",
+            "uploads/lost+found",
+            "files/folder",
+            "batches/lost+found",
+            "batches/a b",
+        )
+    ]
+    for place in there:
+        place.mkdir()
+    notes = [rig.folder / place for place in ("files/.DS_Store", "uploads/read me.txt", "batches/.DS_Store")]
+    for note in notes:
+        note.write_bytes(b"x")
+    (rig.folder / "batches" / "orphan").mkdir()
+    rig.restart()
+    assert all(place.exists() for place in (*there, *notes))
+    assert not (rig.folder / "batches" / "orphan").exists()
+    assert rig.service.get(name).done
+
+
 def test_a_file_a_batch_is_planned_from_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its requests are counted."""
     file = rig.upload(b"x")

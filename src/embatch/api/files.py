@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from embatch.api.descriptions import Announced
     from embatch.service.application import Service
     from embatch.settings import Settings
+    from embatch.store.records import FileRecord
 
 _PIECE_BYTES: Final = 1 << 20
 """What is handed to a thread for writing at a time."""
@@ -115,8 +116,8 @@ class _Files:
         try:
             commands = _commands(request)
             if "cancel" in commands:
-                await to_thread.run_sync(self._uploads.drop, token)
-                return _status("cancelled")
+                made = await to_thread.run_sync(self._uploads.cancel, token)
+                return _status("cancelled") if made is None else _final(made, request)
             if "query" in commands:
                 return await self._query(request, token)
             if not commands & {"upload", "finalize"}:
@@ -163,10 +164,7 @@ class _Files:
         return received
 
     async def _finish(self, request: Request, token: str) -> Response:
-        record = await to_thread.run_sync(self._uploads.finish, token)
-        answer = _json({"file": resource(record, request)})
-        answer.headers["X-Goog-Upload-Status"] = "final"
-        return answer
+        return _final(await to_thread.run_sync(self._uploads.finish, token), request)
 
     async def _multipart(self, request: Request) -> Response:
         reader = RelatedReader(request.stream(), boundary_of(request.headers.get("content-type", "")))
@@ -245,6 +243,12 @@ def _page_size(request: Request) -> int:
 
 def _json(said: object) -> Response:
     return Response(orjson.dumps(said), media_type="application/json")
+
+
+def _final(record: FileRecord, request: Request) -> Response:
+    answer = _json({"file": resource(record, request)})
+    answer.headers["X-Goog-Upload-Status"] = "final"
+    return answer
 
 
 def _status(status: str, received: int | None = None) -> Response:

@@ -28,6 +28,7 @@ from embatch.server.http_protocol import guarded
 from embatch.service.application import Service
 from embatch.store.blobs import Blobs
 from embatch.store.store import Store
+from embatch.store.trouble import database_gone
 
 if TYPE_CHECKING:
     import socket
@@ -70,12 +71,23 @@ def run(parts: Parts) -> int:
     """Serve until a signal, the last client's leave, or broken storage; return the exit code."""
     blobs = Blobs(parts.place)
     blobs.ensure_layout()
-    store = Store.open(f"sqlite:///{parts.place / 'embatch.db'}")
+    database = parts.place / "embatch.db"
+    # Beside an empty database everything would count as left over by a crash, and be removed.
+    if not _written(database) and blobs.hold_anything():
+        raise database_gone()
+    store = Store.open(f"sqlite:///{database}")
     try:
         service = Service(store, blobs, parts.catalog, parts.pool, parts.settings, now=_now)
         return asyncio.run(_Process(parts, service, store).run())
     finally:
         store.close()
+
+
+def _written(database: Path) -> bool:
+    try:
+        return database.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _now() -> datetime:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -30,6 +31,8 @@ FOLDERS: Final = ("batches", "files", "uploads")
 LARGEST: Final = 1 << 30
 """Bytes. No shard comes near it; a file that has become larger is damaged and is not read into memory."""
 _REMEMBERED: Final = 10_000
+_OURS: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Names of batches, files and uploads. Others are of a volume (`lost+found`) or of whoever looked in here."""
 
 
 class Blobs:
@@ -134,9 +137,21 @@ class Blobs:
         shutil.rmtree(folder, ignore_errors=True)
 
     def batch_folders(self) -> Iterator[str]:
-        """Yield the ids of batches that have a folder."""
+        """Yield the ids of batches that have a folder; what nobody here named so is left out."""
         with os.scandir(self.root / "batches") as entries:
-            yield from (entry.name for entry in entries if entry.is_dir())
+            yield from (entry.name for entry in entries if _OURS.fullmatch(entry.name) and entry.is_dir())
+
+    def stored(self, folder: str) -> Iterator[str]:
+        """Yield the paths of the files in `files` or `uploads`; what nobody here made is left out."""
+        with os.scandir(self.path(folder)) as entries:
+            for entry in entries:
+                if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    yield f"{folder}/{entry.name}"
+
+    def hold_anything(self) -> bool:
+        """Return whether anything is stored, of which a database must know."""
+        held = (self.batch_folders(), self.stored("files"), self.stored("uploads"))
+        return any(next(one, None) is not None for one in held)
 
     def _ensure(self, folder: Path) -> None:
         """Make a folder below the data folder, and its name durable, once for each."""

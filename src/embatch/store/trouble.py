@@ -89,6 +89,15 @@ def damaged() -> DataLoss:
     )
 
 
+def database_gone() -> DataLoss:
+    """Return the error of a data folder that holds batches or files and no database that knows of them."""
+    return DataLoss(
+        "the data folder holds batches or files, but its database embatch.db is missing or empty: restore it "
+        "from a backup; to begin anew and lose them, remove the folders batches, files and uploads there",
+        reason="DATABASE_GONE",
+    )
+
+
 _ERRORS: Final[Mapping[Trouble, Callable[[], Unavailable | DataLoss]]] = {
     Trouble.FULL: storage_full,
     Trouble.BUSY: _storage_busy,
