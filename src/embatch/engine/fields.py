@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import math
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from embatch.errors import InvalidArgument, NotFound
+from embatch.jsontext import MESSAGE_DEPTH, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,11 +117,10 @@ def read_json(file: Path, default: object = None) -> object:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
         # Configurations of some architectures hold numbers that JSON has not.
-        if b"NaN" in content or b"Infinity" in content:
-            try:
+        odd = b"NaN" in content or b"Infinity" in content
+        if odd and not too_deep(content, MESSAGE_DEPTH):
+            with suppress(ValueError):
                 return json.loads(content)
-            except (ValueError, RecursionError):
-                pass
         raise InvalidArgument(
             f"{file} cannot be read as JSON (line {error.lineno}): {_REMEDY}", field="model"
         ) from None

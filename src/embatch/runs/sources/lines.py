@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
-from embatch.jsontext import split_lines
+from embatch.jsontext import MESSAGE_DEPTH, split_lines, too_deep
 from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import CHUNK_BYTES, CHUNK_ROWS, Chunk, Columns, chosen
 
@@ -116,7 +116,7 @@ class Jsonl:
             id_ = None
             try:
                 id_ = _id(line, record, columns.id)
-            except (RecursionError, orjson.JSONEncodeError):
+            except ValueError:
                 fault = "nested too deeply"
             reason = None if fault is None else f"line {number}: {fault}"
             yield id_, text if isinstance(text, str) else None, reason
@@ -145,6 +145,8 @@ def _id(line: bytes, record: dict[str, Any], name: str | None) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, (float, list, dict)):
+        if too_deep(line, MESSAGE_DEPTH):
+            raise ValueError("nested too deeply")
         # A whole number beyond 64 bits has become a float, which others become too: digits as they stand.
         value = json.loads(line, parse_int=orjson.Fragment, parse_float=orjson.Fragment)[name]
     return orjson.dumps(value).decode()
