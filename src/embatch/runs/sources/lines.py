@@ -46,7 +46,8 @@ def _some(rows: Iterator[Row]) -> list[Row]:
     some, size = list[Row](), 0
     for row in islice(rows, CHUNK_ROWS):
         some.append(row)
-        size += len(row[1] or "")
+        if row[1] is not None:
+            size += len(row[1])
         if size >= CHUNK_BYTES:
             break
     return some

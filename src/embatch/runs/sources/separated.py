@@ -88,15 +88,14 @@ class Csv:
                 fault = broken
                 if fault is None and text is None:
                     fault = f"no text in {columns.text!r}"
-                if fault is None and not encodable(text or ""):
+                if fault is None and text is not None and not encodable(text):
                     fault = "not UTF-8"
-                if not encodable(id_ or ""):
+                if id_ is not None and not encodable(id_):
                     id_, fault = None, fault or "the id is not UTF-8"
-                yield (
-                    id_,
-                    text if fault is None else None,
-                    None if fault is None else f"line {number}: {fault}",
-                )
+                if fault is None:
+                    yield id_, text, None
+                else:
+                    yield id_, None, f"line {number}: {fault}"
 
     def _records(
         self, file: File, stored: Any, wanted: set[str]
@@ -113,8 +112,17 @@ class Csv:
         between = given.marked() or ("\t" if file.ending == ".tsv" else ",")
         reader = csv.reader(given, delimiter=between, strict=True)
         header = 0
-        while (found := _next(given, reader, between)) is not None:
-            record, fault = found
+        while True:
+            given.begin()
+            fault = None
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                record, fault = _amended(given, between, error)
+            if given.cut:
+                record, fault = [], f"it is over {lines.LINE_BYTES >> 20} MiB long"
             if record and not header and (other := _separator(file, given.held, record, wanted)):
                 between, record = other, next(csv.reader(given.held, delimiter=other))
                 reader = csv.reader(given, delimiter=between, strict=True)
@@ -127,24 +135,15 @@ class Csv:
                 given.again()
 
 
-def _next(given: _CsvLines, reader: Any, between: str) -> tuple[list[str], str | None] | None:
-    """Return the values and the fault of the next record, `None` at the end."""
-    given.begin()
-    fault, record = None, list[str]()
-    try:
-        record = next(reader)
-    except StopIteration:
-        return None
-    except csv.Error as error:
-        fault = f"not CSV: {error}"
-        if given.over:
-            fault = f"not CSV: a quote is not closed within {lines.LINE_BYTES >> 20} MiB"
-        elif len(given.held) == 1 and "limit" not in fault:
-            # `"12" monitor` is no good CSV, and everybody reads it all the same.
-            fault, record = None, next(csv.reader(given.held, delimiter=between))
-    if given.cut:
-        return [], f"it is over {lines.LINE_BYTES >> 20} MiB long"
-    return record, fault
+def _amended(given: _CsvLines, between: str, error: csv.Error) -> tuple[list[str], str | None]:
+    """Return the values of a record that is no good CSV, or what is wrong with it."""
+    if given.over:
+        return [], f"not CSV: a quote is not closed within {lines.LINE_BYTES >> 20} MiB"
+    fault = f"not CSV: {error}"
+    if len(given.held) == 1 and "limit" not in fault:
+        # `"12" monitor` is no good CSV, and everybody reads it all the same.
+        return next(csv.reader(given.held, delimiter=between)), None
+    return [], fault
 
 
 def _separator(file: File, header: Sequence[str], names: Sequence[str], wanted: set[str]) -> str | None:
@@ -193,7 +192,7 @@ class _CsvLines:
         self.held: list[str] = []
         self.first = 1
         self.cut = self.over = False
-        self._size = 0
+        self._size, self._limit = 0, lines.LINE_BYTES
 
     def marked(self) -> str | None:
         """Return the separator that a first line such as `sep=;` says, and pass over the line."""
@@ -208,7 +207,8 @@ class _CsvLines:
     def begin(self) -> None:
         """A new record begins with the next line."""
         self.first += len(self.held)
-        self.held, self.cut, self.over, self._size = [], False, False, 0
+        self.held, self._size = [], 0
+        self.cut = self.over = False
 
     def again(self) -> None:
         """Let the record have been its first line, and give the others out again."""
@@ -222,17 +222,18 @@ class _CsvLines:
         line = self._waiting.popleft() if self._waiting else self._next()
         if not line:
             raise StopIteration
-        self._size += len(line) + _HELD_BYTES
-        if self.held and self._size > lines.LINE_BYTES:
-            self.over = True
-            self._waiting.appendleft(line)
-            raise StopIteration
+        if self.held:  # a record of several lines, as few are
+            self._size += len(line) + _HELD_BYTES
+            if self._size > self._limit:
+                self.over = True
+                self._waiting.appendleft(line)
+                raise StopIteration
         self.held.append(line)
         return line
 
     def _next(self) -> str:
-        line = self._text.readline(lines.LINE_BYTES)
-        if len(line) < lines.LINE_BYTES or line.endswith(("\n", "\r")):
+        line = self._text.readline(self._limit)
+        if len(line) < self._limit or line.endswith(("\n", "\r")):
             return line
         self.cut = True
         quotes, line = line.count('"'), "-"
