@@ -187,3 +187,22 @@ def test_starving_is_said_once() -> None:
 def test_nothing_is_said_of_a_machine_that_serves(spent: list[float | None], load: float) -> None:
     """Nor of one of which nothing is known."""
     assert set(crowded(spent, load)) == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("embed", "-", "-o", "out.parquet"), "it cannot be standard input"),
+        (("submit", "-"), "it cannot be standard input"),
+        (("embed", "in.jsonl", "-o", "-"), "it cannot be standard output"),
+        (("embed", "in.jsonl", "-o", "out.parquet", "-x"), "-x"),
+    ],
+)
+def test_a_dash_in_a_files_place(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    """Neither stream can be read or written twice: one line says what to do, before anything starts."""
+    assert run(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line

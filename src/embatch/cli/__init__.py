@@ -84,6 +84,18 @@ def _place_errors() -> tuple[type[Exception], ...]:
     return (OSError,) if arrow is None else (OSError, arrow.ArrowException)
 
 
+def _piped(arguments: Sequence[str]) -> str | None:
+    """Return what a dash in a file's place is answered: to the parser it is an option without a name."""
+    if "-" not in arguments:
+        return None
+    if arguments[arguments.index("-") - 1] in ("-o", "--out"):
+        return "an output appears once it is complete, so it cannot be standard output: name a file (--out)"
+    return (
+        "embatch reads its input more than once, so it cannot be standard input: write it to a file first, "
+        "such as `cat > in.jsonl` (IN)"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     with streams.kept():
@@ -95,7 +107,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(arguments, result_action="return_value", print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        report(f"error: {error}")
+        report(f"error: {_piped(sys.argv[1:] if arguments is None else arguments) or error}")
         return USAGE
     except EmbatchError as error:
         report(f"error: {_words(error)}")
