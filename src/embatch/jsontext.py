@@ -171,7 +171,7 @@ def twice(data: bytes) -> str | None:
 
 
 def split_lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line without its end, and whether it is whole; of a longer one, a part that is blank if it is."""
+    """Yield each line without its end, and whether it is whole; of a longer one, a part, blank if all is."""
     held: list[bytes] = []
     size, whole = 0, True
     while block := file.read(_BLOCK):

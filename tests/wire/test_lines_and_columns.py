@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -86,10 +89,36 @@ def _rows(table: pa.Table) -> list[RequestRow]:
     return [row for batch in columns.read_batches(_stream(table), 1 << 20) for row in rows_of(batch)]
 
 
+GOOD = '{"request":{"content":{"parts":[{"text":"x"}]}}}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(GOOD.encode()), "gzip"),
+        (bytes(pa.compress(GOOD.encode(), "zstd", asbytes=True)), "zstd"),
+        (bz2.compress(GOOD.encode()), "bzip2"),
+        (lzma.compress(GOOD.encode()), "xz"),
+        (b"PAR1" + b"x" * 100, "Parquet"),
+        (b"ARROW1\0\0" + b"x" * 100, "an Arrow file"),
+        (b"\xff\xff\xff\xff" + b"x" * 100, "an Arrow stream"),
+        *(
+            (GOOD.encode(name), "UTF-")
+            for name in ("utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-be")
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_of_another_kind_is_refused_as_what_it_is(content: bytes, kind: str) -> None:
+    """As a whole: its bytes between two line ends are no requests that failed."""
+    with pytest.raises(InvalidArgument, match=kind):
+        list(lines.read_rows(io.BytesIO(content), 1000, _same))
+
+
 @pytest.mark.parametrize("blanks", [1, 100, 300, 4 << 20])
 @pytest.mark.parametrize("tail", [b"", b"\n", b"\n" + b" " * 300 + b"\n\t"])
 def test_a_long_line_that_begins_with_blanks_is_no_blank_line(blanks: int, tail: bytes) -> None:
-    """It fails for its length, wherever the blocks end; one of blanks alone is left out however long it is."""
+    """It fails for its length, wherever the blocks end; one of blanks alone is left out."""
     line = b" " * blanks + b'{"text":"' + b"x" * 300 + b'"}'
     found = list(lines.read_rows(io.BytesIO(b"\n" + line + tail), 200, _same))
     assert [row.fault and row.fault.reason for row in found] == [Reason.LINE_TOO_LONG]

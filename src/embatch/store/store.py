@@ -150,7 +150,7 @@ class Store(Batches, Files):
         return accepted(new, shards), False
 
     def accept_of_file(self, new: NewBatch) -> BatchRecord:
-        """As `accept`, of a batch whose input file must be there; that of a repeated submit may be gone by now.
+        """As `accept`, of a batch whose input file must be there; that of a repeated one may be gone.
 
         Raises:
             AlreadyExists: as `accept`.
