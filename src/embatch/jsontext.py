@@ -183,21 +183,26 @@ def twice(data: bytes | bytearray) -> str | None:
 
 
 def split_lines(file: BinaryIO, limit: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line without its end, and whether it is whole; of a longer one, a part of its head."""
+    """Yield each line without its end, and whether it is whole; of a longer one, a part, blank if all is."""
     held: list[bytes] = []
     size, whole = 0, True
     while block := file.read(_BLOCK):
         *ended, rest = block.split(b"\n")
         for part in ended:
             line = b"".join((*held, part)) if held else part
-            yield line[:limit], whole and len(line) <= limit
+            yield _part(line, limit), whole and len(line) <= limit
             if held:
                 held, size, whole = [], 0, True
         if rest:
             held.append(rest)
             size += len(rest)
         if size > limit:
-            held, size, whole = [held[0][:1]], 1, False  # something, so that it does not look blank
+            held, size, whole = [_part(b"".join(held), 1)], 1, False
     if held:
         line = b"".join(held)
-        yield line[:limit], whole and len(line) <= limit
+        yield _part(line, limit), whole and len(line) <= limit
+
+
+def _part(line: bytes, limit: int) -> bytes:
+    """Return a line up to a limit, or as much of a longer one: blank only where all of it is."""
+    return line if len(line) <= limit else line.lstrip()[:limit] or line[:limit]

@@ -13,7 +13,7 @@ import pytest
 from service_rig import MODEL, OTHER, QUICK, Rig, tree, vector
 
 from embatch.engine.models import Catalog
-from embatch.errors import FailedPrecondition, PermissionDenied, Unavailable
+from embatch.errors import AlreadyExists, FailedPrecondition, PermissionDenied, Unavailable
 from embatch.intake import Draft
 from embatch.settings import Settings
 from embatch.states import State
@@ -415,4 +415,10 @@ def test_a_file_submit_repeated_with_its_key_is_one_batch(rig: Rig) -> None:
     (name,) = names
     rig.done(name)
     assert rig.service.submit_file(draft, file).name == name
+    rig.service.delete_file(file)
+    assert rig.service.submit_file(draft, file).name == name
+    with pytest.raises(AlreadyExists):
+        rig.service.submit_file(Draft(idempotency_key="k", body_digest="another"), file)
+    with pytest.raises(PermissionDenied):
+        rig.service.submit_file(Draft(idempotency_key="new", body_digest="d"), file)
     assert len(rig.pool.calls) == 1

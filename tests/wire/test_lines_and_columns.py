@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -84,6 +87,64 @@ def _stream(table: pa.Table) -> io.BytesIO:
 
 def _rows(table: pa.Table) -> list[RequestRow]:
     return [row for batch in columns.read_batches(_stream(table), 1 << 20) for row in rows_of(batch)]
+
+
+GOOD = '{"request":{"content":{"parts":[{"text":"x"}]}}}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(GOOD.encode()), "gzip"),
+        (bytes(pa.compress(GOOD.encode(), "zstd", asbytes=True)), "zstd"),
+        (bz2.compress(GOOD.encode()), "bzip2"),
+        (lzma.compress(GOOD.encode()), "xz"),
+        (b"PAR1" + b"x" * 100, "Parquet"),
+        (b"ARROW1\0\0" + b"x" * 100, "an Arrow file"),
+        (b"\xff\xff\xff\xff" + b"x" * 100, "an Arrow stream"),
+        *(
+            (GOOD.encode(name), "UTF-")
+            for name in ("utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-be")
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_of_another_kind_is_refused_as_what_it_is(content: bytes, kind: str) -> None:
+    """As a whole: its bytes between two line ends are no requests that failed."""
+    with pytest.raises(InvalidArgument, match=kind):
+        list(lines.read_rows(io.BytesIO(content), 1000, _same))
+
+
+@pytest.mark.parametrize("blanks", [1, 100, 300, 4 << 20])
+@pytest.mark.parametrize("tail", [b"", b"\n", b"\n" + b" " * 300 + b"\n\t"])
+def test_a_long_line_that_begins_with_blanks_is_no_blank_line(blanks: int, tail: bytes) -> None:
+    """It fails for its length, wherever the blocks end; one of blanks alone is left out."""
+    line = b" " * blanks + b'{"text":"' + b"x" * 300 + b'"}'
+    found = list(lines.read_rows(io.BytesIO(b"\n" + line + tail), 200, _same))
+    assert [row.fault and row.fault.reason for row in found] == [Reason.LINE_TOO_LONG]
+    assert "line 2 is over 200 bytes" in str(found[0].fault)
+
+
+@pytest.mark.parametrize("size", [2_600_000, (3 << 20) - 1, 3 << 20, (3 << 20) + 1])
+def test_a_long_last_line_without_an_end_is_told_of(size: int) -> None:
+    """Of two megabytes at most, with a blank at its beginning, and ending where a block does."""
+    found = list(lines.read_rows(io.BytesIO((b" " + b"x" * size)[:size]), 2 << 20, _same))
+    assert [row.fault and row.fault.reason for row in found] == [Reason.LINE_TOO_LONG]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"key":"a","custom_id":"b","request":{"content":{"parts":[{"text":"x"}]}}}', Reason.BAD_FIELD),
+        (b'{"key":1,"customId":"2","request":{"content":{"parts":[{"text":"x"}]}}}', Reason.BAD_FIELD),
+        (b'{"key":"a","custom_id":"a","request":{"content":{"parts":[{"text":"x"}]}}}', None),
+        (b'{"key":null,"custom_id":"a","request":{"content":{"parts":[{"text":"x"}]}}}', None),
+    ],
+)
+def test_of_two_keys_of_a_line_none_is_dropped_in_silence(line: bytes, expected: Reason | None) -> None:
+    """A line goes by one name: where `key` and `custom_id` differ it fails."""
+    (row,) = lines.read_rows(io.BytesIO(line), 200, _same)
+    assert (row.fault.reason if row.fault else None) == expected
 
 
 def test_arrow_rows_come_through() -> None:

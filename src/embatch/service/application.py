@@ -161,8 +161,8 @@ class Service:
             Unavailable: as `submit_inline`.
         """
         model = self._accepting(draft)
-        file = self._store.file(file_id(file_name, "batch.inputConfig.fileName"))
-        record, _ = self._store.accept(draft.new(new_id(36), model, self._now(), self._settings, file.id), [])
+        file = file_id(file_name, "batch.inputConfig.fileName")
+        record = self._store.accept_of_file(draft.new(new_id(36), model, self._now(), self._settings, file))
         self._planner.wake()
         return self._shown(record)
 

@@ -149,6 +149,18 @@ class Store(Batches, Files):
             return found, True
         return accepted(new, shards), False
 
+    def accept_of_file(self, new: NewBatch) -> BatchRecord:
+        """As `accept`, of a batch whose input file must be there; that of a repeated one may be gone.
+
+        Raises:
+            AlreadyExists: as `accept`.
+            PermissionDenied: there is no such file.
+        """
+        if new.idempotency_key is not None and (found := self._of_key(new)) is not None:
+            return found
+        self.file(new.input_file or "")
+        return self.accept(new, [])[0]
+
     def _of_key(self, new: NewBatch) -> BatchRecord | None:
         with reading(self._readers) as connection:
             found = connection.execute(statements.BY_KEY, {"key": new.idempotency_key}).first()

@@ -352,7 +352,10 @@ def update(body: bytes | bytearray, mask: str | None) -> Update:
 def row_of_line(line: Mapping[str, Any], same_model: Callable[[str], bool]) -> RequestRow:
     """Read one line of an input file in any of its layouts. Raises InvalidArgument naming the field."""
     fields = Fields(dict(line), "", ("key", "customId", "request", "metadata"))
-    key = fields.get("key") if fields.get("key") is not None else fields.get("customId")
+    key, custom = fields.get("key"), fields.get("customId")
+    if key is not None and custom is not None and key != custom:
+        fields.refuse("customId", "given beside another key: send one")
+    key = custom if key is None else key
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     if key is not None and not isinstance(key, str):
