@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import resolve, scheme
+from embatch.runs.places import resolve, scheme, shown
 from embatch.runs.sinks import replaced
 from embatch.runs.sources.search import Search
 
@@ -29,12 +29,13 @@ def check_apart(source: Source, place: str) -> None:
         system, path = resolve(name, "--out")
         if _reads(source, system, path):
             raise InvalidArgument(
-                f"{name} is a file of the input, which would be lost: give the output another name",
+                f"{shown(name)} is a file of the input, which would be lost: give the output another name",
                 field="--out",
             )
         if _would_find(source, system, path):
             raise InvalidArgument(
-                f"{name} would be a part of the input {source.place} the next time: put the output elsewhere",
+                f"{shown(name)} would be a part of the input {shown(source.place)} the next time: put the "
+                "output elsewhere",
                 field="--out",
             )
 

@@ -24,7 +24,7 @@ from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
 from embatch.ownership import make_folder
 from embatch.runs.identity import differences
-from embatch.runs.places import SUFFIX
+from embatch.runs.places import SUFFIX, local, scheme
 from embatch.runs.sample import Sample
 
 if TYPE_CHECKING:
@@ -302,8 +302,8 @@ def folder_of(place: str, data: Path) -> Path:
     Raises:
         InvalidArgument: the data folder is needed and not this user's alone.
     """
-    if "://" not in place:
-        path = Path(place)
+    if scheme(place) == "file":  # one folder, and so one lock, however the file is spelled
+        path = local(place)
         return path.with_name(path.name + SUFFIX)
     data = data.expanduser().absolute()
     make_folder(data)

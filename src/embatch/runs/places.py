@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 SCHEMES: Final = ("file", "s3", "gs", "hf")
 _SECRET: Final = re.compile(r"([?&]\w*(?:password|secret|token|key)\w*=)[^&]*", re.IGNORECASE)
+_OPTIONS: Final = re.compile(r"(.*)\?(\w+=.*)", re.DOTALL)
+_PORT: Final = re.compile(r"[^:]*(?::\d*)?|\[.*")
+_NO_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_QUOTED: Final = re.compile(r"'.*://.*'", re.DOTALL)
 SUFFIX: Final = ".embatch"
 """What the folder of a run's ledger is called, behind the name of its output."""
 
@@ -34,8 +38,19 @@ def shown(place: str | Path) -> str:
     """Return an address for people and logs: without a user, a password or another secret in it."""
     head, colons, rest = str(place).partition("://")
     authority, slash, path = rest.partition("/")
+    if not _PORT.fullmatch(authority) and "@" not in authority and "@" in path:  # a secret with a / in it
+        authority, slash, path = path.rpartition("@")[2].partition("/")
     hidden = _SECRET.sub(r"\1***", path)
     return f"{head}{colons}{authority.rpartition('@')[2]}{slash}{hidden}" if colons else head
+
+
+def divided(place: str) -> tuple[str, str]:
+    """Return an address of a store without its options, and these with their `?`; a path has none.
+
+    Options begin at the last `?` with a name and `=` behind it: any other one is a part of the key or glob.
+    """
+    found = _OPTIONS.fullmatch(place) if scheme(place) in ("s3", "gs") else None
+    return (found[1], f"?{found[2]}") if found else (place, "")
 
 
 def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
@@ -56,8 +71,7 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
         match kind:
             case "file":
                 # In an address a space is %20; in a path it is a space, and %20 is three characters.
-                path = Path(unquote(text[7:]) if "://" in text[:7] else text).expanduser().absolute()
-                return fs.LocalFileSystem(), str(path)
+                return fs.LocalFileSystem(), str(local(text).absolute())
             case "s3":
                 return _from_uri(_with_endpoint(text))
             case "gs":
@@ -65,7 +79,13 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
             case "hf":
                 return _from_hub(text)
     except (pa.ArrowException, ValueError) as error:
-        raise InvalidArgument(f"{shown(place)} is no address of a file: {error}", field=field) from None
+        # The library's words hold the address, with what is secret in it.
+        reason = _QUOTED.sub("it", str(error))
+        raise InvalidArgument(
+            f"{shown(place)} is no address of a file: {reason}; a /, @, # or space in a key or secret stands "
+            "there as %2F, %40, %23 or %20",
+            field=field,
+        ) from None
     except OSError as error:
         raise Unavailable(f"{shown(place)} cannot be reached: {error}", field=field) from None
     raise InvalidArgument(
@@ -74,10 +94,22 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
     )
 
 
+def local(place: str) -> Path:
+    """Return the path of a place on this machine, relative where it is given so."""
+    if "://" not in place[:7]:
+        return Path(place).expanduser()
+    # In an address a space is %20; in a path it is a space, and %20 is three characters.
+    rest = unquote(place[7:])
+    return Path(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest).expanduser()
+
+
 def _from_uri(uri: str) -> tuple[FileSystem, str]:
     # What is in a key stands in the address as it is; for the library it is percent-encoded.
-    parts = urlsplit(uri)
-    system, path = fs.FileSystem.from_uri(urlunsplit(parts._replace(path=quote(parts.path, safe="/%"))))
+    address, options = divided(uri)
+    head, _, rest = address.partition("://")
+    authority, slash, path = rest.partition("/")
+    key = quote(_NO_ESCAPE.sub("%25", path), safe="/%")
+    system, path = fs.FileSystem.from_uri(f"{head.lower()}://{authority}{slash}{key}{options}")
     return system, path
 
 
@@ -86,12 +118,13 @@ def _with_endpoint(uri: str) -> str:
     if not endpoint or "endpoint_override=" in uri:
         return uri
     store = urlsplit(endpoint)
-    return _with_query(uri, endpoint_override=store.netloc, scheme=store.scheme)
+    return with_options(uri, endpoint_override=store.netloc, scheme=store.scheme)
 
 
-def _with_query(uri: str, **options: str) -> str:
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(query=urlencode({**dict(parse_qsl(parts.query)), **options})))
+def with_options(place: str, **options: str) -> str:
+    """Return an address of a store with more options."""
+    address, given = divided(place)
+    return f"{address}{f'{given}&' if given else '?'}{urlencode(options)}"
 
 
 def _from_gcs(uri: str) -> tuple[FileSystem, str]:
@@ -99,7 +132,7 @@ def _from_gcs(uri: str) -> tuple[FileSystem, str]:
     if not emulator:
         # The library's own patience is a quarter of an hour for each call.
         patience = {} if "retry_limit_seconds=" in uri else {"retry_limit_seconds": "60"}
-        return _from_uri(_with_query(uri, **patience))
+        return _from_uri(with_options(uri, **patience) if patience else uri)
     store = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
     system = fs.GcsFileSystem(
         anonymous=True,
@@ -107,8 +140,8 @@ def _from_gcs(uri: str) -> tuple[FileSystem, str]:
         scheme=store.scheme,
         retry_time_limit=timedelta(seconds=10),  # an emulator does not get better by waiting
     )
-    parts = urlsplit(uri)
-    return system, f"{parts.netloc}{parts.path}"
+    address, _ = divided(uri)
+    return system, unquote(address.partition("://")[2])
 
 
 def _from_hub(uri: str) -> tuple[FileSystem, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.runs.places import scheme, shown
+from embatch.runs.places import divided, scheme, shown
 from embatch.runs.sinks.layout import Layout, Sink, Written
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _module(place: str) -> Any:
         from embatch.runs.sinks import qdrant  # noqa: PLC0415
 
         return qdrant
-    ending = next((ending for ending in _FILES if place.lower().endswith(ending)), None)
+    ending = next((ending for ending in _FILES if divided(place)[0].lower().endswith(ending)), None)
     if ending is None and (place == "-" or place.startswith("/dev/")):
         raise InvalidArgument(
             f"{place} is no file, and an output appears whole or not at all: give a path that ends in "

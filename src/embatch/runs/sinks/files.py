@@ -22,7 +22,7 @@ from embatch.errors import InvalidArgument, Unavailable
 from embatch.jsontext import encodable
 from embatch.numbers import Numbers
 from embatch.runs.ids import Holder, as_json, as_written, written
-from embatch.runs.places import SUFFIX, resolve, scheme, shown
+from embatch.runs.places import SUFFIX, divided, resolve, scheme, shown, with_options
 from embatch.runs.sinks.layout import Layout, Regrouped, Written
 from embatch.runs.sinks.upload import upload
 
@@ -48,7 +48,7 @@ def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataT
     for name in replaced(place):
         check_free(name)
         check_free(f"{name}.partial")
-    if place.lower().endswith(".npy") and len(dimensions) > 1:
+    if _ends(place, ".npy") and len(dimensions) > 1:
         raise InvalidArgument("a .npy file holds one number of dimensions: give one --dim", field="--dim")
 
 
@@ -83,8 +83,8 @@ def check_folder(place: str) -> None:
 
 def _check_bucket(place: str) -> None:
     # Google's library tries for a minute otherwise, and without keys it has nothing to wait for.
-    patient = scheme(place) == "gs" and "?" not in place
-    system, path = resolve(f"{place}?retry_limit_seconds=10" if patient else place, "--out")
+    patient = scheme(place) == "gs" and "retry_limit_seconds=" not in place
+    system, path = resolve(with_options(place, retry_limit_seconds="10") if patient else place, "--out")
     bucket = path.partition("/")[0]
     try:
         system.get_file_info(path)
@@ -142,18 +142,23 @@ def _what(mode: int) -> str:
 
 def replaced(place: str) -> list[str]:
     """As `sinks.replaced`."""
-    names = [place, _ids_place(place)] if place.lower().endswith(".npy") else [place]
+    names = [place, _ids_place(place)] if _ends(place, ".npy") else [place]
     return [*names, *map(rejected_place, names)]
 
 
 def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:
     """As `sinks.open_sink`."""
-    ending = Path(place).suffix.lower()
-    if ending in (".jsonl", ".ndjson"):
+    if _ends(place, ".jsonl", ".ndjson"):
         return JsonlSink(place, layout)
-    if ending == ".npy":
+    if _ends(place, ".npy"):
         return NpySink(place, layout, notes)
-    return TableSink(place, layout, notes, Holder.PARQUET if ending in (".parquet", ".pq") else Holder.ARROW)
+    holder = Holder.PARQUET if _ends(place, ".parquet", ".pq") else Holder.ARROW
+    return TableSink(place, layout, notes, holder)
+
+
+def _ends(place: str, *endings: str) -> bool:
+    """Return whether a place has one of these endings; a name may be nothing else, such as `.jsonl`."""
+    return divided(place)[0].lower().endswith(endings)
 
 
 class Spool:
@@ -167,7 +172,7 @@ class Spool:
             self.path = Path(path).with_name(Path(path).name + ".partial")
             self.drop()  # what stands there may lead elsewhere
         else:
-            handle, name = tempfile.mkstemp(prefix="embatch-", suffix=Path(place).suffix)
+            handle, name = tempfile.mkstemp(prefix="embatch-", suffix=Path(divided(place)[0]).suffix)
             os.close(handle)
             self.path = Path(name)
 
@@ -201,13 +206,15 @@ class Spool:
 
 def rejected_place(place: str) -> str:
     """Return `OUT.rejected.parquet` for `OUT.parquet`."""
-    head, dot, ending = place.rpartition(".")
-    return f"{head}.rejected{dot}{ending}"
+    address, options = divided(place)
+    head, dot, ending = address.rpartition(".")
+    return f"{head}.rejected{dot}{ending}{options}"
 
 
 def _ids_place(place: str) -> str:
     """Return where the ids of an array are: `OUT.ids.parquet` for `OUT.npy`."""
-    return f"{place.removesuffix('.npy')}.ids.parquet"
+    address, options = divided(place)
+    return f"{address.removesuffix('.npy')}.ids.parquet{options}"
 
 
 def _let_go(file: Any) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from embatch.errors import InvalidArgument
+from embatch.runs.places import divided, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +24,11 @@ def refuse_splits(place: str | Path, folder: str, files: Sequence[File]) -> None
     below = [file.path[len(folder) :].lstrip("/") for file in files]
     splits = dict(sorted(found for path in reversed(below) if (found := _split(path)) is not None))
     if len(splits) > 1:
-        address, mark, query = str(place).partition("?") if "://" in str(place) else (str(place), "", "")
+        named = shown(place)
+        address, options = divided(named)
         raise InvalidArgument(
-            f"{place} holds the splits {', '.join(splits)}: name one with a glob, such as "
-            f"'{address.rstrip('/')}/{next(iter(splits.values()))}{mark}{query}'",
+            f"{named} holds the splits {', '.join(splits)}: name one with a glob, such as "
+            f"'{address.rstrip('/')}/{next(iter(splits.values()))}{options}'",
             field="IN",
         )
 
