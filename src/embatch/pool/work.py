@@ -14,7 +14,7 @@ import numpy as np
 
 from embatch.engine import frames
 from embatch.engine.protocol import EndpointTrouble, Shape
-from embatch.errors import EngineTrouble
+from embatch.errors import Code, EngineTrouble, Reason, RequestError
 from embatch.pool.poison import Blame, Fault, Group, Inquiry, suspects
 from embatch.pool.process import CLOSING, TICK, End, Gone, Stopped
 
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
     from embatch.engine.frames import Frame
     from embatch.engine.protocol import Description
-    from embatch.errors import RequestError
     from embatch.pool.lane import Processes
     from embatch.pool.process import EngineProcess, Job
 
 CONTROL: Final = "The quick brown fox jumps over the lazy dog."
 """What an engine must manage before any text is blamed for its failures."""
+EMPTY: Final = RequestError(
+    Code.INVALID_ARGUMENT,
+    Reason.EMPTY_TEXT,
+    "the model's tokenizer leaves nothing of this text: leave it out or change it",
+)
 _PATIENCE: Final = 3
 """How often in a row a process may end with nothing begun before the engine itself is in trouble."""
 _FAULTS: Final = {
@@ -273,6 +277,8 @@ class ShardWork:
                 at = list(course.rows)
                 self.outcome.tokens[at] = header["tokens"]
                 self.outcome.truncated[at] = header["truncated"]
+                # A vector of no tokens is that of no text, whatever numbers an engine has for it.
+                self.outcome.errors |= {row: EMPTY for row in at if not self.outcome.tokens[row]}
             case "started":
                 course.running.add(header["group"])
             case "trouble":
