@@ -52,8 +52,8 @@ class FolderTokenizer:
         special = tokenizer.num_special_tokens_to_add(is_pair=False)
         if described.max_tokens <= special:  # the library would cut nothing off, or all there is
             raise InvalidArgument(
-                f"the model takes {described.max_tokens} tokens, and {special} of them stand around every text: "
-                "there is no room for the text (max_tokens, or max_seq_length in its folder)",
+                f"the model takes {described.max_tokens} tokens, and {special} of them stand around every "
+                "text: there is no room for it (max_tokens, or max_seq_length in the folder)",
                 field="model",
             )
         self._tokenizer = tokenizer

@@ -31,6 +31,11 @@ TOO_LONG: Final = RequestError(
     Reason.TOO_LONG,
     "the text is longer than the model takes: shorten it, or leave autoTruncate out to have it cut",
 )
+_BEYOND: Final = RequestError(
+    Code.INVALID_ARGUMENT,
+    Reason.BAD_FIELD,
+    "the request asks for more dimensions than the model has now: ask for fewer, or for none",
+)
 _COMPOSED: Final = ("text", "task_type", "title")
 _ERROR: Final = ("error_code", "error_reason", "error_message")
 
@@ -138,11 +143,13 @@ def _results(
         tokens[known] = requests.column(FROZEN[1]).to_numpy()[known]
         truncated[known] = requests.column(FROZEN[2]).to_numpy(zero_copy_only=False)[known]
     errors: list[Any] = [requests.column(name) for name in _ERROR]
-    looked_at = _doubtful(requests, place, outcome, truncated)
+    beyond = _asked(requests) > dimensions
+    beyond &= (place >= 0) | known
+    looked_at = sorted({*_doubtful(requests, place, outcome, truncated), *np.flatnonzero(beyond).tolist()})
     if looked_at:
         errors = [column.to_pylist() for column in errors]
         for at in looked_at:
-            error = outcome.errors.get(int(place[at]), TOO_LONG) if place[at] >= 0 else TOO_LONG
+            error = outcome.errors.get(int(place[at])) or (_BEYOND if beyond[at] else TOO_LONG)
             reason = error.reason.value if error.reason else None
             errors[0][at], errors[1][at], errors[2][at] = error.code.number, reason, error.message
         kinds = (pa.int32(), pa.string(), pa.string())
@@ -166,6 +173,11 @@ def _results(
         ],
         schema=results_schema(dimensions),
     )
+
+
+def _asked(requests: pa.RecordBatch) -> NDArray[np.int32]:
+    """Return the dimensions that each request asks for, 0 where it does not."""
+    return np.asarray(requests.column("dimensions").fill_null(0), np.int32)
 
 
 def _doubtful(
