@@ -16,6 +16,7 @@ import pyarrow as pa
 from embatch.engine.protocol import ModelChanged
 from embatch.errors import EngineTrouble
 from embatch.pool.embedding import Embedding
+from embatch.pool.kept import Kept
 from embatch.pool.lane import BULK, QUERY, REFERENCE, Apart, Lane
 from embatch.pool.process import CLOSING, Stopped
 from embatch.pool.supervisor import Supervisor
@@ -76,6 +77,7 @@ class LocalPool:
         self._closing = False
         self._alone: dict[str, float] = {}
         self._calibrated: set[str] = set()
+        self._kept = Kept()
 
     @property
     def starts(self) -> int:
@@ -108,7 +110,9 @@ class LocalPool:
         apart = Apart(lane) if suspect else None
         try:
             with self._working(model):
-                found = Embedding(apart or lane, requests, on_progress, stop, doubted=suspect).run()
+                found = Embedding(
+                    apart or lane, requests, on_progress, stop, doubted=suspect, kept=self._kept
+                ).run()
                 self._calibrate(model, requests)
                 return found
         except Stopped:
