@@ -18,7 +18,7 @@ pytest_plugins = ("rig_fixture",)
 
 @pytest.mark.parametrize("promised", [None, 8, 999])
 def test_a_batch_without_a_vector_is_read_in_what_was_asked_for(rig: Rig, promised: int | None) -> None:
-    """Cancelled before anything was embedded, of a model whose dimensions only loading tells, or were more."""
+    """Cancelled before anything was embedded, of a model whose dimensions nobody knows now."""
     rig.restart(Catalog([replace(MODEL, dimensions=promised)]))
     rig.pool.gated = True
     name = rig.service.submit_inline(Draft(), [replace(row, dimensions=6) for row in large(2)]).name
