@@ -201,7 +201,10 @@ def ranges(described: folder.ModelFolder, rows: Sequence[TokenRow]) -> dict[str,
     assert described.safetensors is not None  # noqa: S101  (as in `Runner`)
     with patch.object(bert, "_Graph", Watched):
         parameters, _ = bert.encoder(
-            described.config, weights.read(described.safetensors), described.position_offset
+            described.config,
+            weights.read(described.safetensors),
+            described.position_offset,
+            described.max_tokens,
         )
     axes = ops.constant(np.array([0, 1, 2], np.int64))
     results = [

@@ -112,7 +112,9 @@ class Runner:
         self.step = step
         tensors = weights.read(described.safetensors)
         with patch.object(bert, "_Graph", step.graph):
-            parameters, hidden = bert.encoder(described.config, tensors, described.position_offset)
+            parameters, hidden = bert.encoder(
+                described.config, tensors, described.position_offset, described.max_tokens
+            )
         graph = openvino._finished(parameters, hidden, described)  # noqa: SLF001  (the engine's own ending)
         if step.wide:
             prepared = ov.preprocess.PrePostProcessor(graph)

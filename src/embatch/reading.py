@@ -67,10 +67,11 @@ def read_results(
         record: the same as it is stored.
         shards: all of them, by number.
         blobs: where their files are.
-        native: dimensions to assume where no shard was finished.
+        native: dimensions to assume where no shard was finished; those asked for, if they are more.
     """
-    size = record.native_dimensions or native
-    return Results(batch, record.dimensions, size, _parts(record, shards, blobs, size))
+    # A model that changed may have fewer than were asked for: such requests are errors.
+    size = record.native_dimensions or max(native, record.dimensions)
+    return Results(batch, min(record.dimensions, size), size, _parts(record, shards, blobs, size))
 
 
 def unless_deleted(parts: Iterator[pa.RecordBatch], look: Callable[[], object]) -> Iterator[pa.RecordBatch]:

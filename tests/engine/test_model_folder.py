@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,6 +74,15 @@ def test_modules_by_their_last_name(tmp_path: Path, modules: list[str], dense: s
     )
     found = read(path)
     assert (found.pooling, found.normalize, found.unsupported) == (("mean",), False, dense)
+    assert found.dimensions == (None if dense else 64)  # a Dense module gives any number
+
+
+def test_files_that_differ_over_the_dimensions(tmp_path: Path) -> None:
+    """Nobody is promised more than the model has: only loading tells then."""
+    path = Tiny().write(tmp_path)
+    said = json.loads((path / "1_Pooling/config.json").read_text())
+    write(path, "1_Pooling/config.json", said | {"word_embedding_dimension": 999})
+    assert read(path).dimensions is None
 
 
 def test_options_say_what_the_folder_leaves_open(tmp_path: Path) -> None:

@@ -40,21 +40,25 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
 
 
 def encoder(
-    config: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]], position_offset: int
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    position_offset: int,
+    max_tokens: int,
 ) -> tuple[list[ov.Node], ov.Output]:
     """Return the parameters and the last hidden states, float32 (rows, tokens, size).
 
     The parameters are `input_ids` and `attention_mask`, both int32 (rows, tokens), both sizes left open.
 
     Raises:
-        InvalidArgument: a tensor is missing or has another shape than the configuration says.
+        InvalidArgument: a tensor is missing or has another shape than the configuration says, or there are
+            fewer positions than the longest text has tokens.
     """
     graph = _Graph(config, tensors)
     ids = ops.parameter([-1, -1], np.int32, name="input_ids")
     mask = ops.parameter([-1, -1], np.int32, name="attention_mask")
     for parameter in (ids, mask):
         parameter.output(0).set_names({parameter.get_friendly_name()})
-    hidden = graph.embeddings(ids, position_offset)
+    hidden = graph.embeddings(ids, position_offset, max_tokens)
     seen = ops.convert(mask, np.float32)
     bias = ops.multiply(ops.subtract(seen, np.float32(1)), np.float32(_MASKED))
     bias = ops.unsqueeze(bias, ops.constant(np.array([1, 2], np.int64)))
@@ -73,8 +77,8 @@ class _Graph:
         self.layers = sizes.layers
         self._activation = _ACTIVATIONS[checkpoint.activation(config)]
 
-    def embeddings(self, ids: ov.Node, position_offset: int) -> ov.Node:
-        table = ops.constant(self._tensors.positions(self._sizes, position_offset))
+    def embeddings(self, ids: ov.Node, position_offset: int, max_tokens: int) -> ov.Node:
+        table = ops.constant(self._tensors.positions(self._sizes, position_offset, max_tokens))
         length = ops.gather(
             ops.shape_of(ids, "i64"), ops.constant(np.array([1], np.int64)), ops.constant(np.int64(0))
         )

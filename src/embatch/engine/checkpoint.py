@@ -126,11 +126,21 @@ class Checkpoint:
         """Return the vectors of the words, (words, hidden)."""
         return self.tensor("embeddings.word_embeddings.weight", sizes.words, sizes.hidden)
 
-    def positions(self, sizes: Sizes, offset: int) -> NDArray[np.float32]:
+    def positions(self, sizes: Sizes, offset: int, tokens: int) -> NDArray[np.float32]:
         """Return the vectors of the positions from `offset`, each with that of token type 0 added.
 
-        All our texts are of token type 0, so its vector belongs to every position. (positions, hidden).
+        All our texts are of token type 0, so its vector belongs to every position. (positions, hidden), for
+        as many positions as the longest text has `tokens`, or more.
+
+        Raises:
+            InvalidArgument: there are fewer, or as `tensor`.
         """
         positions = self.tensor("embeddings.position_embeddings.weight", None, sizes.hidden)
+        if (found := max(0, len(positions) - offset)) < tokens:
+            raise InvalidArgument(
+                f"the model has positions for {found} tokens, not for {tokens}: get it again, or add "
+                f"--engine-option max_tokens={found}",
+                field="model",
+            )
         types = self.tensor("embeddings.token_type_embeddings.weight", None, sizes.hidden)
         return np.asarray(positions[offset:] + types[0], np.float32)

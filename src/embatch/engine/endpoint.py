@@ -37,6 +37,7 @@ ANSWER_BYTES: Final = 256 << 20
 _REJECTED: Final = frozenset({400, 413, 422})
 _PERHAPS: Final = frozenset({424, 500})
 """Statuses of programs that broke on something: a text, or anything else. TEI says 424."""
+_LIMITS: Final = frozenset({408, 429, 503, 504})
 _PASSING: Final = frozenset({408, 409, 424, 425, 429})
 _HINTS: Final = {
     401: f": set {KEY}",
@@ -54,8 +55,12 @@ class Rejected(Exception):
 class Unwell(Exception):
     """The endpoint does not work, or not for us. No text is to blame, as far as this can be seen."""
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float | None = None, slow: bool = False
+    ) -> None:
         super().__init__(message)
+        self.slow = slow
+        """Whether time ran out before the answer was there."""
         self.status = status
         """HTTP status of the last answer; `None` if there was none, or it could not be read."""
         self.retry_after = retry_after
@@ -65,6 +70,11 @@ class Unwell(Exception):
     def passing(self) -> bool:
         """Whether it may be well in a moment."""
         return self.status is None or self.status >= 500 or self.status in _PASSING
+
+    @property
+    def perhaps_too_much(self) -> bool:
+        """Whether fewer texts at once may be answered: a limit, or the time that many take."""
+        return self.slow or self.status in _LIMITS
 
     @property
     def perhaps_a_text(self) -> bool:
@@ -142,7 +152,7 @@ class Endpoint:
         """Return the body of a good answer."""
         left = deadline - self._clock()
         if left <= 0:
-            raise Unwell("the endpoint is too slow")
+            raise Unwell("the endpoint is too slow", slow=True)
         message: dict[str, Any] = {"model": self._model, "input": texts}
         if self.compact:
             message["encoding_format"] = "base64"
@@ -164,7 +174,8 @@ class Endpoint:
             raise
         except Exception as error:  # noqa: BLE001  (no text is to blame for what the way there can raise)
             raise Unwell(
-                f"the endpoint cannot be reached or broke off{self._through} ({_cause(error)})"
+                f"the endpoint cannot be reached or broke off{self._through} ({_cause(error)})",
+                slow=isinstance(error, httpx2.ReadTimeout),
             ) from None
 
     def _read(self, answer: httpx2.Response, deadline: float, most: int) -> bytes:
@@ -177,7 +188,7 @@ class Endpoint:
                 # Perhaps another model's, whose vectors are far longer.
                 raise Changed("the endpoint's answer is too large", status=answer.status_code)
             if self._clock() >= deadline:
-                raise Unwell("the endpoint is too slow")
+                raise Unwell("the endpoint is too slow", slow=True)
         return bytes(held)
 
 

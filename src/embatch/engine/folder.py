@@ -147,7 +147,7 @@ def read(path: Path, options: Mapping[str, str] | None = None) -> ModelFolder:
         (fields.read_object(path / name) for name in _LENGTH_FILES if os.path.lexists(path / name)), None
     )
     kinds = [kind for kind, _ in listed]
-    hidden = size or config.whole("hidden_size")
+    unsupported = next((k for k in kinds if k not in {"Transformer", "Pooling", "Normalize"}), None)
     return ModelFolder(
         path=path,
         config=config.content,
@@ -158,12 +158,12 @@ def read(path: Path, options: Mapping[str, str] | None = None) -> ModelFolder:
         max_tokens=_max_tokens(config, tokenizer, length, options),
         lower_case=length is not None and length.flag("do_lower_case", default=False),
         cut_left=tokenizer.text("truncation_side") == "left",
-        dimensions=hidden * max(1, len(pooling)) if hidden else None,
+        dimensions=None if unsupported else _dimensions(config.whole("hidden_size"), size, pooling),
         prompts=_prompts(
             fields.read_object(path / "config_sentence_transformers.json"), options, pooled=pooled_prompt
         ),
         pooled_prompt=pooled_prompt,
-        unsupported=next((k for k in kinds if k not in {"Transformer", "Pooling", "Normalize"}), None),
+        unsupported=unsupported,
     )
 
 
@@ -279,6 +279,14 @@ def _pooling(
     if not isinstance(listed, list) or not listed or any(word not in POOLINGS for word in listed):
         raise said.wrong("pooling_mode", f"of {', '.join(POOLINGS)}", named)
     return tuple(listed), size, pooled
+
+
+def _dimensions(hidden: int | None, pooled: int | None, pooling: tuple[str, ...]) -> int | None:
+    """Return the numbers of a vector; `None` where two files differ or none says."""
+    if None not in (hidden, pooled) and hidden != pooled:
+        return None
+    size = hidden or pooled
+    return size * max(1, len(pooling)) if size else None
 
 
 def _flag(word: str) -> bool:

@@ -176,7 +176,9 @@ def _model(core: ov.Core, described: folder.ModelFolder) -> tuple[list[Path], ov
     """Return the files the weights came from, and the whole model: token ids in, one vector a row out."""
     if described.safetensors and not bert.unsupported(described.config):
         tensors = weights.read(described.safetensors)
-        parameters, hidden = bert.encoder(described.config, tensors, described.position_offset)
+        parameters, hidden = bert.encoder(
+            described.config, tensors, described.position_offset, described.max_tokens
+        )
         return [described.safetensors], _finished(parameters, hidden, described)
     assert described.onnx is not None  # noqa: S101 - `unsupported` has looked
     try:

@@ -77,6 +77,20 @@ class Description:
         return self.engine == "remote"
 
 
+def replaced(one: Description, other: Description) -> bool:
+    """Whether two engines of one model were loaded from a folder that was changed in between.
+
+    Engines of other kinds or precisions may stand side by side: they have the same files.
+    """
+    both = one.files.keys() & other.files.keys()
+    if any(one.files[name] != other.files[name] for name in both):
+        return True
+    if (one.max_tokens, one.prompts) != (other.max_tokens, other.prompts):
+        return True
+    same = (one.engine, one.precision) == (other.engine, other.precision)
+    return same and one.identity != other.identity
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Texts as tokens, row i of each for text i."""

@@ -9,7 +9,8 @@ The endpoint's key is read from `EMBATCH_ENGINE_KEY` and never logged. Options:
 
     dimensions         how many numbers a vector has to have; without it, whatever the endpoint gives
     max_tokens         longest text by estimate; far longer ones are cut (8192)
-    rows               most texts of one call; TEI takes 32 unless told otherwise (32)
+    rows               most texts of one call; TEI takes 32 unless told otherwise (32). It halves where an
+                       endpoint answers fewer and not so many, and grows back
     timeout            seconds for one `forward`, all its tries together (90)
     prompt.TASK_TYPE   text to put before the texts of a task type
 
@@ -23,6 +24,7 @@ import os
 import random
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +34,7 @@ from embatch.backoff import LONGEST_PAUSE
 from embatch.batch import TaskType
 from embatch.engine.answers import Expected
 from embatch.engine.endpoint import KEY, ONCE, PATIENCE, Changed, Endpoint, Rejected, Unwell
+from embatch.engine.pieces import CallSize, Held
 from embatch.engine.protocol import (
     Description,
     Encoded,
@@ -59,6 +62,8 @@ BYTES: Final = 4
 STREAMS: Final = 8
 """Calls at once, where no number of threads is given: endpoints batch what arrives together."""
 PROBE: Final = "The quick brown fox jumps over the lazy dog."
+_PARTS: Final = (2, 8, 32)
+"""Which parts of the texts of a refused call are tried."""
 _OPTIONS: Final = frozenset({"dimensions", "max_tokens", "rows", "timeout"})
 
 
@@ -104,12 +109,13 @@ class RemoteEngine:
         if spec.precision != "auto":
             raise InvalidArgument("the endpoint decides its own precision", field="precision")
         self._max_tokens = _number(spec, "max_tokens", 8192)
-        self._rows = _number(spec, "rows", 32)
+        self._size, self._held = CallSize(_number(spec, "rows", 32)), Held()
         self._seconds = _number(spec, "timeout", 90)
         self._clock = clock
         self._closed = threading.Event()
+        self._wait = wait or self._closed.wait
         self._endpoint = Endpoint(
-            spec.url or "", spec.model, key=key, wait=wait or self._closed.wait, clock=clock, chance=chance
+            spec.url or "", spec.model, key=key, wait=self._wait, clock=clock, chance=chance
         )
         said = _number(spec, "dimensions", 1) if "dimensions" in spec.options else None
         self._witness = _Witness()
@@ -162,9 +168,19 @@ class RemoteEngine:
             raise InvalidArgument("the remote engine keeps texts, not token ids", field="rows")
         vectors = np.empty((len(texts), self._description.dimensions), np.float32)
         deadline = self._clock() + self._seconds
-        for begin in range(0, len(texts), self._rows):
-            part = slice(begin, begin + self._rows)
-            vectors[part] = self._embed(texts[part], deadline)
+        found = self._held.take(texts)
+        left = [at for at in range(len(texts)) if at not in found]
+        try:
+            while left:
+                part = left[: self._size.texts]
+                embedded = self._embed([texts[at] for at in part], deadline)
+                found |= dict(zip(part, embedded, strict=False))
+                left = left[len(embedded) :]
+        except BaseException:
+            self._held.put({texts[at]: vector for at, vector in found.items() if np.isfinite(vector).all()})
+            raise
+        for at, vector in found.items():
+            vectors[at] = vector
         return vectors
 
     def warm(self) -> None:
@@ -176,8 +192,10 @@ class RemoteEngine:
         self._endpoint.close()
 
     def _embed(self, texts: list[str], deadline: float) -> NDArray[np.float32]:
+        """Return the vectors of the texts, or of the first of them where all were too many for one call."""
         try:
-            vectors = self._endpoint.embed(texts, deadline, self._expected).vectors
+            vectors = self._asked(texts, deadline)
+            texts = texts[: len(vectors)]
         except Changed as error:
             raise ModelChanged(f"{error}: the model is loaded anew") from None
         except (Rejected, Unwell) as error:
@@ -195,6 +213,45 @@ class RemoteEngine:
         if not (self._well(deadline) if plain else self._takes_others(texts, deadline)):
             raise EndpointTrouble("the endpoint answered with vectors that are no numbers")
         return vectors
+
+    def _asked(self, texts: Sequence[str], deadline: float) -> NDArray[np.float32]:
+        """Ask for the vectors; where all are refused, perhaps for being many, for some."""
+        try:
+            vectors = self._endpoint.embed(texts, deadline, self._expected).vectors
+        except Unwell as error:
+            if len(texts) == 1 or not error.perhaps_too_much or isinstance(error, Changed):
+                raise
+            if error.slow:  # there is no time left to try: the next call is smaller
+                self._size.too_large(len(texts))
+                raise
+            pause = error.retry_after or 0.0
+            if self._clock() + pause >= deadline:
+                raise
+            if pause:
+                self._wait(pause)
+            return self._fewer(texts, deadline, error)
+        self._size.good()
+        return vectors
+
+    def _fewer(self, texts: Sequence[str], deadline: float, error: Unwell) -> NDArray[np.float32]:
+        """Return the vectors of the first texts, as many as are taken. Raises `error` if not one is.
+
+        Two calls in a row of a size, where a larger one was refused: that is a limit of what is taken at
+        once. One alone may be the first call of the next minute, and more calls would make it worse.
+        """
+        for size in sorted({max(1, len(texts) // part) for part in _PARTS}, reverse=True):
+            found = []
+            for begin in (0, size):
+                part = texts[begin : begin + size]
+                with suppress(Rejected, Unwell):
+                    found.append(self._endpoint.embed(part, deadline, self._expected, ONCE).vectors)
+                if not found:
+                    break
+            if len(found) > 1:
+                self._size.too_large(2 * size)
+            if found:
+                return np.concatenate(found)
+        raise error
 
     def _is_about_a_text(self, error: Rejected | Unwell, texts: Sequence[str], deadline: float) -> bool:
         """Whether what the endpoint said is about one of these texts, and not about all that it is asked.

@@ -43,10 +43,17 @@ class FolderTokenizer:
                 field="model",
             ) from error
         known = described.config.get("vocab_size")
-        if isinstance(known, int) and tokenizer.get_vocab_size() > known:
+        if isinstance(known, int) and _highest(tokenizer) >= known:
             # A token without a vector would be read from beyond the table, or count as zeros, silently.
             raise InvalidArgument(
                 f"{file} knows more tokens than the model (vocab_size in config.json): get the model again",
+                field="model",
+            )
+        special = tokenizer.num_special_tokens_to_add(is_pair=False)
+        if described.max_tokens <= special:  # the library would cut nothing off, or all there is
+            raise InvalidArgument(
+                f"the model takes {described.max_tokens} tokens, and {special} of them stand around every "
+                "text: there is no room for it (max_tokens, or max_seq_length in the folder)",
                 field="model",
             )
         self._tokenizer = tokenizer
@@ -63,3 +70,9 @@ class FolderTokenizer:
             for encoding, (_, cut_off) in zip(encodings, shortened, strict=True)
         ]
         return Encoded(rows, np.array([len(row) for row in rows], np.int32), np.array(over, np.bool_))
+
+
+def _highest(tokenizer: Tokenizer) -> int:
+    """Return the highest number that a token has: some tokenizers leave numbers out."""
+    template = tokenizer.encode("").ids  # whose numbers need not be those of the vocabulary
+    return max((*tokenizer.get_vocab(with_added_tokens=True).values(), *template), default=-1)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embatch.engine.packing import distinct
+from embatch.engine.protocol import EndpointTrouble, ModelChanged
 from embatch.engine.texts import DEFAULT_PROMPT, compose
 from embatch.errors import Code, Reason, RequestError
 from embatch.pool.work import ShardWork
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embatch.engine.protocol import Description
+    from embatch.pool.kept import Kept
     from embatch.pool.lane import Processes
     from embatch.pool.work import Outcome
 
@@ -30,6 +32,11 @@ TOO_LONG: Final = RequestError(
     Code.INVALID_ARGUMENT,
     Reason.TOO_LONG,
     "the text is longer than the model takes: shorten it, or leave autoTruncate out to have it cut",
+)
+_BEYOND: Final = RequestError(
+    Code.INVALID_ARGUMENT,
+    Reason.BAD_FIELD,
+    "the request asks for more dimensions than the model has now: ask for fewer, or for none",
 )
 _COMPOSED: Final = ("text", "task_type", "title")
 _ERROR: Final = ("error_code", "error_reason", "error_message")
@@ -46,6 +53,7 @@ class Embedding:
         stop: heard between micro-batches.
         doubted: as `ShardWork.doubted`.
         alone: as `ShardWork.alone`.
+        kept: where an endpoint's part of a shard waits for the next attempt; `None` keeps nothing.
     """
 
     processes: Processes
@@ -54,6 +62,7 @@ class Embedding:
     stop: threading.Event = field(default_factory=threading.Event)
     doubted: bool = False
     alone: bool = False
+    kept: Kept | None = None
 
     def run(self) -> pa.RecordBatch:
         """Embed the sound requests, equal texts once; return `shard.results_schema` for all.
@@ -63,7 +72,8 @@ class Embedding:
             EngineTrouble: as `ShardWork.run`.
         """
         about = self.processes.process(self.stop).await_ready()
-        requests = thawed(self.requests, computed_by(about))
+        whose = computed_by(about)
+        requests = thawed(self.requests, whose)
         known = frozen(requests)
         open_ = np.flatnonzero(_sound(requests) & ~known).tolist()
         counted = int(pc.sum(requests.column(FROZEN[1])).as_py()) if known.any() else 0
@@ -79,11 +89,18 @@ class Embedding:
             spent, told = work.outcome.cpu_seconds - told, work.outcome.cpu_seconds
             self.on_progress(Done(int(repeats[at].sum()), tokens, spent))
 
-        work = ShardWork(merged.texts, about, self.processes, self.stop, finished, self.doubted, self.alone)
-        found = _results(requests, open_, merged.of, work.run())
-        return found.replace_schema_metadata(
-            {IDENTITY: about.identity.encode(), COMPUTED_BY: computed_by(about).encode()}
+        kept = self.kept.take(whose, merged.texts) if self.kept is not None and about.elsewhere else None
+        work = ShardWork(
+            merged.texts, about, self.processes, self.stop, finished, self.doubted, self.alone, kept
         )
+        try:
+            outcome = work.run()
+        except EndpointTrouble as error:
+            if self.kept is not None and about.elsewhere and not isinstance(error, ModelChanged):
+                self.kept.put(whose, merged.texts, work.outcome)
+            raise
+        found = _results(requests, open_, merged.of, outcome)
+        return found.replace_schema_metadata({IDENTITY: about.identity.encode(), COMPUTED_BY: whose.encode()})
 
     def count(self) -> NDArray[np.int32]:
         """Return the tokens of each request, int32 (n,), 0 for a faulty one. Raises as `run`."""
@@ -138,11 +155,13 @@ def _results(
         tokens[known] = requests.column(FROZEN[1]).to_numpy()[known]
         truncated[known] = requests.column(FROZEN[2]).to_numpy(zero_copy_only=False)[known]
     errors: list[Any] = [requests.column(name) for name in _ERROR]
-    looked_at = _doubtful(requests, place, outcome, truncated)
+    beyond = _asked(requests) > dimensions
+    beyond &= (place >= 0) | known
+    looked_at = sorted({*_doubtful(requests, place, outcome, truncated), *np.flatnonzero(beyond).tolist()})
     if looked_at:
         errors = [column.to_pylist() for column in errors]
         for at in looked_at:
-            error = outcome.errors.get(int(place[at]), TOO_LONG) if place[at] >= 0 else TOO_LONG
+            error = outcome.errors.get(int(place[at])) or (_BEYOND if beyond[at] else TOO_LONG)
             reason = error.reason.value if error.reason else None
             errors[0][at], errors[1][at], errors[2][at] = error.code.number, reason, error.message
         kinds = (pa.int32(), pa.string(), pa.string())
@@ -166,6 +185,11 @@ def _results(
         ],
         schema=results_schema(dimensions),
     )
+
+
+def _asked(requests: pa.RecordBatch) -> NDArray[np.int32]:
+    """Return the dimensions that each request asks for, 0 where it does not."""
+    return np.asarray(requests.column("dimensions").fill_null(0), np.int32)
 
 
 def _doubtful(

@@ -12,6 +12,8 @@ from embatch.errors import EngineTrouble
 from embatch.pool.process import End
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from embatch.engine.models import ServedModel
     from embatch.pool.process import EngineProcess
     from embatch.pool.supervisor import Supervisor
@@ -60,9 +62,19 @@ class Processes(Protocol):
 class Lane:
     """The processes of a model in a lane. See `Processes`; each failed start makes the next wait longer."""
 
-    def __init__(self, model: ServedModel, name: str, settings: Settings, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        model: ServedModel,
+        name: str,
+        settings: Settings,
+        supervisor: Supervisor,
+        on_loaded: Callable[[EngineProcess], object] = lambda _: None,
+    ) -> None:
+        """Start nothing yet. `on_loaded` is told of each process that works, once it is loaded."""
         self.proven = False
         self.name = name
+        self._on_loaded = on_loaded
+        self._told: EngineProcess | None = None
         self._model, self._supervisor = model.name, supervisor
         if name == BULK:
             self._spec = replace(model.spec, threads=settings.threads or model.spec.threads)
@@ -91,9 +103,15 @@ class Lane:
             EngineTrouble: it does not come up, or did not a moment ago; `retry_after` says when to ask again.
             Stopped: `stop` was set first.
         """
-        process = self.begin()
-        self._await(process, stop)
-        return process
+        while True:
+            process = self.begin()
+            self._await(process, stop)
+            with self._lock:
+                new, self._told = process is not self._told, process
+            if new:
+                self._on_loaded(process)
+            if not process.retired:
+                return process
 
     def begin(self) -> EngineProcess:
         """Return the process that works, loaded or not. Raises as `process`, without waiting."""
@@ -116,6 +134,12 @@ class Lane:
             process.kill(End.CLOSED)
             raise
         return process
+
+    def loaded(self) -> EngineProcess | None:
+        """Return the process that works if it is loaded, without waiting for it."""
+        with self._lock:
+            process = self._process
+            return process if process is not None and process.usable and process.ready else None
 
     def renew(self) -> None:
         """Have the next one who asks get a process that was loaded after now; jobs under way end first."""

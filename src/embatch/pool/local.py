@@ -6,16 +6,20 @@ process, so neither a long micro-batch nor a poisonous one delays a query.
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from embatch.engine.protocol import ModelChanged
+from embatch.engine.protocol import ModelChanged, replaced
 from embatch.errors import EngineTrouble
 from embatch.pool.embedding import Embedding
+from embatch.pool.kept import Kept
 from embatch.pool.lane import BULK, QUERY, REFERENCE, Apart, Lane
 from embatch.pool.process import CLOSING, Stopped
 from embatch.pool.supervisor import Supervisor
@@ -30,12 +34,14 @@ if TYPE_CHECKING:
     from embatch.engine.models import ServedModel
     from embatch.engine.protocol import Description
     from embatch.pool.lane import EngineStatus
+    from embatch.pool.process import EngineProcess
     from embatch.settings import Settings
 
 
 _CALIBRATED: Final = 64
 """Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
 _SAMPLED: Final = 8
+_log = logging.getLogger("embatch.pool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class LocalPool:
         self._closing = False
         self._alone: dict[str, float] = {}
         self._calibrated: set[str] = set()
+        self._kept = Kept()
 
     @property
     def starts(self) -> int:
@@ -108,7 +115,9 @@ class LocalPool:
         apart = Apart(lane) if suspect else None
         try:
             with self._working(model):
-                found = Embedding(apart or lane, requests, on_progress, stop, doubted=suspect).run()
+                found = Embedding(
+                    apart or lane, requests, on_progress, stop, doubted=suspect, kept=self._kept
+                ).run()
                 self._calibrate(model, requests)
                 return found
         except Stopped:
@@ -178,8 +187,24 @@ class LocalPool:
         with self._lock:
             key = (model.name, name)
             if key not in self._lanes:
-                self._lanes[key] = Lane(model, name, self._settings, self._supervisor)
+                told = partial(self._compare, model.name)
+                self._lanes[key] = Lane(model, name, self._settings, self._supervisor, told)
             return self._lanes[key]
+
+    def _compare(self, model: str, process: EngineProcess) -> None:
+        """Have lanes work with one state of the model's files, the newest that any has loaded.
+
+        Queries would else be answered by another model than the batches they are looked up in.
+        """
+        about = process.await_ready()
+        with self._lock:
+            lanes = [lane for (name, _), lane in self._lanes.items() if name == model]
+        for lane in lanes:
+            other = lane.loaded()
+            if other is not None and other is not process and replaced(about, other.await_ready()):
+                older = min(process, other, key=attrgetter("began"))
+                _log.warning("model replaced", extra={"fields": {"model": model, "old": older.pid}})
+                older.retire()
 
     @contextmanager
     def _working(self, model: ServedModel) -> Iterator[None]:

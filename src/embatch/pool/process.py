@@ -71,6 +71,7 @@ class EngineProcess:
     """A child that holds one loaded engine. Start it with `Supervisor.start`, which also watches it."""
 
     _numbers = itertools.count(1)
+    _starts = itertools.count(1)
 
     def __init__(
         self, spec: EngineSpec, nice: int, settings: Settings, environment: Mapping[str, str]
@@ -88,6 +89,8 @@ class EngineProcess:
         self._wanted_end: End | None = None
         self._gone: Gone | None = None
         self._retired = False
+        self.began = next(self._starts)
+        """Higher than that of every process that was started before."""
         self._child = subprocess.Popen(
             [sys.executable, "-m", "embatch.engine.host"],
             stdin=subprocess.PIPE,
@@ -135,6 +138,11 @@ class EngineProcess:
     def usable(self) -> bool:
         """Whether new jobs should go to it."""
         return self._gone is None and self._wanted_end is None and not self._retired
+
+    @property
+    def retired(self) -> bool:
+        """Whether another process takes its place: see `retire`."""
+        return self._retired
 
     def await_ready(self, stop: threading.Event | None = None) -> Description:
         """Wait until the engine is loaded and return what it is, also of a process that ended since.

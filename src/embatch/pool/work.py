@@ -14,7 +14,7 @@ import numpy as np
 
 from embatch.engine import frames
 from embatch.engine.protocol import EndpointTrouble, Shape
-from embatch.errors import EngineTrouble
+from embatch.errors import Code, EngineTrouble, Reason, RequestError
 from embatch.pool.poison import Blame, Fault, Group, Inquiry, suspects
 from embatch.pool.process import CLOSING, TICK, End, Gone, Stopped
 
@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 
     from embatch.engine.frames import Frame
     from embatch.engine.protocol import Description
-    from embatch.errors import RequestError
+    from embatch.pool.kept import Part
     from embatch.pool.lane import Processes
     from embatch.pool.process import EngineProcess, Job
 
 CONTROL: Final = "The quick brown fox jumps over the lazy dog."
 """What an engine must manage before any text is blamed for its failures."""
+EMPTY: Final = RequestError(
+    Code.INVALID_ARGUMENT,
+    Reason.EMPTY_TEXT,
+    "the model's tokenizer leaves nothing of this text: leave it out or change it",
+)
 _PATIENCE: Final = 3
 """How often in a row a process may end with nothing begun before the engine itself is in trouble."""
 _FAULTS: Final = {
@@ -50,6 +55,8 @@ class Outcome:
     vectors: NDArray[np.float32]
     tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
+    done: NDArray[np.bool_]
+    """Rows that have their vector or their error for good."""
     errors: dict[int, RequestError] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     """What the engine processes spent on it."""
@@ -93,6 +100,8 @@ class ShardWork:
     """Whether trouble of the engine may be a row's doing: the shard was tried before and never got done."""
     alone: bool = False
     """Whether each text runs by itself, and nothing else meanwhile."""
+    known: Part | None = None
+    """What an earlier attempt has of them: it is not worked again."""
     outcome: Outcome = field(init=False)
     _vain: int = 0
     """Processes in a row that ended with nothing done and nobody suspected."""
@@ -103,6 +112,7 @@ class ShardWork:
             np.zeros((count, self.about.dimensions), np.float32),
             np.zeros(count, np.int32),
             np.zeros(count, np.bool_),
+            np.zeros(count, np.bool_),
         )
 
     def run(self) -> Outcome:
@@ -112,6 +122,7 @@ class ShardWork:
             Stopped: the stop signal was set; nothing of the outcome counts.
             EngineTrouble: no engine process comes up, or the engine says or shows that it cannot work.
         """
+        self._take_known()
         apart: list[Group] = []
         course = self._begin()
         while course is not None:
@@ -138,9 +149,19 @@ class ShardWork:
             raise EngineTrouble("the engine cannot count the tokens of these texts")
         return self.outcome.tokens
 
+    def _take_known(self) -> None:
+        if (part := self.known) is None:
+            return
+        self.outcome.vectors[part.rows] = part.vectors
+        self.outcome.tokens[part.rows] = part.tokens
+        self.outcome.truncated[part.rows] = part.truncated
+        self.outcome.done[part.rows] = True
+        self.outcome.errors |= part.errors
+        self.on_rows(part.rows.tolist())
+
     def _begin(self) -> _Course | None:
         """Have the shard encoded, planned and run; return how far that came, `None` if no row is left."""
-        rows: Sequence[int] = range(len(self.texts))
+        rows: Sequence[int] = np.flatnonzero(~self.outcome.done).tolist()
         while rows:
             course = self._attempt(self.processes.process(self.stop), rows, None)
             if course.encoded:
@@ -203,6 +224,7 @@ class ShardWork:
         if not blame.fault.spoils:
             self._prove(self.processes.process(self.stop))
         self.outcome.errors[blame.row] = blame.error(detail)
+        self.outcome.done[blame.row] = True
         self.on_rows([blame.row])
 
     def _attempt(
@@ -273,6 +295,8 @@ class ShardWork:
                 at = list(course.rows)
                 self.outcome.tokens[at] = header["tokens"]
                 self.outcome.truncated[at] = header["truncated"]
+                # A vector of no tokens is that of no text, whatever numbers an engine has for it.
+                self.outcome.errors |= {row: EMPTY for row in at if not self.outcome.tokens[row]}
             case "started":
                 course.running.add(header["group"])
             case "trouble":
@@ -296,6 +320,7 @@ class ShardWork:
         self.outcome.vectors[at] = np.frombuffer(event.body, "<f4").reshape(len(at), -1)
         self.outcome.cpu_seconds += event.header["cpu"]
         self.processes.proven = True
+        self.outcome.done[at] = True
         course.finished += 1
         self.on_rows(at)
 

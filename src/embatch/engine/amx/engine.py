@@ -207,12 +207,7 @@ def _read(described: folder.ModelFolder) -> tuple[library.Form, list[NDArray[np.
         raise EngineTrouble("the model has no model.safetensors")
     sizes = checkpoint.Sizes.of(described.config)
     stored = checkpoint.Checkpoint(weights.read(described.safetensors))
-    positions = stored.positions(sizes, described.position_offset)[: library.BLOCK]
-    if len(positions) < described.max_tokens:
-        raise InvalidArgument(
-            f"the model has positions for {len(positions)} tokens, not for {described.max_tokens}",
-            field="model",
-        )
+    positions = stored.positions(sizes, described.position_offset, described.max_tokens)[: library.BLOCK]
     hidden, inner = sizes.hidden, sizes.inner
     shapes = ((hidden, hidden), (hidden,), (inner, hidden), (hidden, inner))
     pairs: list[tuple[str, tuple[int, ...]]] = [("embeddings.LayerNorm", shapes[1])]
