@@ -14,7 +14,6 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import orjson
@@ -29,6 +28,7 @@ from embatch.runs.sample import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 _LOG: Final = "ledger.jsonl"
 _BEGUN: Final = "begun"
