@@ -71,7 +71,7 @@ def _refuse_other(beginning: bytes) -> None:
             raise InvalidArgument(
                 f"the input file is {kind}: {remedy}",
                 field="batch.inputConfig.fileName",
-                reason=Reason.BAD_ENCODING,
+                reason=Reason.BAD_ENCODING.value,
             )
 
 
