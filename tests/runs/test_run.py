@@ -407,3 +407,33 @@ def test_a_ledger_from_before_is_taken_up(client: Client, folder: Path) -> None:
     seen: list[Standing] = []
     assert _run(client, "in", out, seen=seen).rows == 60
     assert {one.batch.name for one in seen} == handed
+
+
+def test_a_database_that_lost_rows_between_calls_gets_them_again(client: Client, tmp_path: Path) -> None:
+    """A collection that was deleted meanwhile is whole again, of the ledger, and nothing is embedded twice."""
+    from qdrant_client import QdrantClient
+
+    texts = _texts(60, "dropped")
+    texts[7] = POISON
+    source = open_source(_write(tmp_path / "in.jsonl", texts), None, "id")
+    place = f"qdrant+file://{tmp_path}/store/texts"
+
+    def points(drop: Any) -> dict[int, Any]:
+        """Have a call of the run finished, and return the points before some, or all of them, are dropped."""
+        conduct = Conduct(tmp_path / "data", block_rows=BLOCK)
+        embed_dataset(client, source, place, Wish(), conduct, lambda _: None)
+        store = QdrantClient(path=str(tmp_path / "store"))
+        try:
+            found, _ = store.scroll("texts", limit=100, with_vectors=True)
+            if drop is None:
+                store.delete_collection("texts")
+            elif drop:
+                store.delete("texts", drop, wait=True)
+            return {int(point.id): point.vector for point in found}
+        finally:
+            store.close()
+
+    before = points(None)
+    assert len(before) == 59
+    assert points([30, 31]) == before
+    assert points([]) == before

@@ -18,7 +18,7 @@ from pyarrow import fs
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers, widened
 from embatch.runs.places import resolve
-from embatch.runs.sinks import Layout, check_sink, open_sink, qdrant, writes_through
+from embatch.runs.sinks import Database, Layout, check_sink, open_sink, qdrant, writes_through
 from embatch.runs.sources import open_source
 from embatch.vectors import normalize, truncate
 
@@ -231,6 +231,10 @@ def test_pgvector_holds_blocks(postgres: str, numbers: Numbers) -> None:
     sink = open_sink(address, layout, {})  # one block in the middle, as a retry writes it
     sink.write(10, pa.array(ids[10:20], pa.string()), data[1][10:20], data[2][10:20])
     sink.finish(rows=30)
+    held = open_sink(address, layout, {})
+    assert isinstance(held, Database)
+    assert [held.holds(first, 10, 1) for first in (0, 20, 25, 30)] == [True, True, False, False]
+    held.abandon()
     found = _asked(postgres, "SELECT * FROM {table} ORDER BY row", table)
     assert [row[:2] for row in found] == list(enumerate(ids[:30]))
     assert [row[-1] for row in found] == data[2][:30]

@@ -11,7 +11,7 @@ from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers
 from embatch.runs.part import Part
 from embatch.runs.places import shown
-from embatch.runs.sinks import Layout, open_sink, writes_through
+from embatch.runs.sinks import Database, Layout, open_sink, writes_through
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +32,8 @@ class Output:
         """Whether blocks are written as they come, and not at the end."""
         self._numbers, self._ids = numbers or Numbers.FLOAT32, ids
         self._sink: Sink | None = None
+        self._put: set[int] = set()
+        """Numbers of the blocks that this call has written through."""
         self._notes: dict[str, str] = {}
 
     def check(self, native: int) -> None:
@@ -61,6 +63,7 @@ class Output:
         if not block.native and self._sink is None:
             return  # all failed, and nobody knows the dimensions yet: `finish` writes it
         self._write(block.native, block.first, part)
+        self._put.add(block.number)
 
     def finish(self, ledger: Ledger, summary: Summary, *, rejected: bool = False) -> Written:
         """Put the output in place, durable on return: every block of the ledger, in order.
@@ -77,13 +80,20 @@ class Output:
         if not self.direct:
             self.abandon()
         for block in blocks:
-            if not self.direct or not block.native:
+            if not self.direct or not block.native or (not rejected and self._gone(native, block)):
                 self._write(native, block.first, Part.read(ledger.rows(block)))
         sink = self._opened(native)
         self.dimensions = self.dimensions or (native,)
         written = sink.finish(rejected=rejected, rows=summary.rows)
         self._sink = None
         return written
+
+    def _gone(self, native: int, block: Block) -> bool:
+        """Return whether a database has lost rows of an earlier call, for somebody dropped or mended it."""
+        sink = self._opened(native)
+        if block.number in self._put or not isinstance(sink, Database):
+            return False
+        return not sink.holds(block.first, block.rows, block.failed)
 
     def _write(self, native: int, first: int, part: Part) -> None:
         vectors = part.vectors

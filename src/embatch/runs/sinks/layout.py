@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -115,6 +115,21 @@ class Sink(Protocol):
 
     def abandon(self) -> None:
         """Drop what is half written; a database keeps its blocks. Repeating is safe."""
+        ...
+
+
+@runtime_checkable
+class Database(Sink, Protocol):
+    """An output that is written block by block, and holds what earlier calls wrote."""
+
+    def holds(self, first: int, rows: int, failed: int) -> bool:
+        """Return whether rows are there that were written before.
+
+        Args:
+            first: number of the first of them.
+            rows: how many they are.
+            failed: how many of them have an error.
+        """
         ...
 
 

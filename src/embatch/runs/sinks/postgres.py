@@ -185,6 +185,9 @@ class _Table:
             "ON CONFLICT (row) DO UPDATE SET {updates}"
         )
 
+    def counted(self) -> Any:
+        return self._filled("SELECT count(*) FROM {table} WHERE row >= %s AND row < %s")
+
     def ended(self) -> Any:
         return self._filled("DELETE FROM {table} WHERE row >= %s")
 
@@ -198,6 +201,7 @@ def _rehearse(connection: Any, address: str, table: _Table) -> None:
             connection.execute("SET LOCAL lock_timeout = '10s'")
             _refuse_other(address, table, table.make(connection))
             connection.execute(table.merged())
+            connection.execute(table.counted(), [0, 0])
             connection.execute(table.ended(), [0])
     except psycopg.Error as error:
         hint = f" ({' '.join(error.diag.message_hint.split())})" if error.diag.message_hint else ""
@@ -260,6 +264,15 @@ class PostgresSink:
                 cursor.execute(self._table.merged())
         except psycopg.Error as error:
             raise _refused(error) from None
+
+    def holds(self, first: int, rows: int, failed: int) -> bool:  # noqa: ARG002  (they are rows too)
+        """As `Database.holds`."""
+        found: list[tuple[int]] = []
+        between = [first, first + rows]
+        self._run(
+            lambda connection: found.extend(connection.execute(self._table.counted(), between).fetchall())
+        )
+        return found == [(rows,)]
 
     def _texts(self, values: NDArray[Any], size: int) -> list[str]:
         if self._layout.numbers is Numbers.BITS:

@@ -179,6 +179,18 @@ class QdrantSink:
                 lambda: self._client.delete(self._name, self._models.PointIdsList(points=failed), wait=True)
             )
 
+    def holds(self, first: int, rows: int, failed: int) -> bool:
+        """As `Database.holds`."""
+        found: list[Any] = []
+        for begin in range(first, first + rows, _AT_ONCE):
+            names = list(range(begin, min(begin + _AT_ONCE, first + rows)))
+            self._ask(
+                lambda names=names: found.extend(
+                    self._client.retrieve(self._name, names, with_payload=False, with_vectors=False)
+                )
+            )
+        return len(found) == rows - failed
+
     def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
         """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
         if not rejected and rows is not None:
