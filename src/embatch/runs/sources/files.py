@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pyarrow.fs import FileSystem
 
-UNREADABLE: Final = (OSError, EOFError, pa.ArrowException, httpx2.HTTPError)
+UNREADABLE: Final = (OSError, EOFError, pa.ArrowException, UnicodeDecodeError, httpx2.HTTPError)
 """What reading raises where a file, a store or the way to it is at fault; the last is the Hub's."""
 _NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
 _AT_ONCE: Final = 16

@@ -26,6 +26,44 @@ def is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def check_lengths(column: Any) -> None:
+    """Refuse a column of which something leads out of what there is; a text need not be UTF-8.
+
+    Raises:
+        ArrowException: it does, or it cannot be told.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+        if pa.types.is_dictionary(column.type):
+            check_lengths(column.dictionary)
+            pa.DictionaryArray.from_arrays(column.indices, pa.nulls(len(column.dictionary)), safe=True)
+        else:
+            column.view(_of_bytes(column.type)).validate(full=True)
+
+
+def _of_bytes(kind: Any) -> Any:
+    """Return a type that is laid out alike, with bytes in the place of texts."""
+    for text, plain in (
+        (pa.string(), pa.binary()),
+        (pa.large_string(), pa.large_binary()),
+        (pa.string_view(), pa.binary_view()),
+    ):
+        if kind == text:
+            return plain
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_of_bytes(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_of_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_of_bytes(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_of_bytes(kind.value_type)), kind.list_size)
+    return kind
+
+
 def pieces(batch: Any, name: str) -> Iterator[Any]:
     """Yield a batch in pieces of as many rows as are held at a time, by the texts in a column."""
     sizes = _sizes(batch.column(name))
