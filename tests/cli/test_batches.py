@@ -59,6 +59,34 @@ def test_a_batch_of_which_nothing_succeeded(service: Served, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+def test_a_row_without_an_id_has_none_in_its_results(service: Served, tmp_path: Path) -> None:
+    """Its number is no id where other rows have one: it could be that of another row."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b'{"text":"one","id":"a"}\n{"text":"two","id":null}\n{"text":"three","id":"1"}\n')
+    for arguments, ids in ((("--id", "id"), ["a", None, "1"]), ((), ["0", "1", "2"])):
+        name = run("submit", source, *arguments, "--to", service.url).stdout.strip()
+        run("watch", name, "--to", service.url)
+        run("results", name, "--to", service.url, "-o", out)
+        assert [orjson.loads(line)["id"] for line in out.read_bytes().splitlines()] == ids
+
+
+def test_results_leave_nothing_of_a_longer_batch_in_a_database(service: Served, tmp_path: Path) -> None:
+    """A collection holds the batch that was written last, and no row of another one."""
+    from qdrant_client import QdrantClient
+
+    for count in (3, 2):
+        source = tmp_path / f"{count}.txt"
+        source.write_text("".join(f"{count} texts, number {at}\n" for at in range(count)))
+        name = run("submit", source, "--to", service.url).stdout.strip()
+        run("watch", name, "--to", service.url)
+        run("results", name, "--to", service.url, "-o", f"qdrant+file://{tmp_path}/store/texts")
+    store = QdrantClient(path=str(tmp_path / "store"))
+    try:
+        assert store.count("texts").count == 2
+    finally:
+        store.close()
+
+
 def test_names_can_be_copied(service: Served, tmp_path: Path) -> None:
     """A batch is one line, however narrow the terminal is."""
     source = tmp_path / "a rather long name of a file, as they often are.jsonl"

@@ -410,7 +410,7 @@ def test_a_ledger_from_before_is_taken_up(client: Client, folder: Path) -> None:
 
 
 def test_a_database_that_lost_rows_between_calls_gets_them_again(client: Client, tmp_path: Path) -> None:
-    """A collection that was deleted meanwhile is whole again, of the ledger, and nothing is embedded twice."""
+    """A collection that was deleted meanwhile is whole again, out of the ledger."""
     from qdrant_client import QdrantClient
 
     texts = _texts(60, "dropped")

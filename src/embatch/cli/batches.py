@@ -176,11 +176,12 @@ def results(
     errors: list[str | None] = [None] * len(vectors)
     for index, error in result.failed_responses:
         errors[index] = error.message
-    ids = [str(at) if key is None else key for at, key in enumerate(result.keys)]
+    keyed = any(key is not None for key in result.keys)  # a row without one among others has none
+    ids = [key if keyed else str(at) for at, key in enumerate(result.keys)]
     sink = open_sink(out, Layout(pa.string(), vectors.shape[1]), {"embatch.model": batch.worked_by})
     try:
         sink.write(0, pa.array(ids, pa.string()), vectors, errors)
-        written = sink.finish()
+        written = sink.finish(rows=len(ids))
     except BaseException:
         sink.abandon()
         raise
