@@ -13,6 +13,7 @@ import pytest
 from embatch.errors import InvalidArgument
 from embatch.numbers import Numbers
 from embatch.runs.ledger import folder_of
+from embatch.runs.options import Wish
 from embatch.runs.places import divided, resolve, shown
 from embatch.runs.sinks import Layout, check_sink, open_sink
 from embatch.runs.sources import open_source
@@ -149,3 +150,41 @@ def test_one_output_has_one_ledger_however_it_is_spelled(
     for place in spelled:
         assert folder_of(str(place), tmp_path / "data") == wanted
         assert resolve(place)[1] == str(tmp_path / "a b.parquet")
+
+
+@pytest.mark.parametrize("place", ["qdrant+file://relative/texts", "qdrant+file:///texts", "qdrant+file://"])
+def test_a_folder_of_qdrant_is_named_from_the_root_on(place: str) -> None:
+    """Half an address is refused: it would be a collection in the root of the disk."""
+    with pytest.raises(InvalidArgument, match="from the root on") as error:
+        check_sink(place, (), Numbers.FLOAT32)
+    assert error.value.field == "--out"
+
+
+def test_a_folder_of_qdrant_is_spelled_as_addresses_of_files_are(tmp_path: Path) -> None:
+    """A `#` is part of a name, and %20 a space."""
+    _written(f"qdrant+file://{tmp_path}/a%20b/te#xts")
+    assert (tmp_path / "a b" / "collection" / "te#xts").is_dir()
+
+
+def test_a_file_beside_a_lance_dataset_stays(tmp_path: Path) -> None:
+    """What is spooled on the way to it takes the place of nobody's file."""
+    mine = tmp_path / "out.lance.arrow"
+    mine.write_bytes(b"mine")
+    _written(str(tmp_path / "out.lance"))
+    assert mine.read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.lance", "out.lance.arrow"]
+
+
+def test_a_bracket_that_is_not_closed_is_no_address() -> None:
+    """Of a database too."""
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        check_sink("postgresql://[::1/db?table=t", (), Numbers.FLOAT32)
+
+
+def test_a_name_that_is_empty_or_no_text_names_nothing() -> None:
+    """A variable that is not set is not the working directory, and bytes that are no text no model."""
+    with pytest.raises(InvalidArgument, match="input is empty"):
+        open_source("", None, None)
+    with pytest.raises(InvalidArgument, match="not UTF-8") as error:
+        Wish(model="\udcff")
+    assert error.value.field == "--model"

@@ -24,13 +24,13 @@ pytest_plugins = ["stores"]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with files of texts, and links to them."""
     monkeypatch.chdir(tmp_path)
-    for name in ("s.jsonl", "in/a.jsonl", "in/deep/b.jsonl", "x.ids.parquet", "y.lance.arrow"):
+    for name in ("s.jsonl", "in/a.jsonl", "in/deep/b.jsonl", "x.ids.parquet", "y.lance.partial.arrow"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b'{"text":"one"}\n')
     table = pa.table({"text": ["one"]})
     pq.write_table(table, tmp_path / "x.ids.parquet")
-    with pa.ipc.new_file(str(tmp_path / "y.lance.arrow"), table.schema) as writer:
+    with pa.ipc.new_file(str(tmp_path / "y.lance.partial.arrow"), table.schema) as writer:
         writer.write_table(table)
     (tmp_path / "soft.jsonl").symlink_to("s.jsonl")
     os.link(tmp_path / "s.jsonl", tmp_path / "hard.jsonl")
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("in", "same/deep/b.jsonl"),
         ("in/*.jsonl", "in/a.jsonl"),
         ("x.ids.parquet", "x.npy"),
-        ("y.lance.arrow", "y.lance"),
+        ("y.lance.partial.arrow", "y.lance"),
     ],
 )
 def test_an_output_that_is_the_input_is_refused(folder: Path, source: str, out: str) -> None:

@@ -234,3 +234,15 @@ def test_a_message_lists_some_columns_of_many(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="more") as error:
         open_source(tmp_path / "in.jsonl", "text", None)
     assert len(str(error.value)) < 4000
+
+
+def test_nothing_compressed_and_frames_to_skip_are_what_they_are(tmp_path: Path) -> None:
+    """An empty part of bzip2 has no rows, and zstd may begin with a frame that says something else."""
+    (tmp_path / "0.txt.bz2").write_bytes(bz2.compress(b""))
+    (tmp_path / "1.txt.bz2").write_bytes(bz2.compress(b"one\n") + bz2.compress(b"two\n"))
+    found = [text for rows in open_source(tmp_path, None, None).blocks() for text in rows.texts]
+    assert found == ["one", "two"]
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    (tmp_path / "a.txt.zst").write_bytes(skipped + pa.compress(b"three\n", codec="zstd", asbytes=True))
+    found = [text for rows in open_source(tmp_path / "a.txt.zst", None, None).blocks() for text in rows.texts]
+    assert found == ["three"]

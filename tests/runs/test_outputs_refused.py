@@ -45,7 +45,7 @@ def test_a_link_is_no_output(tmp_path: Path, ending: str) -> None:
         link.symlink_to(to)
         assert f"is a link to {to}" in refusal(str(link))
         link.unlink()
-    (tmp_path / f"out{ending}{'.arrow' if ending == '.lance' else ''}.partial").symlink_to("target")
+    (tmp_path / f"out{ending}{'.partial.arrow' if ending == '.lance' else ''}.partial").symlink_to("target")
     assert "is a link to target" in refusal(str(tmp_path / f"out{ending}"))
     assert target.read_bytes() == b"mine"
     assert refusal(str(tmp_path / f"in{ending}" / f"out{ending}")).startswith("there is no folder")

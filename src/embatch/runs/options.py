@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
+from embatch.jsontext import encodable
 from embatch.runs import sample as certificate
 from embatch.runs.sources import BLOCK_ROWS
 
@@ -28,6 +29,10 @@ class Wish:
     """`None` for float32."""
     priority: int = 0
     display_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not encodable(self.model or ""):
+            raise InvalidArgument("the name of the model is not UTF-8", field="--model")
 
 
 @dataclass(frozen=True, slots=True)

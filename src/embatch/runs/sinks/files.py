@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx2
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -38,6 +39,8 @@ _REMEDIES: Final = {
     "gs": "check GOOGLE_APPLICATION_CREDENTIALS, or log in with `gcloud auth application-default login`",
     "hf": "check HF_TOKEN",
 }
+_AT_FAULT: Final = (OSError, pa.ArrowException, httpx2.HTTPError)
+"""What is raised where a store is at fault or the way to it; the last is the Hub's."""
 GROUP_ROWS: Final = 16_384
 """Rows of a row group or record batch."""
 
@@ -88,12 +91,12 @@ def _check_bucket(place: str) -> None:
     bucket = path.partition("/")[0]
     try:
         system.get_file_info(path)
-        with suppress(OSError, pa.ArrowException):  # who may only write objects may not ask for their bucket
+        with suppress(*_AT_FAULT):  # who may only write objects may not ask for their bucket
             if scheme(place) != "hf" and system.get_file_info(bucket).type is fs.FileType.NotFound:
                 raise InvalidArgument(
                     f"{shown(place)}: there is no bucket {bucket}; make it, or name another", field="--out"
                 )
-    except (OSError, pa.ArrowException) as error:
+    except _AT_FAULT as error:
         raise InvalidArgument(
             f"{shown(place)} cannot be reached: {' '.join(str(error).split())[:400]}; "
             f"{_REMEDIES[scheme(place)]}",
@@ -194,7 +197,7 @@ class Spool:
         try:
             with self.path.open("rb") as file:
                 upload(file, system, path)
-        except (OSError, pa.ArrowException) as error:
+        except _AT_FAULT as error:
             raise Unavailable(f"{shown(place)} could not be written: {error}") from None
         self.drop()
         return Written(shown(place), size)

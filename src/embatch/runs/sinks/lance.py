@@ -52,7 +52,7 @@ def replaced(place: str) -> list[str]:
 
 
 def _spool_place(place: str) -> str:
-    return f"{place}.arrow"
+    return f"{place}.partial.arrow"  # no name that somebody gives a file of his own
 
 
 def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:

@@ -60,7 +60,10 @@ def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:  # noqa
 
 def _split(place: str) -> tuple[str, str]:
     """Return the address without the table, and the table."""
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError as error:  # a bracket that is not closed
+        raise InvalidArgument(f"the address of the database cannot be read: {error}", field="--out") from None
     options = dict(parse_qsl(parts.query))
     table = options.pop("table", "")
     if not table or "\0" in table:

@@ -16,7 +16,7 @@ from embatch import network
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.numbers import Numbers
 from embatch.runs.ids import as_json
-from embatch.runs.places import shown
+from embatch.runs.places import local, scheme, shown
 from embatch.runs.sinks.layout import Written, sizes
 from embatch.vectors import truncate
 
@@ -91,13 +91,13 @@ def _address(place: str) -> str:
 
 
 def _hint(place: str) -> str:
-    return "" if urlsplit(place).scheme == "qdrant+file" else network.route(_address(place)).hint
+    return "" if scheme(place) == "qdrant+file" else network.route(_address(place)).hint
 
 
 def _remedy(place: str, error: Exception) -> str:
     if getattr(error, "status_code", None) in (401, 403):
         return "give its key in QDRANT_API_KEY"
-    if urlsplit(place).scheme == "qdrant+file":
+    if scheme(place) == "qdrant+file":
         return "close whatever has that folder open, or name another"
     return "start Qdrant there, or mend the address; qdrant+file:///folder/NAME needs no server"
 
@@ -114,19 +114,30 @@ def _client(place: str, timeout: int = 60) -> tuple[Any, str]:
         raise InvalidArgument(
             'qdrant:// needs qdrant-client: pip install "embatch[qdrant]"', field="--out"
         ) from None
-    parts = urlsplit(place)
-    path = PurePosixPath(parts.path)
-    if not path.name:
-        raise InvalidArgument("name the collection: qdrant://host:6333/NAME", field="--out")
-    if parts.scheme == "qdrant+file":
+    if scheme(place) == "qdrant+file":
+        path = _local(place)
         # Else the library opens a database to see whether SQLite minds threads, and never closes it.
         return QdrantClient(path=str(path.parent), force_disable_check_same_thread=True), path.name
+    path = PurePosixPath(urlsplit(place).path)
+    if not path.name:
+        raise InvalidArgument("name the collection: qdrant://host:6333/NAME", field="--out")
     key, address = os.environ.get("QDRANT_API_KEY"), _address(place)
     way = network.route(address)
     beside: dict[str, Any] = {"verify": way.verify, "proxy": way.proxy, "trust_env": False}
     return QdrantClient(
         url=address, api_key=key, timeout=timeout, check_compatibility=False, **beside
     ), path.name
+
+
+def _local(place: str) -> PurePosixPath:
+    """Return the folder and the collection in it that `qdrant+file:///folder/NAME` names, spelled as `file://`."""
+    path = PurePosixPath(local(f"file://{place.partition('://')[2]}"))
+    if not path.is_absolute() or len(path.parts) < 3:
+        raise InvalidArgument(
+            f"{place}: give the folder from the root on, and the collection: qdrant+file:///folder/NAME",
+            field="--out",
+        )
+    return path
 
 
 class QdrantSink:

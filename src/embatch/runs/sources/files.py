@@ -122,6 +122,8 @@ def find(place: str | Path) -> Found:
     """
     if str(place) in ("-", "/dev/stdin"):
         raise InvalidArgument(f"standard input is no file: {_PIPES}", field="IN")
+    if not str(place):  # as of a variable that is not set: the working directory was not meant
+        raise InvalidArgument("the name of the input is empty: name a file, a folder or a glob", field="IN")
     system, path = resolve(place)
     try:
         search, files, notes = _found(system, path)

@@ -69,6 +69,8 @@ _SIGNATURES: Final = (
     ),
 )
 """First bytes, what begins so, and the ending that it should have or what to do."""
+_BZIP2: Final = (b"1AY&", b"\x17rE8")
+"""How the first block of bzip2 begins, and the end of what is compressed from nothing."""
 _MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _BLANK: Final = b" \t\r\n"
 _CONTROLS: Final = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
@@ -146,8 +148,10 @@ def _do(name: str, remedy: str) -> str:
 
 def _signature(head: bytes) -> tuple[str, str] | None:
     for begin, what, remedy in _SIGNATURES:
-        if head.startswith(begin) and (begin != b"BZh" or head[4:8] == b"1AY&" or len(head) < 8):
+        if head.startswith(begin) and (begin != b"BZh" or head[4:8] in _BZIP2 or len(head) < 8):
             return what, remedy
+    if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:  # a frame to be skipped is the first, as of pzstd
+        return "zstd", ".zst"
     if head[257:262] == b"ustar":
         return "a tar archive", "unpack it"
     return None
