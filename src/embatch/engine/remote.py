@@ -41,6 +41,7 @@ from embatch.engine.protocol import (
     EndpointTrouble,
     EngineSpec,
     ModelChanged,
+    OthersTaken,
     RowsRefused,
     Shape,
 )
@@ -208,7 +209,10 @@ class RemoteEngine:
                 raise EndpointTrouble("the remote engine is closed") from None
             if self._is_about_a_text(error, texts, deadline):
                 raise RowsRefused(str(error)) from None
-            raise _trouble(error) from None
+            trouble = _trouble(error)
+            if self._takes_one_of_before(error, deadline):
+                raise OthersTaken(trouble.message, retry_after=trouble.retry_after) from None
+            raise trouble from None
         vectors = without_zeros(vectors)
         finite = np.isfinite(vectors).all(axis=1)
         if finite.all():
@@ -290,6 +294,12 @@ class RemoteEngine:
         if isinstance(error, Rejected):
             return self._well(deadline)
         return error.perhaps_a_text and self._takes_others(texts, deadline)
+
+    def _takes_one_of_before(self, error: Rejected | Unwell, deadline: float) -> bool:
+        """Whether what will not pass by itself holds up these texts alone: one of before is still taken."""
+        known = self._witness.text
+        lasting = isinstance(error, Unwell) and not error.passing
+        return lasting and known is not None and self._takes(known, deadline, ONCE)
 
     def _takes_others(self, texts: Sequence[str], deadline: float) -> bool:
         """Whether the endpoint gives real texts their vectors: one of before, or, alone, one of these."""
