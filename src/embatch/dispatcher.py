@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow.compute as pc
 
 from embatch.backoff import Backoff, Pauses, meanwhile
-from embatch.engine.protocol import EndpointTrouble
+from embatch.engine.protocol import EndpointTrouble, OthersTaken
 from embatch.errors import (
     Code,
     DataLoss,
@@ -212,7 +212,10 @@ class Dispatcher:
                 with self._lock:
                     self._batches.end(claim.batch_id)
         except EngineTrouble as error:
-            self._pause(self._models, claim.model, error.message, error.retry_after)
+            if isinstance(error, OthersTaken):  # one text of one batch would hold up everybody's
+                self._pause(self._batches, claim.batch_id, error.message, error.retry_after)
+            else:
+                self._pause(self._models, claim.model, error.message, error.retry_after)
             self._release(claim, excused=isinstance(error, EndpointTrouble))
         except Unavailable as error:
             self._pause(self._batches, claim.batch_id, error.message)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embatch.batch import TaskType, check_display_name
+from embatch.engine.texts import DEFAULT_PROMPT
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.jsontext import DEPTH, encodable, is_object
 from embatch.shard import ShardCutter, frozen, rows_of
@@ -296,7 +297,8 @@ class ShardWriter:
         """Return what a user should know about how the requests seen so far are worked."""
         model = self.judge.model
         said = [
-            f"{model.name} has no prompt for {word}: its texts are embedded as they are"
+            f"{model.name} has no prompt for {word}: its texts "
+            + ("get its default prompt" if model.prompts.get(DEFAULT_PROMPT) else "are embedded as they are")
             for word in sorted(self.judge.task_types - set(model.prompts))
         ]
         if self._shortened:

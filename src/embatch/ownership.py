@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from embatch.errors import InvalidArgument
+from embatch.errors import InvalidArgument, printable
 
 FIELD: Final = "data"
 NAMES: Final = (
@@ -193,11 +193,13 @@ def _name(user: int) -> str:
 
 def _refused(folder: Path, why: str) -> InvalidArgument:
     return InvalidArgument(
-        f"the data folder {folder} is not yours alone: {why}; or name another one with --data", field=FIELD
+        printable(f"the data folder {folder} is not yours alone: {why}; or name another one with --data"),
+        field=FIELD,
     )
 
 
 def _unfit(path: Path, why: str) -> InvalidArgument:
     return InvalidArgument(
-        f"{path} in the data folder {why}: remove it, or name another folder with --data", field=FIELD
+        printable(f"{path} in the data folder {why}: remove it, or name another folder with --data"),
+        field=FIELD,
     )

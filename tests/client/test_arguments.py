@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import decimal
 import inspect
+import pickle
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,7 @@ WRONG: dict[str, list[object]] = {
     "task_type": [5, "no such", ["RETRIEVAL_QUERY"], b"RETRIEVAL_QUERY"],
     "output_dimensionality": ["8", 8.0, 0, -1, True, 1 << 40, [8]],
     "priority": ["high", 1.0, True, 1 << 63, -(1 << 63) - 1, [1], decimal.Decimal(1)],
-    "idempotency_key": [5, "", "a\nb", b"k"],
+    "idempotency_key": [5, "", "a\nb", b"k", "schl\u00fcssel"],
     "run": [5, b"r"],
     "name": [5, "b", "batches/", b"batches/b", ["batches/b"]],
     "batch": [5, "b", b"batches/b"],
@@ -261,3 +263,11 @@ def test_an_error_says_which_field_it_means() -> None:
     )
     assert str(InvalidArgument("priority must be small", field="priority")) == "priority must be small"
     assert str(Internal("oh")) == "oh"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_client_is_not_copied(kind: type, way: Callable[[object], object]) -> None:
+    """A copy would share connections with it, and close them: the error says what to do instead."""
+    with pytest.raises(TypeError, match="make one in each process"):
+        way(kind("http://service"))

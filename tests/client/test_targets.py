@@ -59,10 +59,26 @@ def test_local_and_sockets() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Local", "vertex", "host:8080", "http://", "ftp://host", "unix:relative", "http://host/?x=1"]
+    "name",
+    [
+        *("", "Local", "vertex", "host:8080", "http://", "ftp://host", "unix:relative", "http://host/?x=1"),
+        *("http://[", "http://[::1", "http://host:99999", "http://host:0", "http://host:port"),
+        *("http://ho st", "http://host\n", "http://host\0", "http://\x1b[31m", "unix:/a\0b"),
+    ],
 )
 def test_what_is_no_target_is_refused_with_those_that_are(name: str) -> None:
     """The error lists the forms a target can have."""
     with pytest.raises(InvalidArgument, match=r"unix:/run/embatch\.sock") as refused:
         resolve(name, key=None, data=DATA, environ={})
     assert refused.value.field == "target"
+
+
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown() -> None:
+    """Blanks around it, as a file has them, are no part of it."""
+    for target in ("local", "http://host", "unix:/run/embatch.sock", "gemini"):
+        found = resolve(target, key=" sk-secret\n", data=DATA, environ={"GOOGLE_API_KEY": "sk-secret\n"})
+        assert found.headers == {"x-goog-api-key": "sk-secret"}
+        for key in ("sk\u2603secret", "sk\nsecret", "sk\0secret"):
+            with pytest.raises(InvalidArgument, match="api_key") as refused:
+                resolve(target, key=key, data=DATA, environ={})
+            assert "secret" not in str(refused.value)

@@ -158,3 +158,29 @@ def test_another_model_behind_the_endpoint_is_loaded_anew(place: tuple[StandIn, 
     np.testing.assert_array_equal(found, [vector(text)[: DIMENSIONS // 2] for text in TEXTS])
     assert len(client.embed_content("a query").values) == DIMENSIONS // 2  # the other lane knows as well
     endpoint.usual = lambda call: Answer(200, reply(call))
+
+
+@pytest.mark.parametrize("trouble", ["403", "an error of its own"])
+def test_a_text_that_is_never_answered_holds_up_its_own_batch_alone(
+    place: tuple[StandIn, Client], trouble: str
+) -> None:
+    """A wall before the endpoint that does not like it: the batch waits and says so, others are worked."""
+    endpoint, client = place
+    bad = f"<script> or so, for {trouble}"
+
+    def usual(call: Call) -> Answer:
+        if bad not in call.texts:
+            return Answer(200, reply(call))
+        return Answer(403) if trouble == "403" else Answer(200, b'{"error": "who knows"}')
+
+    endpoint.usual = usual
+    check_all_embedded(client, submit(client))
+    held = client.async_batch_embed_contents([*TEXTS, bad], display_name="held", priority=1)
+    words = "403" if trouble == "403" else "without a list"
+    until(client, held.name, lambda batch: any(words in note for note in batch.notes))
+    check_all_embedded(client, submit(client))
+    waiting = client.get_batch_status(held)
+    assert (waiting.state.final, waiting.batch_stats.failed_request_count) == (False, 0)
+    endpoint.usual = lambda call: Answer(200, reply(call))
+    done = until(client, held.name, lambda batch: batch.state is State.COMPLETED)
+    assert done.batch_stats.failed_request_count == 0

@@ -87,7 +87,7 @@ def test_no_key(endpoint: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     load(spec).close()
     monkeypatch.setenv("EMBATCH_ENGINE_KEY", "other")
     load(spec).close()
-    assert [call.headers.get("Authorization") for call in endpoint.calls] == [None, "Bearer other"]
+    assert [call.headers.get("Authorization") for call in endpoint.calls] == [None] * 2 + ["Bearer other"] * 2
 
 
 def test_calls_stay_small(endpoint: StandIn, clock: Clock) -> None:
@@ -101,9 +101,10 @@ def test_calls_stay_small(endpoint: StandIn, clock: Clock) -> None:
 
 
 def test_description(endpoint: StandIn, clock: Clock) -> None:
-    """Dimensions and length are learned from one text; identity is that of address and model."""
+    """Dimensions and length are learned from one text, order from two; identity is address and model."""
     about = start(endpoint, clock, **{"prompt.RETRIEVAL_QUERY": "query: "}).describe()
-    assert [call.texts for call in endpoint.calls] == [[PROBE]]
+    first, second = (call.texts for call in endpoint.calls)
+    assert first == second[1:] == [PROBE]
     assert (about.dimensions, about.normalized, about.precision) == (DIMENSIONS, True, "f32")
     assert about.streams > 1
     assert about.prompts == {"RETRIEVAL_QUERY": "query: "}

@@ -184,6 +184,14 @@ def test_notes_say_what_a_user_should_know(tmp_path: Path) -> None:
     assert written(tmp_path, [RequestRow("a"), RequestRow("a", dimensions=DIMENSIONS)])[1] == ()
 
 
+def test_a_note_says_that_the_default_prompt_stands_before_texts(tmp_path: Path) -> None:
+    """They are not embedded as they are then."""
+    prompted = replace(MODEL, prompts={"CLUSTERING": "cluster: ", "": "text: "})
+    writer = ShardWriter(Blobs(tmp_path), "b", Judge(prompted, SETTINGS))
+    writer.judge.judge(RequestRow("a", task_type="CLASSIFICATION"))
+    assert writer.notes() == ("test has no prompt for CLASSIFICATION: its texts get its default prompt",)
+
+
 @pytest.mark.parametrize(
     ("draft", "field"),
     [

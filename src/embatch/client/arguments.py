@@ -42,6 +42,17 @@ def optional_text(name: str, value: object) -> str | None:
     return None if value is None else text(name, value)
 
 
+def key(name: str, value: str | None) -> str | None:
+    """Return a key without the blanks around it that a file or a variable may have. Raises InvalidArgument.
+
+    A header carries it: characters that none can hold are refused, and no message shows a key.
+    """
+    found = None if value is None else value.strip()
+    if found and not (found.isascii() and found.isprintable()):
+        raise InvalidArgument(f"{name} holds characters that no key has", field=name)
+    return found
+
+
 def name_of_model(value: object) -> str | None:
     """Return the name of a model, `None` for the default one. Raises InvalidArgument."""
     if value is not None and not text("model", value).removeprefix("models/").strip():

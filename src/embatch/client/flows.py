@@ -73,8 +73,10 @@ class Labels:
                 field="display_name",
             )
         key = arguments.optional_text("idempotency_key", self.idempotency_key)
-        if key is not None and not (key and key.isprintable()):
-            raise InvalidArgument("idempotency_key must be of printable characters", field="idempotency_key")
+        if key is not None and not (key and key.isascii() and key.isprintable()):
+            raise InvalidArgument(
+                "idempotency_key must be of printable characters of ASCII", field="idempotency_key"
+            )
         arguments.optional_text("run", self.run)
         return replace(self, priority=arguments.whole("priority", self.priority, arguments.INT64))
 

@@ -67,6 +67,7 @@ def reference(terms: Terms, texts: Sequence[str], wish: Wish) -> Flow[answers.Re
 
 def publish(terms: Terms, run: str) -> Flow[int]:
     """Let what a run computed answer later runs; return how many vectors are new."""
+    arguments.text("run", run)
     if not terms.target.ours:
         return 0
     call = Call("POST", service_path(terms, f"runs/{quote(run, safe='')}:publish"), patience=SLOW)

@@ -7,7 +7,7 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx2
 
@@ -64,6 +64,13 @@ class Shell:
     def __repr__(self) -> str:
         target = self._terms.target
         return f"{type(self).__name__}({str(target.data or target.socket or target.url)!r})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: its connections are its own."""
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or pickled: share one among threads, "
+            "and make one in each process"
+        )
 
     def _fresh(self) -> bool:
         """Whether connections made so far can be used: not after a fork, nor once the service is gone."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from embatch.client import arguments
 from embatch.errors import InvalidArgument, Unauthenticated
 from embatch.settings import Settings
 
@@ -69,14 +70,21 @@ def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str
         InvalidArgument: no such target.
         Unauthenticated: `gemini` without a key.
     """
+    key = arguments.key("api_key", key)
     if name == "local":
         return Target(SOCKET_URL, data=data.expanduser().absolute(), key=key)
     if name == "gemini":
         return _gemini(key or environ.get("GOOGLE_API_KEY") or environ.get("GEMINI_API_KEY"))
-    parts = urlsplit(name)
-    if parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment:
+    try:
+        parts = urlsplit(name)
+        port = parts.port
+    except ValueError:  # brackets that do not close, or a port that is none
+        parts, port = urlsplit(""), None
+    clear = name.isprintable() and " " not in parts.netloc
+    web = parts.scheme in ("http", "https") and parts.hostname and port != 0 and clear
+    if web and not parts.query and not parts.fragment:
         return Target(name.rstrip("/"), key=key)
-    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc and "\0" not in name:
         return Target(SOCKET_URL, socket=Path(parts.path), key=key)
     raise InvalidArgument(
         "a target is `local`, `gemini`, a service's address such as http://host:8080, "
@@ -86,7 +94,7 @@ def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str
 
 
 def _gemini(key: str | None) -> Target:
-    if not key:
+    if not (key := arguments.key("api_key", key)):
         raise Unauthenticated(
             "the gemini target needs a key: set GOOGLE_API_KEY or GEMINI_API_KEY, or pass api_key=",
             field="api_key",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
-from embatch.engine.protocol import EndpointTrouble, ModelChanged
+from embatch.engine.protocol import EndpointTrouble, ModelChanged, OthersTaken
 from embatch.errors import EngineTrouble
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MOST_HEADER: Final = 64 << 20
 MOST_BODY: Final = 4 << 30
 """No frame of ours is larger: lengths above it are something else that was written to the pipe."""
 _TROUBLES: Final[Mapping[str, type[EngineTrouble]]] = MappingProxyType(
-    {"engine": EngineTrouble, "endpoint": EndpointTrouble, "changed": ModelChanged}
+    {"engine": EngineTrouble, "endpoint": EndpointTrouble, "changed": ModelChanged, "texts": OthersTaken}
 )
 _OF: Final = {kind: name for name, kind in _TROUBLES.items()}
 

@@ -119,6 +119,10 @@ class EndpointTrouble(EngineTrouble):
     """The endpoint as a whole, or the way to it, is in trouble: no text is ever to blame, however often."""
 
 
+class OthersTaken(EndpointTrouble):
+    """The endpoint takes other texts meanwhile: only whoever asks for these has to wait."""
+
+
 class ModelChanged(EndpointTrouble):
     """What answers is not what was loaded: the engine has to be loaded anew to learn what it is."""
 

@@ -41,10 +41,12 @@ from embatch.engine.protocol import (
     EndpointTrouble,
     EngineSpec,
     ModelChanged,
+    OthersTaken,
     RowsRefused,
     Shape,
 )
 from embatch.engine.texts import cut
+from embatch.engine.twins import alike, twins, without_zeros
 from embatch.errors import InvalidArgument
 from embatch.vectors import norm
 
@@ -62,8 +64,11 @@ BYTES: Final = 4
 STREAMS: Final = 8
 """Calls at once, where no number of threads is given: endpoints batch what arrives together."""
 PROBE: Final = "The quick brown fox jumps over the lazy dog."
+_BELIEVED: Final = 3
+"""How often two texts of one vector are looked at: then the model is one that makes no difference there."""
 _PARTS: Final = (2, 8, 32)
 """Which parts of the texts of a refused call are tried."""
+_OTHER: Final = "Embeddings are points."
 _OPTIONS: Final = frozenset({"dimensions", "max_tokens", "rows", "timeout"})
 
 
@@ -121,6 +126,7 @@ class RemoteEngine:
         self._witness = _Witness()
         first = self._settle(Expected(said))
         known = first.vectors[0]
+        self._believed = 0
         self._expected = Expected(len(known), first.name)
         whose = f"remote-1|{self._endpoint.url}|{spec.model}|{len(known)}"
         if first.name not in (None, spec.model):
@@ -203,16 +209,40 @@ class RemoteEngine:
                 raise EndpointTrouble("the remote engine is closed") from None
             if self._is_about_a_text(error, texts, deadline):
                 raise RowsRefused(str(error)) from None
-            raise _trouble(error) from None
+            trouble = _trouble(error)
+            if self._takes_one_of_before(error, deadline):
+                raise OthersTaken(trouble.message, retry_after=trouble.retry_after) from None
+            raise trouble from None
+        vectors = without_zeros(vectors)
         finite = np.isfinite(vectors).all(axis=1)
         if finite.all():
+            self._doubt(texts, vectors, deadline)
             self._witness.text = texts[-1]
             return vectors
         # Where others have numbers, what has none is to blame; where none of several has, as with a 500.
         plain = finite.any() or len(texts) == 1
         if not (self._well(deadline) if plain else self._takes_others(texts, deadline)):
-            raise EndpointTrouble("the endpoint answered with vectors that are no numbers")
+            raise EndpointTrouble("the endpoint answered with vectors that are no numbers, or all zeros")
         return vectors
+
+    def _doubt(self, texts: Sequence[str], vectors: NDArray[np.float32], deadline: float) -> None:
+        """Ask once more, one at a time, for two texts that have one vector.
+
+        Raises:
+            EndpointTrouble: alone they have others, or the plain text has the same.
+        """
+        pair = None if self._believed >= _BELIEVED else twins(texts, vectors)
+        if pair is None:
+            return
+        asked = [*(texts[at] for at in pair), PROBE]
+        try:
+            found = [self._endpoint.embed([text], deadline, self._expected).vectors[0] for text in asked]
+        except (Rejected, Unwell):
+            raise EndpointTrouble("the endpoint gave different texts the same vector") from None
+        same = [np.array_equal(found[-1], vector) for vector in found[:-1]]
+        if any(same) or not all(alike(vectors[at], vector) for at, vector in zip(pair, found, strict=False)):
+            raise EndpointTrouble("the endpoint gives different texts the same vector")
+        self._believed += 1
 
     def _asked(self, texts: Sequence[str], deadline: float) -> NDArray[np.float32]:
         """Ask for the vectors; where all are refused, perhaps for being many, for some."""
@@ -265,6 +295,12 @@ class RemoteEngine:
             return self._well(deadline)
         return error.perhaps_a_text and self._takes_others(texts, deadline)
 
+    def _takes_one_of_before(self, error: Rejected | Unwell, deadline: float) -> bool:
+        """Whether what will not pass by itself holds up these texts alone: one of before is still taken."""
+        known = self._witness.text
+        lasting = isinstance(error, Unwell) and not error.passing
+        return lasting and known is not None and self._takes(known, deadline, ONCE)
+
     def _takes_others(self, texts: Sequence[str], deadline: float) -> bool:
         """Whether the endpoint gives real texts their vectors: one of before, or, alone, one of these."""
         if self._witness.text is not None:
@@ -280,7 +316,7 @@ class RemoteEngine:
             found = self._endpoint.embed([text], deadline, self._expected, patience)
         except (Rejected, Unwell):
             return False
-        taken = bool(np.isfinite(found.vectors).all())
+        taken = bool(np.isfinite(without_zeros(found.vectors)).all())
         if taken and text != PROBE:
             self._witness.text = text
         return taken
@@ -297,9 +333,16 @@ class RemoteEngine:
         except (Rejected, Unwell) as error:
             self.close()
             raise _trouble(error, ", to a plain text at the start") from None
-        if not np.isfinite(first.vectors).all():
+        if not np.isfinite(without_zeros(first.vectors)).all():
             self.close()
-            raise EndpointTrouble("the endpoint answered with vectors that are no numbers")
+            raise EndpointTrouble("the endpoint answered with vectors that are no numbers, or all zeros")
+        try:
+            second = self._endpoint.embed([_OTHER, PROBE], deadline, expected, ONCE).vectors[1]
+        except (Rejected, Unwell):  # it may take one at a time
+            return first
+        if not alike(second, first.vectors[0]):
+            self.close()
+            raise EndpointTrouble("the endpoint gives a text another vector in company than alone")
         return first
 
 
