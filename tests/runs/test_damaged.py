@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -78,7 +78,7 @@ def test_texts_that_are_not_utf_8_fail_alone_in_every_layout(tmp_path: Path) -> 
     """A file that is whole but for that is read: its other rows are what they were."""
     for name, kind in (("text", pa.string()), ("large", pa.large_string()), ("dictionary", None)):
         plain = pa.array([b"one", b"\xff", b"three"], pa.large_binary() if name == "large" else pa.binary())
-        texts = plain.view(kind or pa.string())
+        texts: Any = plain.view(kind or pa.string())
         if kind is None:
             texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2]), texts)
         path = tmp_path / f"{name}.arrow"
