@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 import pytest
+from growth import MOST, growth
 
 from embatch import Batch, BatchStats, EmbatchError, State
 from embatch.client.readers import LINE_BYTES, Lines, from_operation
@@ -20,43 +19,19 @@ from embatch.wire.refusals import parse_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST: Final = 6.0
-"""Times the work of four times as much: four, and room for the noise of a busy machine."""
-LEAST: Final = 0.02
-"""Seconds of a measurement that means something."""
-ROUNDS: Final = 5
-
-
 LARGEST: Final = 1 << 20
 """What takes no time at this size is none to fear: answers are bounded."""
 Make: TypeAlias = "Callable[[int], Callable[[], object]]"
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds of this process for the work, which may end in an error of ours."""
-    begin = time.process_time()
-    with contextlib.suppress(EmbatchError):
-        work()
-    return time.process_time() - begin
+def refused(work: Callable[[], object]) -> Callable[[], object]:
+    """Return work that may end in an error of ours."""
 
+    def run() -> None:
+        with contextlib.suppress(EmbatchError):
+            work()
 
-def growth(make: Make, size: int) -> float:
-    """Return how many times as long four times as much takes, best of some rounds."""
-    small = make(size)
-    while min(seconds(small) for _ in range(2)) < LEAST:
-        size *= 2
-        if size > LARGEST:
-            return 1.0
-        small = make(size)
-    large = make(4 * size)
-    gc.collect()
-    gc.disable()  # what it does depends on all that the suite has made before
-    try:
-        # In turn, so that what else the machine does meets both.
-        rounds = [(seconds(large), seconds(small)) for _ in range(ROUNDS)]
-        return min(one for one, _ in rounds) / min(one for _, one in rounds)
-    finally:
-        gc.enable()
+    return run
 
 
 def body(said: Any) -> bytes:
@@ -152,4 +127,4 @@ READERS: dict[str, Make] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_four_times_as_much_takes_four_times_as_long(reader: str) -> None:
     """No answer makes a reader go over it again and again."""
-    assert growth(READERS[reader], 1 << 10) < MOST
+    assert growth(lambda size: refused(READERS[reader](size)), 1 << 10, LARGEST) < MOST

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from growth import MOST, growth
 from standin import DIMENSIONS, Answer, Call, Clock, StandIn, always, body, compact, reply, start, vector
 
 from embatch.engine import answers
@@ -20,7 +20,7 @@ from embatch.engine.remote import PROBE, RemoteEngine
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytest_plugins = ("endpoint_fixtures",)
 
@@ -151,20 +151,12 @@ def test_what_is_read_of_an_answer_follows_from_what_was_asked() -> None:
 def test_four_times_the_answer_costs_four_times_the_work() -> None:
     """In process CPU time, best of five; six times would be a scan within a scan."""
 
-    def spent(count: int) -> float:
+    def made(count: int) -> Callable[[], object]:
         numbers = [compact(np.ones(DIMENSIONS)), [0.5] * DIMENSIONS]
         content = body([{"index": at, "embedding": numbers[at % 2]} for at in reversed(range(count))])
+        return lambda: answers.read(content, count, Expected())
 
-        def once() -> float:
-            begun = time.process_time()
-            answers.read(content, count, Expected())
-            return time.process_time() - begun
-
-        return min(once() for _ in range(5))
-
-    least = spent(6_000)
-    assert least > 0.02
-    assert spent(24_000) < 6 * least
+    assert growth(made, 6_000) < MOST
 
 
 class _Endless(threading.Thread):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
 import pyarrow as pa
 import pytest
+from growth import LEAST, MOST, ratio, seconds
 
 from embatch import Client
 from embatch.escapes import visible
@@ -24,30 +25,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-TRIES = 5
-LONG = 0.02
-"""CPU seconds that the smaller work takes at least, so that the clock can tell."""
-MOST = 6.0
 BLOCK = Block(0, 0, 1, 1, 0, 0, 0, 1, 0, 0.0, 0, "models/m")
 
 
-def seconds(work: Callable[[], object], times: int) -> float:
-    """Return the CPU seconds that some repetitions take, the best of some tries."""
-    taken = []
-    for _ in range(TRIES):
-        begun = time.process_time()
-        for _ in range(times):
-            work()
-        taken.append(time.process_time() - begun)
-    return min(taken)
-
-
 def check(made: Callable[[int], Callable[[], object]], size: int) -> None:
-    """Demand that work of four times the size takes about four times as long."""
+    """Demand that work of four times the size takes about four times as long; small work is repeated."""
     once, times = made(size), 1
-    while (small := seconds(once, times)) < LONG:
+    while min(seconds(partial(_repeated, once, times)) for _ in range(3)) < LEAST:
         times *= 2
-    assert seconds(made(4 * size), times) <= MOST * small
+    four = made(4 * size)
+    small, large = partial(_repeated, once, times), partial(_repeated, four, times)
+    assert ratio(partial(seconds, small), partial(seconds, large)) < MOST
+
+
+def _repeated(work: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        work()
 
 
 def test_rows_of_one_text_and_of_many() -> None:

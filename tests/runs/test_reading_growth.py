@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from growth import MOST, growth
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import split_lines
@@ -20,28 +20,6 @@ from embatch.runs.sources.globs import Glob
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-LEAST = 0.02
-"""Seconds of processor time that the smaller input takes: less is noise."""
-MOST = 6.0
-TIMES = 5
-
-
-def once(work: Callable[[], object]) -> float:
-    """Return the processor seconds of some work."""
-    before = time.process_time()
-    work()
-    return time.process_time() - before
-
-
-def grows(make: Callable[[int], Callable[[], object]], size: int) -> float:
-    """Return how much longer four times the input takes, each at its best of five taken in turns."""
-    while once(make(size)) < LEAST:
-        size *= 2
-    one, four = make(size), make(4 * size)
-    one()  # the first time takes longer
-    turns = [(once(one), once(four)) for _ in range(TIMES)]
-    return min(long for _, long in turns) / min(short for short, _ in turns)
 
 
 def reading(path: Path) -> Callable[[], object]:
@@ -88,7 +66,7 @@ def test_lines(tmp_path: Path, what: str) -> None:
         path.write_text(content(size))
         return reading(path)
 
-    assert grows(make, 200) < MOST
+    assert growth(make, 200) < MOST
 
 
 class Dripping(io.BytesIO):
@@ -106,7 +84,7 @@ def test_one_long_line() -> None:
     def make(size: int) -> Callable[[], object]:
         return lambda: list(split_lines(Dripping(b"x" * size), 1 << 30))
 
-    assert grows(make, 1 << 16) < MOST
+    assert growth(make, 1 << 16) < MOST
 
 
 @pytest.mark.parametrize("what", ["groups", "columns", "batches", "words", "faults"])
@@ -131,7 +109,7 @@ def test_tables(tmp_path: Path, what: str) -> None:
                     writer.write_table(table, 1 if what == "batches" else 1000)
         return reading(path)
 
-    assert grows(make, 50) < MOST
+    assert growth(make, 50) < MOST
 
 
 def test_small_blocks_of_bad_rows(tmp_path: Path) -> None:
@@ -142,7 +120,7 @@ def test_small_blocks_of_bad_rows(tmp_path: Path) -> None:
         path.write_text("\n" * size)
         return lambda: [None for _ in open_source(path, None, None).blocks(1)]
 
-    assert grows(make, 200) < MOST
+    assert growth(make, 200) < MOST
 
 
 @pytest.mark.parametrize(
@@ -163,7 +141,7 @@ def test_globs(glob: Callable[[int], str]) -> None:
         paths = ["/d/" + "a" * size, "/d/" + "a/" * size, "/d/" + "xa/" * size]
         return lambda: [Glob(pattern).names(path) for path in paths]
 
-    assert grows(make, 100) < MOST
+    assert growth(make, 100) < MOST
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -181,7 +159,7 @@ def test_folders(tmp_path: Path) -> None:
             (folder / "_c.jsonl").touch()
         return lambda: open_source(root, None, None)
 
-    assert grows(make, 20) < MOST
+    assert growth(make, 20) < MOST
 
 
 @pytest.mark.parametrize("unit", [b"\x00", b"a\x00", b"\xff\x01", b"[", b"\x00\x00\x00a", bytes(range(256))])
@@ -200,7 +178,7 @@ def test_first_bytes(unit: bytes) -> None:
 
         return look
 
-    assert grows(make, 1000) < MOST
+    assert growth(make, 1000) < MOST
 
 
 def test_texts_of_one_view(tmp_path: Path) -> None:
@@ -213,4 +191,4 @@ def test_texts_of_one_view(tmp_path: Path) -> None:
             writer.write_table(table)
         return reading(path)
 
-    assert grows(make, 1000) < MOST
+    assert growth(make, 1000) < MOST

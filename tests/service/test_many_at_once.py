@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import gc
 import sqlite3
-import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from growth import MOST, ratio, seconds
 from service_rig import Rig, rows
 
 from embatch.errors import InvalidArgument
@@ -17,35 +16,11 @@ from embatch.intake import Draft
 from embatch.service.views import after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 pytest_plugins = ("rig_fixture",)
-MOST: Final = 6.0
-"""Times the work of four times as much: four, and room for the noise of a busy machine."""
-ROUNDS: Final = 5
 COUNT: Final = 1000
 LEFT: Final = 250
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds of this process for the work."""
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin
-
-
-def ratio(small: Callable[[], float], large: Callable[[], float]) -> float:
-    """Return how many times as long the large one takes, each the best of some rounds, in turn."""
-    gc.collect()
-    gc.disable()  # what it does depends on all that the suite has made before
-    try:
-        rounds = [(large(), small()) for _ in range(ROUNDS)]
-        least = min(one for _, one in rounds)
-        assert least > 0.02, "too little work to tell"
-        return min(one for one, _ in rounds) / least
-    finally:
-        gc.enable()
 
 
 def with_batches(folder: Path, count: int) -> Rig:
