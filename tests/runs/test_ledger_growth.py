@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -32,22 +34,30 @@ BLOCK = Block(0, 0, 1, 1, 0, 0, 0, 1, 0, 0.0, 0, "models/m")
 
 
 def seconds(work: Callable[[], object], times: int) -> float:
-    """Return the CPU seconds that some repetitions take, the best of some tries."""
-    taken = []
-    for _ in range(TRIES):
-        begun = time.process_time()
-        for _ in range(times):
-            work()
-        taken.append(time.process_time() - begun)
-    return min(taken)
+    """Return the CPU seconds that some repetitions take."""
+    begun = time.process_time()
+    for _ in range(times):
+        work()
+    return time.process_time() - begun
 
 
 def check(made: Callable[[int], Callable[[], object]], size: int) -> None:
     """Demand that work of four times the size takes about four times as long."""
     once, times = made(size), 1
-    while (small := seconds(once, times)) < LONG:
+    while seconds(once, times) < LONG:
         times *= 2
-    assert seconds(made(4 * size), times) <= MOST * small
+    more, small, large = made(4 * size), math.inf, math.inf
+    gc.collect()
+    gc.disable()  # what it does depends on all that the suite has made before
+    try:
+        # In turn, so that what else the machine does meets both; beside a busy neighbour the best comes late.
+        for turn in range(1, 4 * TRIES + 1):
+            small, large = min(small, seconds(once, times)), min(large, seconds(more, times))
+            if turn >= TRIES and large <= MOST * small:
+                return
+    finally:
+        gc.enable()
+    raise AssertionError(f"{small:.3f} s, four times as much: {large:.3f} s")
 
 
 def test_rows_of_one_text_and_of_many() -> None:
