@@ -20,13 +20,16 @@ settings.register_profile(
 )
 settings.load_profile("embatch")
 
-_OF_THE_NETWORK = {"all_proxy", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_dir", "ssl_cert_file"}
-"""Variables that send a client elsewhere, in either case."""
+_OF_THE_SHELL = {
+    *("all_proxy", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_dir", "ssl_cert_file"),
+    *("clicolor", "clicolor_force", "columns", "force_color", "lines", "no_color", "tty_compatible"),
+}
+"""Variables, in either case, that send a client elsewhere or change how a table looks."""
 
 
 def pytest_configure() -> None:
-    """Begin alike wherever the tests are started: the servers they ask are their own, and Ctrl-C is heard."""
-    for name in [name for name in os.environ if name.lower() in _OF_THE_NETWORK]:
+    """Begin alike wherever the tests are started: their servers are their own, and Ctrl-C is heard."""
+    for name in [name for name in os.environ if name.lower() in _OF_THE_SHELL]:
         del os.environ[name]
     # What the tests have embedded is little; niced it would stand still beside other load.
     os.environ.setdefault("EMBATCH_BULK_NICE", "0")

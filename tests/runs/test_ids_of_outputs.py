@@ -195,7 +195,7 @@ ROWS = {
 
 def test_the_documentation_says_what_is_written() -> None:
     """Its table has a row for every type, and each cell is true."""
-    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text("utf-8")
     lines = page.partition("| type of the id |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = {
         line.split(" | ")[0].strip("| "): [cell.strip("| ") for cell in line.split(" | ")[1:]]

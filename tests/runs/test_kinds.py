@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import os
 import pickle
 import zipfile
 from typing import TYPE_CHECKING
@@ -216,7 +217,7 @@ def test_text_with_odd_characters_is_text(tmp_path: Path) -> None:
 
 def test_no_message_holds_a_control_character(tmp_path: Path) -> None:
     """Whoever named the file, its columns or the one that is asked for."""
-    path = tmp_path / "\x1b[31m\u202ein.csv"
+    path = tmp_path / os.fsdecode("\x1b[31m\u202ein.csv".encode())  # in whatever locale
     path.write_bytes(b"a\x1b]0;title\x07,b\r\n1,2\r\n")
     odd = tmp_path / "in.parquet"
     pq.write_table(pa.table({"a\x1b[2J\nb": [1], "text\x00": [{"\x1b": 1}]}), odd)

@@ -82,12 +82,13 @@ def test_a_lance_dataset_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".npy", ".lance"])
-def test_what_is_no_file_is_no_output(tmp_path: Path, ending: str) -> None:
+def test_what_is_no_file_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """Nor a pipe or socket: nothing could appear there at once."""
     os.mkfifo(tmp_path / f"pipe{ending}")
     assert "is a pipe: give the output another name" in refusal(str(tmp_path / f"pipe{ending}"))
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / f"socket{ending}"))
+        monkeypatch.chdir(tmp_path)  # its path may be too long for a socket
+        server.bind(f"socket{ending}")
         assert "is a socket" in refusal(str(tmp_path / f"socket{ending}"))
     (tmp_path / f"folder{ending}").mkdir()
     if ending != ".lance":

@@ -53,9 +53,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def client(service: Served) -> Iterator[Client]:
-    """A client of it."""
+    """A client of it; whatever order the tests come in, each finds the service without batches."""
     with Client(service.url) as client:
         yield client
+        _drop_all(client)
 
 
 def _write(path: Path, texts: Sequence[str | None]) -> Path:

@@ -76,7 +76,13 @@ def test_final_batches_are_deleted_after_their_time(rig: Rig) -> None:
     assert rig.service.list(10, None).items == ()
 
 
-def test_more_batches_than_one_sweep_takes_go_by_and_by(rig: Rig) -> None:
+@pytest.fixture
+def swept_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a service that is made afterwards: it sweeps when it is told to and not meanwhile."""
+    monkeypatch.setattr("embatch.ageing.SWEEP_SECONDS", 3600.0)
+
+
+def test_more_batches_than_one_sweep_takes_go_by_and_by(swept_by_hand: None, rig: Rig) -> None:
     """A sweep is bounded; the next one takes the rest."""
     for _ in range(130):
         rig.service.submit_inline(Draft(), rows(1))
