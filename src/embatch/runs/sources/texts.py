@@ -27,25 +27,39 @@ def is_text(kind: Any) -> bool:
 
 
 def check_lengths(column: Any) -> None:
-    """Refuse a column of which something leads out of what there is; a text need not be UTF-8.
+    """Refuse a column of which something leads out of what there is, whatever its values say.
+
+    A text need not be UTF-8, nor a date a whole number of days.
 
     Raises:
         ArrowException: it does, or it cannot be told.
     """
     try:
         column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise
+    except pa.ArrowInvalid:
         if pa.types.is_dictionary(column.type):
             check_lengths(column.dictionary)
             pa.DictionaryArray.from_arrays(column.indices, pa.nulls(len(column.dictionary)), safe=True)
         else:
-            column.view(_of_bytes(column.type)).validate(full=True)
+            column.view(_plain(column.type)).validate(full=True)
 
 
-def _of_bytes(kind: Any) -> Any:
-    """Return a type that is laid out alike, with bytes in the place of texts."""
+def _plain(kind: Any) -> Any:
+    """Return a type that is laid out alike and takes every value."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type), kind.keys_sorted)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        values = kind.value_field.with_type(_plain(kind.value_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(values, kind.list_size)
+        return pa.list_(values) if pa.types.is_list(kind) else pa.large_list(values)
+    return _plain_value(kind)
+
+
+def _plain_value(kind: Any) -> Any:
+    """Return bytes for texts and decimals, whole numbers for dates and times."""
     for text, plain in (
         (pa.string(), pa.binary()),
         (pa.large_string(), pa.large_binary()),
@@ -53,14 +67,10 @@ def _of_bytes(kind: Any) -> Any:
     ):
         if kind == text:
             return plain
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_of_bytes(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_of_bytes(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_of_bytes(kind.value_type)))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_of_bytes(kind.value_type)), kind.list_size)
+    if pa.types.is_decimal(kind):
+        return pa.binary(kind.byte_width)
+    if pa.types.is_time(kind) or pa.types.is_date(kind):
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
     return kind
 
 
