@@ -36,3 +36,5 @@ def pytest_configure() -> None:
     # A shell without job control has SIGINT ignored by what it starts behind itself; our children would, too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the same of `nohup`
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

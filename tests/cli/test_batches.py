@@ -80,7 +80,7 @@ def test_results_leave_nothing_of_a_longer_batch_in_a_database(service: Served, 
         name = run("submit", source, "--to", service.url).stdout.strip()
         run("watch", name, "--to", service.url)
         run("results", name, "--to", service.url, "-o", f"qdrant+file://{tmp_path}/store/texts")
-    store = QdrantClient(path=str(tmp_path / "store"))
+    store = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
     try:
         assert store.count("texts").count == 2
     finally:

@@ -130,7 +130,7 @@ def test_qdrant_holds_every_id(tmp_path: Path) -> None:
 
     for at, values in enumerate(SOME.values()):
         write(f"qdrant+file://{tmp_path}/store/ids{at}", values)
-    client = QdrantClient(path=str(tmp_path / "store"))
+    client = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
     try:
         for at, (name, values) in enumerate(SOME.items()):
             points, _ = client.scroll(f"ids{at}", limit=100)

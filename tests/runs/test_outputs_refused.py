@@ -201,7 +201,7 @@ def test_a_collection_of_other_vectors_is_refused(tmp_path: Path) -> None:
     assert "embedding_4 of 4 dimensions, embedding_8" in refusal(place, None, (4, 8))
     from qdrant_client import QdrantClient
 
-    client = QdrantClient(path=str(tmp_path / "store"))
+    client = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
     try:  # in a process of its own, for the library never closes the lock that it did not get
         script = f"from test_outputs_refused import refusal; print(refusal({place!r}))"
         command = [sys.executable, "-c", script]

@@ -245,7 +245,7 @@ def test_a_retry_keeps_what_a_database_holds(client: Client, tmp_path: Path) -> 
     def points(*, retry_failed: bool) -> dict[int, Any]:
         conduct = Conduct(tmp_path / "data", block_rows=BLOCK, retry_failed=retry_failed)
         assert embed_dataset(client, source, place, Wish(), conduct, lambda _: None).failed == 1
-        store = QdrantClient(path=str(tmp_path / "store"))
+        store = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
         try:
             found, _ = store.scroll("texts", limit=100, with_vectors=True)
             return {int(point.id): point.vector for point in found}
@@ -423,7 +423,7 @@ def test_a_database_that_lost_rows_between_calls_gets_them_again(client: Client,
         """Have a call of the run finished, and return the points before some, or all of them, are dropped."""
         conduct = Conduct(tmp_path / "data", block_rows=BLOCK)
         embed_dataset(client, source, place, Wish(), conduct, lambda _: None)
-        store = QdrantClient(path=str(tmp_path / "store"))
+        store = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
         try:
             found, _ = store.scroll("texts", limit=100, with_vectors=True)
             if drop is None:

@@ -284,7 +284,7 @@ def test_qdrant_holds_points(tmp_path: Path) -> None:
     layout, data = Layout(pa.int64(), NATIVE, (8, 16)), rows(20, failed=[3])
     for _ in range(2):
         write(address, layout, data, cuts=[10])
-    client = QdrantClient(path=str(tmp_path / "store"))
+    client = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
     try:
         assert client.count("texts").count == 19
         (hit,) = client.query_points("texts", data[1][7][:16].tolist(), using="embedding_16", limit=1).points
@@ -313,7 +313,7 @@ def test_qdrant_keeps_nothing_of_a_longer_earlier_run(
         sink = open_sink(address, layout, {})
         sink.write(0, pa.array(data[0][:count]), data[1][:count], data[2][:count])
         sink.finish(rows=count)
-        client = QdrantClient(path=str(tmp_path / "store"))
+        client = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
         try:
             found, _ = client.scroll("texts", limit=100)
             if count == 20:
