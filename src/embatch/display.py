@@ -51,7 +51,12 @@ def json_line(record: Mapping[str, object]) -> str:
         text = orjson.dumps(record).decode()
     except TypeError:  # a name that is not UTF-8
         text = json.dumps(record)
-    return json_visible(text)
+    line = json_visible(text)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # a stream of few characters would write escapes that JSON has not
+        return json.dumps(orjson.loads(text))
+    return line
 
 
 def report(line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -426,13 +427,13 @@ def test_a_database_that_lost_rows_between_calls_gets_them_again(client: Client,
         store = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
         try:
             found, _ = store.scroll("texts", limit=100, with_vectors=True)
-            if drop is None:
-                store.delete_collection("texts")
-            elif drop:
+            if drop:
                 store.delete("texts", drop, wait=True)
-            return {int(point.id): point.vector for point in found}
         finally:
             store.close()
+        if drop is None:
+            shutil.rmtree(tmp_path / "store")
+        return {int(point.id): point.vector for point in found}
 
     before = points(None)
     assert len(before) == 59
