@@ -54,7 +54,7 @@ class Application:
         self.read.release()
         if scope["path"] == "/broken":
             raise ZeroDivisionError
-        if scope["path"] == "/held":
+        if scope["path"].startswith("/held"):
             await asyncio.to_thread(self.go.wait)
         if scope["path"] in ("/large", "/torn"):
             await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 ROOMY = replace(BOUNDS, body_bytes=4 * MEBIBYTE, file_bytes=64 * MEBIBYTE, receive_seconds=30.0)
 HELD = 6 * MEBIBYTE
+PATH = b"/v1/models/m:batchEmbedContents"
+"""What takes texts may have large bodies."""
+HELD_PATH = b"/held/m:batchEmbedContents"
 SMALL = post(b"/", b"{}")
 
 
@@ -62,13 +65,13 @@ def test_bodies_beyond_the_room_for_all_are_refused_and_small_ones_never(
     running = server(stack, held_bytes=HELD)
     body = bytes(4 * MEBIBYTE)
     first = stack.enter_context(running.connect())
-    first.sendall(post(b"/held", body))
+    first.sendall(post(HELD_PATH, body))
     assert running.application.read.acquire(timeout=30)
     second = stack.enter_context(running.connect())
     if framing == "announced":
-        second.sendall(post(b"/", b"").replace(b"Content-Length: 0", b"Content-Length: %d" % len(body)))
+        second.sendall(post(PATH, b"").replace(b"Content-Length: 0", b"Content-Length: %d" % len(body)))
     else:
-        second.sendall(chunked(b"/"))
+        second.sendall(chunked(PATH))
         for _ in range(3):
             second.sendall(b"%x\r\n%b\r\n" % (MEBIBYTE, bytes(MEBIBYTE)))
     refused(second)
@@ -76,13 +79,13 @@ def test_bodies_beyond_the_room_for_all_are_refused_and_small_ones_never(
     assert running.ask(post(b"/", bytes(FREE_BYTES)))[0] == 200
     running.application.go.set()
     assert answer(first)[0] == 200
-    assert running.ask(post(b"/", body))[0] == 200
+    assert running.ask(post(PATH, body))[0] == 200
 
 
 def test_unfinished_bodies_hold_what_was_set_and_no_more(stack: ExitStack) -> None:
     """Of forty senders those with room go on; when they have gone without a word, there is room again."""
     running = server(stack, held_bytes=HELD)
-    head = post(b"/", b"").replace(b"Content-Length: 0", b"Content-Length: %d" % (4 * MEBIBYTE))
+    head = post(PATH, b"").replace(b"Content-Length: 0", b"Content-Length: %d" % (4 * MEBIBYTE))
     told = 0
     with ExitStack() as unfinished:
         for _ in range(40):
@@ -96,7 +99,7 @@ def test_unfinished_bodies_hold_what_was_set_and_no_more(stack: ExitStack) -> No
                 stream.sendall(bytes(MEBIBYTE // 2))
                 assert running.ask(SMALL)[0] == 200  # what was sent before it has been counted
     assert 30 <= told <= 36
-    while running.ask(post(b"/", bytes(4 * MEBIBYTE)))[0] != 200:
+    while running.ask(post(PATH, bytes(4 * MEBIBYTE)))[0] != 200:
         pass
 
 
@@ -104,7 +107,7 @@ def test_files_hold_their_pieces_alone(stack: ExitStack) -> None:
     """A file larger than all the room there is for bodies passes, for its bytes go to disk."""
     running = server(stack, held_bytes=HELD)
     with running.connect() as stream:
-        stream.sendall(post(b"/held", bytes(MEBIBYTE)))
+        stream.sendall(post(HELD_PATH, bytes(MEBIBYTE)))
         assert running.application.read.acquire(timeout=30)
         assert running.ask(post(b"/upload/v1/files", bytes(16 * MEBIBYTE)))[0] == 200
         running.application.go.set()
@@ -130,7 +133,7 @@ def test_a_body_that_trickles_at_the_lowest_rate_has_a_deadline(stack: ExitStack
     """At each look enough has come since the last; all the same a whole body has its time."""
     running = server(stack, receive_seconds=0.2, body_seconds=1.0)
     with running.connect() as stream:
-        stream.sendall(post(b"/", b"").replace(b"Content-Length: 0", b"Content-Length: 1000000"))
+        stream.sendall(post(PATH, b"").replace(b"Content-Length: 0", b"Content-Length: 1000000"))
         stream.settimeout(0.02)
         began = time.monotonic()
         while time.monotonic() - began < 20:
