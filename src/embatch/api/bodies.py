@@ -83,19 +83,25 @@ def _go_on() -> None:
     pass
 
 
-async def large_body(request: Request) -> bytearray:
-    """Return a body as it has arrived. To join its pieces at the end would hold everybody up."""
+async def large_body(request: Request, what: str = "the body", most: int | None = None) -> bytearray:
+    """Return a body as it has arrived. To join its pieces at the end would hold everybody up.
+
+    Args:
+        request: whose body it is.
+        what: it is, for the error.
+        most: bytes it may have; `None`: the connection has seen to that.
+
+    Raises:
+        TooLarge: it has more.
+    """
     body = bytearray()
     async for data in request.stream():
         body += data
+        if most is not None and len(body) > most:
+            raise TooLarge(f"{what} may have {most} bytes", field="body")
     return body
 
 
 async def small_body(request: Request, what: str, most: int = SMALL_BYTES) -> bytes:
     """Return a body that says a few words. Raises TooLarge, naming `what` it is."""
-    body = bytearray()
-    async for data in request.stream():
-        body += data
-        if len(body) > most:
-            raise TooLarge(f"{what} may have {most} bytes", field="body")
-    return bytes(body)
+    return bytes(await large_body(request, what, most))

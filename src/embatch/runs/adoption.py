@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embatch.batch import DISPLAY_NAME
 from embatch.errors import AlreadyExists, FailedPrecondition
 from embatch.runs.identity import batch_key
 from embatch.states import State
@@ -40,7 +41,7 @@ class Adoption:
             try:
                 batch = self.client.async_batch_embed_contents(
                     texts,
-                    display_name=f"{self.display_name} {said}"[-512:],
+                    display_name=f"{self.display_name} {said}"[-DISPLAY_NAME:],
                     model=wish.model,
                     task_type=wish.task_type,
                     output_dimensionality=None if self.client.ours else max(wish.dimensions, default=None),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _FEW: Final = 4
 """Times `CHUNK_BYTES` that the rows of a group may take without a look at its dictionaries."""
+_RUN_ROWS: Final = 64 * 1024
+"""Rows of small groups that are read in one go."""
 _OF_BYTES: Final = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -30,10 +32,6 @@ _OF_BYTES: Final = (
 def _within(path: str, names: Sequence[str]) -> bool:
     """Return whether a column of a file is one of these, or a part of one."""
     return any(path == name or path.startswith(f"{name}.") for name in names)
-
-
-_RUN_ROWS: Final = 64 * 1024
-"""Rows of small groups that are read in one go."""
 
 
 class Groups:
