@@ -13,7 +13,7 @@ from embatch.runs.sources.files import UNREADABLE
 from embatch.runs.sources.format import Chunk, Columns, chosen
 from embatch.runs.sources.groups import Groups
 from embatch.runs.sources.id_columns import kept_ids, kept_type
-from embatch.runs.sources.texts import check_lengths, is_text, pieces, texts_of
+from embatch.runs.sources.texts import Checked, is_text, pieces, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -203,7 +203,8 @@ def _has_places(reader: Any) -> bool:
 
 def _batches(reader: Any) -> Iterator[Any]:
     places = range(reader.num_record_batches) if _has_places(reader) else ()
+    checks = [Checked() for _ in reader.schema]
     for batch in (reader.get_batch(at) for at in places) if _has_places(reader) else reader:
-        for column in batch.columns:
-            check_lengths(column)  # what leads out of the file would be read, and end the process
+        for check, column in zip(checks, batch.columns, strict=True):
+            check.check(column)  # what leads out of the file would be read, and end the process
         yield batch

@@ -26,22 +26,44 @@ def is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def check_lengths(column: Any) -> None:
-    """Refuse a column of which something leads out of what there is, whatever its values say.
+class Checked:
+    """Refuses columns of which something leads out of what there is, whatever their values say.
 
-    A text need not be UTF-8, nor a date a whole number of days.
-
-    Raises:
-        ArrowException: it does, or it cannot be told.
+    A text need not be UTF-8, nor a date a whole number of days. One is for one column of a file: a dictionary
+    that comes with every batch is looked through once.
     """
+
+    def __init__(self) -> None:
+        self._dictionary: Any = None
+        """Kept, so that its place in memory is nobody else's."""
+
+    def check(self, column: Any) -> None:
+        """Look through the column of a batch.
+
+        Raises:
+            ArrowException: something leads out, or it cannot be told.
+        """
+        if not pa.types.is_dictionary(column.type):
+            _check(column)
+            return
+        if self._dictionary is None or _places(self._dictionary) != _places(column.dictionary):
+            _check(column.dictionary)
+            self._dictionary = column.dictionary
+        column.indices.validate(full=True)
+        pa.DictionaryArray.from_arrays(column.indices, pa.nulls(len(column.dictionary)), safe=True)
+
+
+def _check(column: Any) -> None:
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        if pa.types.is_dictionary(column.type):
-            check_lengths(column.dictionary)
-            pa.DictionaryArray.from_arrays(column.indices, pa.nulls(len(column.dictionary)), safe=True)
-        else:
-            column.view(_plain(column.type)).validate(full=True)
+        column.view(_plain(column.type)).validate(full=True)
+
+
+def _places(column: Any) -> tuple[object, ...]:
+    """Return where a column lies in memory."""
+    buffers = (None if buffer is None else (buffer.address, buffer.size) for buffer in column.buffers())
+    return (column.type, column.offset, len(column), *buffers)
 
 
 def _plain(kind: Any) -> Any:
@@ -88,20 +110,20 @@ def pieces(batch: Any, name: str) -> Iterator[Any]:
 
 def _sizes(column: Any) -> NDArray[np.int64]:
     """Return the bytes of each value of a column of texts, int64 (rows,); 0 for null."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        if not len(column.dictionary):
-            return np.zeros(len(column), np.int64)
-        values: Any = pa.array(_sizes(column.dictionary))
-        return np.asarray(values.take(column.indices).fill_null(0), np.int64)
-    if pa.types.is_string_view(kind):
-        views = np.frombuffer(column.buffers()[1], np.int32)[::4]
-        found = views[column.offset : column.offset + len(column)].astype(np.int64)
-        return np.where(np.asarray(column.is_valid()), found, 0)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        sizes: Any = pc.binary_length(column)
-        return np.asarray(sizes.fill_null(0), np.int64)
-    return np.zeros(len(column), np.int64)
+    values, rows = column, np.arange(len(column))
+    valid = np.asarray(column.is_valid(), np.bool_)
+    if pa.types.is_dictionary(column.type):
+        values, rows = column.dictionary, np.asarray(column.indices.fill_null(0), np.int64)
+    if not len(values) or pa.types.is_null(values.type):
+        return np.zeros(len(column), np.int64)
+    # Of the values that the rows have, and no others: a dictionary may have many more.
+    rows, (_, places, *_) = rows + values.offset, values.buffers()
+    if pa.types.is_string_view(values.type):
+        found = np.frombuffer(places, np.int32)[::4][rows].astype(np.int64)
+    else:
+        ends = np.frombuffer(places, np.int64 if pa.types.is_large_string(values.type) else np.int32)
+        found = ends[rows + 1].astype(np.int64) - ends[rows]
+    return np.where(valid, found, 0)
 
 
 def texts_of(column: Any) -> tuple[list[str | None], dict[int, str]]:
