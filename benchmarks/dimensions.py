@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.corpus import passages
 
 from embatch import Client
-from embatch.numbers import Numbers, narrowed, widened
+from embatch.dtypes import Dtype, dequantize, quantize
 from embatch.vectors import normalize, truncate
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def main() -> None:
     true = _nearest(queries, found)
     rows: list[dict[str, Any]] = []
     for size in (one for one in SIZES if one <= vectors.shape[1]):
-        for numbers in Numbers:
+        for numbers in Dtype:
             forms = [_form(part, size, numbers) for part in (queries, found)]
             overlap = _overlap(_nearest(*forms), true)
-            width = numbers.width(size) * numbers.dtype.itemsize + (4 if numbers is Numbers.INT8 else 0)
+            width = numbers.width(size) * numbers.dtype.itemsize + (4 if numbers is Dtype.INT8 else 0)
             rows.append({"dimensions": size, "numbers": numbers.value, "bytes": width, "overlap": overlap})
     print(f"{batch.model}, {len(queries)} queries, {len(found)} passages, ten nearest of native float32")
     print("dimensions  numbers   bytes  GB for 1e6  share of native  neighbours kept")
@@ -69,10 +69,10 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
-def _form(vectors: NDArray[np.float32], size: int, numbers: Numbers) -> NDArray[np.float32]:
+def _form(vectors: NDArray[np.float32], size: int, numbers: Dtype) -> NDArray[np.float32]:
     """Return vectors as a form says them. The order by dot product of signs is that by Hamming distance."""
-    values, scales = narrowed(truncate(vectors, size), numbers)
-    return normalize(widened(values, scales, numbers, size))
+    values, scales = quantize(truncate(vectors, size), numbers)
+    return normalize(dequantize(values, scales, numbers, size))
 
 
 def _nearest(queries: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -141,7 +141,7 @@ class Runner:
     def run(self, rows: Sequence[TokenRow], most: int) -> NDArray[np.float32]:
         """Return the vectors of all rows, planned and run as an engine process does."""
         lengths = [len(row) for row in rows]
-        plan = packing.pack(lengths, self.step.budget, self.step.multiple, most)
+        plan = packing.pack_padded(lengths, self.step.budget, self.step.multiple, most)
         self.padded = sum(part.shape.rows * part.shape.tokens for part in plan)
         vectors = np.empty((len(rows), self.dimensions), np.float32)
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embatch.shard import SHARD_BYTES
+from embatch.service.cutting import SHARD_BYTES
 from embatch.store.records import NewBatch, PayloadShard, ResultShard
 from embatch.store.store import Store
 

@@ -17,8 +17,8 @@ import numpy as np
 from corpus import Passage, passages
 
 from embatch import Batch, Client
+from embatch.cli.display import Display, seconds_words
 from embatch.client.local import service_cpu_seconds
-from embatch.display import Display, seconds_words
 
 if TYPE_CHECKING:
     from embatch.vectors import Vectors

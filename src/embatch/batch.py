@@ -203,3 +203,22 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     next_page_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of a user."""
+
+    id: str
+    display_name: str | None
+    mime_type: str
+    size: int
+    """Bytes."""
+    sha256: str
+    create_time: datetime
+    update_time: datetime
+    expire_time: datetime | None
+    """When it is deleted; `None` for never."""
+    source: str
+    """`UPLOADED` or `GENERATED`."""
+    path: str

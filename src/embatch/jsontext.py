@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import numpy as np
 import orjson
 
+from embatch.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -142,6 +144,26 @@ def dumps(value: object, most: int = DEPTH) -> bytes:
     if too_deep(said, most):
         raise _unsayable(most)
     return said
+
+
+def encode(message: object) -> bytes:
+    """Return a message as JSON of at most `MESSAGE_DEPTH` levels.
+
+    Raises:
+        InvalidArgument: JSON cannot say it.
+    """
+    try:
+        return dumps(message, MESSAGE_DEPTH)
+    except ValueError:
+        raise InvalidArgument(
+            "JSON cannot say this: a text holds a lone surrogate, or metadata something of Python's, or too "
+            "many levels"
+        ) from None
+
+
+def encodable_or_none(text: str | None) -> str | None:
+    """Return the text, or `None` for one that cannot be said: it arrives as no text and fails alone."""
+    return text if text is not None and encodable(text) else None
 
 
 def _dumps(value: object, most: int) -> bytes:

@@ -6,23 +6,18 @@ never cut again, so that an attempt repeated years later works the same texts in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from embatch.errors import RequestError
-
-SHARD_BYTES: Final = 512 * 1024
-"""UTF-8 bytes of text after which a shard is cut: some seconds of work."""
-SHARD_REQUESTS: Final = 8192
-"""Requests after which a shard is cut all the same, so that very short texts do not make one huge shard."""
 
 _FAULT: Final[list[pa.Field[Any]]] = [
     pa.field("error_code", pa.int32()),  # google.rpc number; null where there is no fault
@@ -43,16 +38,15 @@ _REQUEST: Final[list[pa.Field[Any]]] = [
 ]
 REQUESTS: Final = pa.schema(_REQUEST)
 """A payload shard. Row order is request order; `index` is consecutive."""
-_UNNUMBERED: Final = pa.schema(_REQUEST[1:])
-_ROW_BYTES: Final = 64
-"""What a request counts for beside what it says."""
+UNNUMBERED: Final = pa.schema(_REQUEST[1:])
+"""A payload shard without its index."""
 
 GIVEN: Final = pa.schema(
     [REQUESTS.field(name) for name in ("text", "key", "metadata", "task_type", "title", "dimensions")]
 )
 """Requests as they are given by columns: not judged, not numbered."""
 
-FROZEN: Final = ("frozen_embedding", "frozen_tokens", "frozen_truncated")
+PRECOMPUTED: Final = ("frozen_embedding", "frozen_tokens", "frozen_truncated")
 """Columns that a payload shard may have besides: vectors known when it was written, null elsewhere. They are
 part of it from then on: every attempt gives the same bytes, whatever becomes of where they came from."""
 
@@ -61,14 +55,14 @@ IDENTITY: Final = b"identity"
 """Name of what a result shard's file says of the engine that computed it: `Description.identity`."""
 COMPUTED_BY: Final = b"computed_by"
 """Name of what a shard's file says of all that made its vectors, the frozen ones of a payload shard: see
-`pool.embedding.computed_by`."""
+`engine.protocol.computed_by`."""
 
 
-def frozen(requests: pa.RecordBatch) -> NDArray[np.bool_]:
+def precomputed(requests: pa.RecordBatch) -> NDArray[np.bool_]:
     """Return which requests of a payload shard come with their vector, bool (n,)."""
-    if FROZEN[0] not in requests.schema.names:
+    if PRECOMPUTED[0] not in requests.schema.names:
         return np.zeros(requests.num_rows, np.bool_)
-    return np.asarray(requests.column(FROZEN[0]).is_valid(), np.bool_)
+    return np.asarray(requests.column(PRECOMPUTED[0]).is_valid(), np.bool_)
 
 
 def said_of(shard: pa.RecordBatch, name: bytes) -> str | None:
@@ -77,14 +71,14 @@ def said_of(shard: pa.RecordBatch, name: bytes) -> str | None:
     return None if found is None else found.decode()
 
 
-def thawed(requests: pa.RecordBatch, computed_by: str) -> pa.RecordBatch:
+def without_stale(requests: pa.RecordBatch, computed_by: str) -> pa.RecordBatch:
     """Return a payload shard without frozen vectors that something else has computed."""
     if said_of(requests, COMPUTED_BY) in (None, computed_by):
         return requests
-    return requests.drop_columns([name for name in FROZEN if name in requests.schema.names])
+    return requests.drop_columns([name for name in PRECOMPUTED if name in requests.schema.names])
 
 
-def freeze(
+def with_precomputed(
     requests: pa.RecordBatch,
     known: NDArray[np.bool_],
     vectors: NDArray[np.float32],
@@ -105,11 +99,11 @@ def freeze(
     full[known] = vectors
     columns: list[tuple[str, Any]] = [
         (
-            FROZEN[0],
+            PRECOMPUTED[0],
             pa.FixedSizeListArray.from_arrays(pa.array(full.reshape(-1)), vectors.shape[1], mask=missing),
         )
     ]
-    for name, values, kind in ((FROZEN[1], tokens, np.int32), (FROZEN[2], truncated, np.bool_)):
+    for name, values, kind in ((PRECOMPUTED[1], tokens, np.int32), (PRECOMPUTED[2], truncated, np.bool_)):
         spread = np.zeros(count, kind)
         spread[known] = values
         columns.append((name, pa.array(spread)))
@@ -209,102 +203,3 @@ def rows_of(given: pa.RecordBatch) -> Iterator[RequestRow]:
     """
     for text, *said in zip(*(given.column(name).to_pylist() for name in GIVEN.names), strict=True):
         yield RequestRow(text.decode(errors="surrogateescape") if isinstance(text, bytes) else text, *said)
-
-
-@dataclass(slots=True)
-class ShardCutter:
-    """Cuts a stream of requests into payload shards; the cut depends on nothing but the requests.
-
-    `add` and `add_columns` give full shards when they are complete, `rest` what is left at the end. Requests
-    are cut alike whether they come one by one or by columns.
-    """
-
-    limit_bytes: int = SHARD_BYTES
-    limit_requests: int = SHARD_REQUESTS
-    next_index: int = 0
-    _columns: list[pa.RecordBatch] = field(default_factory=list)
-    """Of `REQUESTS` without its index: what came before `_rows`."""
-    _rows: list[RequestRow] = field(default_factory=list)
-    _bytes: int = 0
-    _count: int = 0
-
-    def add(self, row: RequestRow) -> pa.RecordBatch | None:
-        """Take one more request; return a shard if this one completes it."""
-        self._rows.append(row)
-        self._count += 1
-        # A row without a text carries an error, and others a long title: all counts, so shards stay bounded.
-        beside = len(row.metadata or "") + len(row.key or "") + len(row.title or "")
-        self._bytes += _ROW_BYTES + beside + (len(row.text.encode()) if row.text is not None else 0)
-        return self.rest() if self._full() else None
-
-    def add_columns(self, given: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        """Take requests, columns as in `GIVEN`, none of them at fault; yield the shards they complete."""
-        ends = np.cumsum(_sizes(given))
-        begin = 0
-        while begin < given.num_rows:
-            before = int(ends[begin - 1]) if begin else 0
-            # The request that reaches the limit still belongs to the shard.
-            reached = int(np.searchsorted(ends, before + self.limit_bytes - self._bytes)) + 1
-            end = min(reached, begin + self.limit_requests - self._count, given.num_rows)
-            self._settle()
-            self._columns.append(_sound(given.slice(begin, end - begin)))
-            self._bytes += int(ends[end - 1]) - before
-            self._count += end - begin
-            begin = end
-            if self._full() and (shard := self.rest()) is not None:
-                yield shard
-
-    def rest(self) -> pa.RecordBatch | None:
-        """Return the shard begun so far, `None` if there is none, and start the next."""
-        if not self._count:
-            return None
-        self._settle()
-        first = self.next_index
-        index = pa.array(np.arange(first, first + self._count))
-        (columns,) = pa.Table.from_batches(self._columns).combine_chunks().to_batches()
-        self._columns, self._bytes, self._count, self.next_index = [], 0, 0, first + self._count
-        return pa.RecordBatch.from_arrays([index, *columns.columns], schema=REQUESTS)
-
-    def _full(self) -> bool:
-        return self._bytes >= self.limit_bytes or self._count >= self.limit_requests
-
-    def _settle(self) -> None:
-        """Make columns of the rows."""
-        if self._rows:
-            self._columns.append(_columns(self._rows))
-            self._rows = []
-
-
-def _columns(rows: Sequence[RequestRow]) -> pa.RecordBatch:
-    faults = [row.fault for row in rows]
-    columns: dict[str, list[Any]] = {
-        "key": [row.key for row in rows],
-        "metadata": [row.metadata for row in rows],
-        "text": [row.text for row in rows],
-        "task_type": [row.task_type for row in rows],
-        "title": [row.title for row in rows],
-        "dimensions": [row.dimensions for row in rows],
-        "auto_truncate": [row.auto_truncate for row in rows],
-        "error_code": [fault and fault.code.number for fault in faults],
-        "error_reason": [fault and fault.reason and fault.reason.value for fault in faults],
-        "error_message": [fault and fault.message for fault in faults],
-    }
-    return pa.RecordBatch.from_pydict(columns, schema=_UNNUMBERED)
-
-
-def _sound(given: pa.RecordBatch) -> pa.RecordBatch:
-    uncut = pa.array(np.ones(given.num_rows, np.bool_))
-    return completed(given.append_column("auto_truncate", uncut), _UNNUMBERED)
-
-
-def _sizes(given: pa.RecordBatch) -> NDArray[np.int64]:
-    """Return what each request counts for in the size of its shard, as `ShardCutter.add` counts it."""
-    import pyarrow.compute as pc  # noqa: PLC0415  (clients import this module, and need none of it)
-
-    sizes = np.full(given.num_rows, _ROW_BYTES, np.int64)
-    for name in ("text", "key", "metadata", "title"):
-        column: Any = given.column(name)
-        if column.null_count < given.num_rows:
-            length = pc.binary_length(column) if name == "text" else pc.utf8_length(column)
-            sizes += length.fill_null(0).to_numpy(zero_copy_only=False)
-    return sizes

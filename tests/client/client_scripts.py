@@ -11,8 +11,8 @@ import httpx2
 import orjson
 
 from embatch import AsyncClient, Client, EmbatchError
-from embatch.client.asking import Terms
-from embatch.client.calls import Call, Flow, Outside, Reply, Work
+from embatch.client.calls import Call, Environment, Flow, Reply, Work
+from embatch.client.retry import Session
 from embatch.client.targets import Target
 
 T = TypeVar("T")
@@ -38,11 +38,11 @@ class Played:
     error: EmbatchError | None = None
 
 
-def terms(target: Target | None = None, *, clock: Clock | None = None, chance: float = 1.0) -> Terms:
+def session(target: Target | None = None, *, clock: Clock | None = None, chance: float = 1.0) -> Session:
     """Return terms without chance: waits have their full length, tokens count up."""
     tokens = iter(f"token-{number}" for number in range(1000))
-    outside = Outside(clock or Clock(), lambda: chance, lambda: next(tokens))
-    return Terms(target or Target("http://service"), outside)
+    outside = Environment(clock or Clock(), lambda: chance, lambda: next(tokens))
+    return Session(target or Target("http://service"), outside)
 
 
 def play(flow: Flow[T], answers: Sequence[Reply | Exception], clock: Clock | None = None) -> Played:
@@ -107,7 +107,7 @@ def scripted(answers: Sequence[Answer]) -> tuple[Handler, list[httpx2.Request]]:
 
 def unhurried(client: Client | AsyncClient) -> None:
     """Take the waiting out of a client: full jitter of a chance that is always 0."""
-    client._terms = replace(client._terms, outside=Outside(chance=lambda: 0.0))
+    client._session = replace(client._session, outside=Environment(chance=lambda: 0.0))
 
 
 def both(

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embatch import Code, EmbatchError, Internal, State, TooLarge, Unavailable
-from embatch.wire import answers
-from embatch.wire.refusals import parse_error
+from embatch.wire.gemini import read_responses
+from embatch.wire.gemini.read_errors import parse_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,15 +37,15 @@ JSON = st.recursive(
     max_leaves=25,
 )
 READERS: list[Callable[[bytes], Any]] = [
-    answers.parse_operation,
-    answers.parse_batch,
-    answers.parse_batches,
-    answers.parse_models,
-    answers.parse_items,
-    answers.parse_line,
-    answers.parse_embedding,
-    answers.parse_embeddings,
-    answers.parse_file_name,
+    read_responses.parse_operation,
+    read_responses.parse_batch,
+    read_responses.parse_batches,
+    read_responses.parse_models,
+    read_responses.parse_items,
+    read_responses.parse_line,
+    read_responses.parse_embedding,
+    read_responses.parse_embeddings,
+    read_responses.parse_file_name,
 ]
 
 
@@ -125,15 +125,17 @@ def operation(**metadata: Any) -> bytes:
 
 def test_words_for_states() -> None:
     """Google's own, and the SDK's for the same; an unknown one of an unfinished batch is an error."""
-    states = {word: answers.parse_operation(operation(state=word)).state for word in answers._STATES}
+    states = {
+        word: read_responses.parse_operation(operation(state=word)).state for word in read_responses._STATES
+    }
     assert set(states.values()) == set(State)
-    assert answers.parse_operation(operation(state="JOB_STATE_RUNNING")).state is State.PROCESSING
-    assert answers.parse_operation(operation()).state is State.PENDING
+    assert read_responses.parse_operation(operation(state="JOB_STATE_RUNNING")).state is State.PROCESSING
+    assert read_responses.parse_operation(operation()).state is State.PENDING
     with pytest.raises(Internal, match="does not know"):
-        answers.parse_operation(operation(state="BATCH_STATE_PAUSED"))
+        read_responses.parse_operation(operation(state="BATCH_STATE_PAUSED"))
     done = {"name": "batches/b", "done": True, "metadata": {"state": "BATCH_STATE_PARTIAL"}}
-    assert answers.parse_operation(orjson.dumps(done)).state is State.COMPLETED
-    assert answers.parse_operation(orjson.dumps({**done, "error": {"code": 8}})).state is State.FAILED
+    assert read_responses.parse_operation(orjson.dumps(done)).state is State.COMPLETED
+    assert read_responses.parse_operation(orjson.dumps({**done, "error": {"code": 8}})).state is State.FAILED
 
 
 @pytest.mark.parametrize(
@@ -150,25 +152,25 @@ def test_words_for_states() -> None:
 )
 def test_times(text: str | None, time: datetime | None) -> None:
     """RFC 3339 with any number of digits, in UTC; what is no time is none."""
-    assert answers.parse_operation(operation(createTime=text)).create_time == time
+    assert read_responses.parse_operation(operation(createTime=text)).create_time == time
 
 
 def test_outcomes_of_single_requests() -> None:
     """Damaged lines, empty outcomes and a status that says all is well."""
-    assert answers.parse_line(b'{"key": "a", "resp').error is not None
-    nothing = answers.parse_line(b'{"key": "a"}')
+    assert read_responses.parse_line(b'{"key": "a", "resp').error is not None
+    nothing = read_responses.parse_line(b'{"key": "a"}')
     assert nothing.key == "a"
     assert nothing.error is not None
     assert nothing.error.code is Code.INTERNAL
-    fine = answers.parse_line(
+    fine = read_responses.parse_line(
         b'{"key": "a", "status": {"code": 0}, "response": {"embedding": {"values": [1]}}}'
     )
     assert fine.error is None
     assert fine.values is not None
     for values in (b"[]", b"[null]", b"[1e39]", b'["x"]', b"[[1]]", b"{}"):
-        empty = answers.parse_line(b'{"response": {"embedding": {"values": ' + values + b"}}}")
+        empty = read_responses.parse_line(b'{"response": {"embedding": {"values": ' + values + b"}}}")
         assert empty.error is not None, values
-    bare = answers.parse_line(b'{"error": {"code": 8}}')
+    bare = read_responses.parse_line(b'{"error": {"code": 8}}')
     assert bare.error is not None
     assert (bare.error.code, bare.error.message) == (
         Code.RESOURCE_EXHAUSTED,
@@ -186,7 +188,7 @@ def test_output_under_every_name_it_comes_by() -> None:
         {"inlinedEmbedContentResponses": doubled["inlinedResponses"]},
     ):
         for said in ({"metadata": {"output": output}}, {"metadata": {}, "response": output}):
-            found = answers.parse_items(orjson.dumps(said))
+            found = read_responses.parse_items(orjson.dumps(said))
             assert found is not None
             assert found[0].values is not None
-    assert answers.parse_items(orjson.dumps({"metadata": {}})) is None
+    assert read_responses.parse_items(orjson.dumps({"metadata": {}})) is None

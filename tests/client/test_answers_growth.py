@@ -13,8 +13,8 @@ from growth import MOST, growth
 from embatch import Batch, BatchStats, EmbatchError, State
 from embatch.client.readers import LINE_BYTES, Lines, from_operation
 from embatch.errors import printable
-from embatch.wire import answers
-from embatch.wire.refusals import parse_error
+from embatch.wire.gemini import read_responses
+from embatch.wire.gemini.read_errors import parse_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,19 +101,22 @@ READERS: dict[str, Make] = {
     "many short lines": lambda n: feed(b"{}\n" * n, 4096),
     "blank lines": lambda n: feed(b"\n" * n, 4096),
     "wide embeddings": reading(
-        answers.parse_embeddings, lambda n: body({"embeddings": [{"values": [0.5] * 1024}] * (n // 256)})
+        read_responses.parse_embeddings,
+        lambda n: body({"embeddings": [{"values": [0.5] * 1024}] * (n // 256)}),
     ),
     "embeddings": reading(
-        answers.parse_embeddings, lambda n: body({"embeddings": [{"values": [0.5] * 8}] * n})
+        read_responses.parse_embeddings, lambda n: body({"embeddings": [{"values": [0.5] * 8}] * n})
     ),
-    "batches": reading(answers.parse_batches, batches),
-    "notes": reading(answers.parse_batches, lambda n: batch_with(notes=["x"] * n)),
+    "batches": reading(read_responses.parse_batches, batches),
+    "notes": reading(read_responses.parse_batches, lambda n: batch_with(notes=["x"] * n)),
     "long times": reading(
-        answers.parse_batches, lambda n: batch_with(createTime=f"2026-06-01T10:00:00.{'1' * n}Z")
+        read_responses.parse_batches, lambda n: batch_with(createTime=f"2026-06-01T10:00:00.{'1' * n}Z")
     ),
-    "long states": reading(answers.parse_batches, lambda n: batch_with(state="JOB_STATE_" * n)),
-    "long numbers": reading(answers.parse_batches, lambda n: batches(n // 1000 + 1, priority="9" * 4000)),
-    "models": reading(answers.parse_models, lambda n: body({"models": [{"name": "models/m"}] * n})),
+    "long states": reading(read_responses.parse_batches, lambda n: batch_with(state="JOB_STATE_" * n)),
+    "long numbers": reading(
+        read_responses.parse_batches, lambda n: batches(n // 1000 + 1, priority="9" * 4000)
+    ),
+    "models": reading(read_responses.parse_models, lambda n: body({"models": [{"name": "models/m"}] * n})),
     "an error of many words": refusal(lambda n: body({"error": {"message": "\x1b" * n, "status": "x" * n}})),
     "an error of many details": refusal(
         lambda n: body({"error": {"details": [{"fieldViolations": [{}], "retryDelay": "1" * 50}] * n}})

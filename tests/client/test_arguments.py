@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import numpy as np
 import pytest
-from client_scripts import play, scripted, terms
+from client_scripts import play, scripted, session
 
 from embatch import (
     AsyncClient,
@@ -28,12 +28,12 @@ from embatch import (
     State,
 )
 from embatch.client import flows
-from embatch.client.flows import Labels, Wish
+from embatch.client.flows import BatchOptions, RequestDefaults
 from embatch.client.payload import blocks
-from embatch.client.results import Columns
+from embatch.client.results import ResultBuilder
 from embatch.client.targets import Target
 from embatch.errors import Code, Reason, RequestError
-from embatch.wire import answers
+from embatch.wire.gemini import read_responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +149,7 @@ def test_numbers_of_numpy_and_words_for_task_types_are_taken() -> None:
     given: list[Any] = [Request("a", task_type="clustering", output_dimensionality=np.int32(8))]  # type: ignore[arg-type]
     (block,) = blocks(given, Request(""))
     assert (block[0].task_type, block[0].output_dimensionality) == ("CLUSTERING", 8)
-    labels = Labels("x", np.int64(5)).checked()  # type: ignore[arg-type]
+    labels = BatchOptions("x", np.int64(5)).checked()  # type: ignore[arg-type]
     assert type(labels.priority) is int
 
 
@@ -171,7 +171,7 @@ def test_a_missing_text_is_sent_as_none_and_fails_alone(missing: Any) -> None:
     for given in (missing, Request(missing, key="k")):
         (block,) = blocks(["a", given], Request(""))
         assert [one.text for one in block] == ["a", None]
-        flow = flows.submit(terms(), ["a", given], Wish("m"), Labels("x"))
+        flow = flows.submit(session(), ["a", given], RequestDefaults("m"), BatchOptions("x"))
         played = play(flow, [operation()])
         assert b'{"text":null}' in played.calls[0].body
 
@@ -204,7 +204,7 @@ def test_a_model_that_the_local_service_lacks_says_what_to_type(model: str, tmp_
     script = [missing, served] if model.startswith("B") else [served]
     if model.startswith("/"):
         script = [served]
-    played = play(flows.submit(terms(local), ["a"], Wish(model), Labels("x")), script)
+    played = play(flows.submit(session(local), ["a"], RequestDefaults(model), BatchOptions("x")), script)
     assert played.error is not None
     said = played.error.message
     typed = f"'{model}'" if " " in model else model
@@ -221,7 +221,7 @@ def test_a_model_that_the_local_service_lacks_says_what_to_type(model: str, tmp_
 
 def result(*values: list[float] | None) -> Any:
     """Return a result with these embeddings; `None` stands for a failed request."""
-    columns = Columns(len(values), 2)
+    columns = ResultBuilder(len(values), 2)
     for index, one in enumerate(values):
         if one is None:
             columns.errors[index] = RequestError(Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT, "empty")
@@ -251,7 +251,7 @@ def test_what_is_printed_is_short() -> None:
     embedding = ContentEmbedding(np.linspace(-1, 1, 3072, dtype=np.float32))
     assert repr(embedding) == "<ContentEmbedding of 3072 dimensions: -1, -0.9993, -0.9987, …>"
     assert repr(ContentEmbedding([0.5])) == "<ContentEmbedding of 1 dimensions: 0.5>"
-    row = answers.parse_line(b'{"response": {"embedding": {"values": [' + b"0.125," * 999 + b"1]}}}")
+    row = read_responses.parse_line(b'{"response": {"embedding": {"values": [' + b"0.125," * 999 + b"1]}}}")
     assert len(repr(row)) < 200
     assert len(repr(result([1, 2]))) < 200
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 import pytest
-from client_scripts import play, problem, terms, unhurried
+from client_scripts import play, problem, session, unhurried
 from raw_server import Told, answering
 
 from embatch import AsyncClient, Batch, BatchStats, Client, DataLoss, EmbatchError, Internal, State
@@ -21,7 +21,7 @@ from embatch.client.readers import LINE_BYTES, Buffer, Lines
 from embatch.client.receiving import MOST_RATIO, PLAIN_BYTES, REFUSAL_BYTES, Answer
 from embatch.client.targets import Target
 from embatch.errors import WORDS, printable
-from embatch.wire.refusals import parse_error
+from embatch.wire.gemini.read_errors import parse_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +127,7 @@ def test_what_is_large_and_honest_is_taken() -> None:
 
 def test_the_results_of_a_whole_batch_fit() -> None:
     """10,000 embeddings of 3,072 dimensions as Google writes them, twice in one answer."""
-    call = next(flows.get(terms(Target("http://service", ours=False)), NAME))
+    call = next(flows.get(session(Target("http://service", ours=False)), NAME))
     assert isinstance(call, Call)
     assert 2 * 10_000 * 3072 * len("-0.0123456789012345678,") < call.most
 
@@ -196,7 +196,7 @@ def row(**more: Any) -> dict[str, Any]:
 
 def read(content: bytes) -> Any:
     """Read a stream as the results of a batch of one request."""
-    return play(flows.results(terms(), done(1), None, partial=False), [Reply(200, {}, content)])
+    return play(flows.results(session(), done(1), None, partial=False), [Reply(200, {}, content)])
 
 
 def test_a_stream_of_results_is_what_it_seems() -> None:
@@ -224,7 +224,7 @@ def test_a_stream_of_results_is_what_it_seems() -> None:
 def test_a_number_of_requests_that_cannot_be_takes_no_room() -> None:
     """It is the service's word."""
     played = play(
-        flows.results(terms(Target("http://service", ours=False)), done(1 << 40), None, partial=False),
+        flows.results(session(Target("http://service", ours=False)), done(1 << 40), None, partial=False),
         [
             Reply(
                 200,

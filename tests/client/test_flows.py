@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from client_scripts import Clock, json_reply, play, problem, terms
+from client_scripts import Clock, json_reply, play, problem, session
 
 from embatch import (
     AlreadyExists,
@@ -26,11 +26,11 @@ from embatch import (
     Unavailable,
 )
 from embatch.client import flows
-from embatch.client.asking import NOT_SENT, send_file
-from embatch.client.asking import Parcel as FileUpload
 from embatch.client.calls import Reply
-from embatch.client.flows import Labels, Wait, Wish
+from embatch.client.flows import BatchOptions, RequestDefaults, Wait
+from embatch.client.retry import NOT_SENT
 from embatch.client.targets import Target, resolve
+from embatch.client.upload import FileUpload, send_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +39,8 @@ NAME = "batches/b1"
 LOST = ConnectionFailed("broke")
 UNSENT = ConnectionFailed("refused", reason=NOT_SENT)
 BUSY = json_reply(problem(503, "UNAVAILABLE"), 503)
-WISH = Wish("m")
-LABELS = Labels("Test")
+WISH = RequestDefaults("m")
+LABELS = BatchOptions("Test")
 GEMINI = resolve("gemini", key="k", data=None, environ={})  # type: ignore[arg-type]  # no data folder needed
 
 
@@ -59,17 +59,17 @@ def operation(state: str = "RUNNING", count: int = 3, **more: Any) -> Reply:
 
 def test_success_after_a_refusal_and_a_drop() -> None:
     """Both are repeated after waits that double; full jitter with chance 1 shows their ceilings."""
-    played = play(flows.get(terms(), NAME), [BUSY, LOST, BUSY, operation()])
+    played = play(flows.get(session(), NAME), [BUSY, LOST, BUSY, operation()])
     assert played.value.state is State.PROCESSING
     assert [call.after for call in played.calls] == [0.0, 0.5, 1.0, 2.0]
 
 
 def test_repeats_are_exhausted() -> None:
     """The sixth failure is raised as it came."""
-    played = play(flows.get(terms(), NAME), [BUSY] * 6)
+    played = play(flows.get(session(), NAME), [BUSY] * 6)
     assert isinstance(played.error, Unavailable)
     assert played.error.message == "told so"
-    played = play(flows.get(terms(), NAME), [LOST] * 6)
+    played = play(flows.get(session(), NAME), [LOST] * 6)
     assert played.error is LOST
 
 
@@ -83,7 +83,7 @@ def test_repeats_are_exhausted() -> None:
 )
 def test_what_repeating_cannot_help_is_raised_at_once(status: int, word: str, kind: type[Exception]) -> None:
     """One call, one error of the right class with the service's words."""
-    played = play(flows.get(terms(), NAME), [json_reply(problem(status, word), status)])
+    played = play(flows.get(session(), NAME), [json_reply(problem(status, word), status)])
     assert type(played.error) is kind
 
 
@@ -91,18 +91,18 @@ def test_retry_info_is_honoured() -> None:
     """A retryDelay in the details is waited, with at most a quarter on top."""
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.07s"}
     limited = json_reply(problem(429, "RESOURCE_EXHAUSTED", "slow down", info), 429)
-    played = play(flows.get(terms(chance=0.0), NAME), [limited, operation()])
+    played = play(flows.get(session(chance=0.0), NAME), [limited, operation()])
     assert [call.after for call in played.calls] == [0.0, 34.07]
-    played = play(flows.get(terms(chance=1.0), NAME), [limited, operation()])
+    played = play(flows.get(session(chance=1.0), NAME), [limited, operation()])
     assert played.calls[1].after == pytest.approx(34.07 * 1.25)
 
 
 def test_retry_after_is_honoured() -> None:
     """The header in seconds does the same."""
     limited = json_reply(problem(429, "RESOURCE_EXHAUSTED"), 429, retry_after="7")
-    played = play(flows.get(terms(chance=0.0), NAME), [limited, operation()])
+    played = play(flows.get(session(chance=0.0), NAME), [limited, operation()])
     assert played.calls[1].after == 7.0
-    played = play(flows.get(terms(), NAME), [limited] * 6)
+    played = play(flows.get(session(), NAME), [limited] * 6)
     assert isinstance(played.error, ResourceExhausted)
     assert played.error.retry_after == 7.0
 
@@ -117,17 +117,17 @@ def test_who_asks_for_more_than_two_minutes_is_not_asked_again(said: str) -> Non
         refusals.append(json_reply(problem(429, "RESOURCE_EXHAUSTED", "no", info), 429))
     for refusal in refusals:
         for flow in (
-            flows.get(terms(), NAME),
-            flows.await_batch(terms(), NAME, Wait(limit=math.inf), None),
-            flows.cancel(terms(), NAME),
-            send_file(terms(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x")),
+            flows.get(session(), NAME),
+            flows.await_batch(session(), NAME, Wait(limit=math.inf), None),
+            flows.cancel(session(), NAME),
+            send_file(session(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x")),
         ):
             played = play(flow, [refusal])
             assert isinstance(played.error, Unavailable | ResourceExhausted)
             assert played.error.retry_after is not None
             assert 120 < played.error.retry_after <= 1e9
     started = Reply(200, {"x-goog-upload-url": "http://service/upload/1"})
-    flow = send_file(terms(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x"))
+    flow = send_file(session(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x"))
     played = play(flow, [started, refusals[0]])
     assert isinstance(played.error, Unavailable)
 
@@ -145,7 +145,7 @@ def test_a_wait_that_makes_no_sense_is_none(said: str) -> None:
     ):
         if said.isdigit() and len(said) > 1 and "retry-after" in refusal.headers:
             continue
-        played = play(flows.get(terms(), NAME), [refusal, operation()])
+        played = play(flows.get(session(), NAME), [refusal, operation()])
         assert played.error is None
         assert played.calls[1].after == 0.5
 
@@ -153,17 +153,17 @@ def test_a_wait_that_makes_no_sense_is_none(said: str) -> None:
 def test_an_answer_that_is_no_envelope_is_an_error_all_the_same() -> None:
     """A proxy's HTML page with 502 is waited out; with 403 it is raised."""
     page = Reply(502, {"content-type": "text/html"}, b"<html>bad gateway</html>")
-    assert play(flows.get(terms(), NAME), [page, operation()]).value.name == NAME
-    assert play(flows.get(terms(), NAME), [Reply(403, {}, b"<html>")]).error is not None
+    assert play(flows.get(session(), NAME), [page, operation()]).value.name == NAME
+    assert play(flows.get(session(), NAME), [Reply(403, {}, b"<html>")]).error is not None
     nonsense = Reply(200, {}, b"<html>welcome to the hotel</html>")
-    assert isinstance(play(flows.get(terms(), NAME), [nonsense]).error, Internal)
+    assert isinstance(play(flows.get(session(), NAME), [nonsense]).error, Internal)
 
 
 def test_reads_are_repeated_after_an_internal_error_and_changes_are_not() -> None:
     """A 500 says nothing about whether the change took effect."""
     broken = json_reply(problem(500, "INTERNAL"), 500)
-    assert play(flows.get(terms(), NAME), [broken, operation()]).value.name == NAME
-    played = play(flows.update(terms(), NAME, None, 5), [broken])
+    assert play(flows.get(session(), NAME), [broken, operation()]).value.name == NAME
+    played = play(flows.update(session(), NAME, None, 5), [broken])
     assert isinstance(played.error, Internal)
 
 
@@ -173,7 +173,7 @@ def test_reads_are_repeated_after_an_internal_error_and_changes_are_not() -> Non
 def poll(answers: Sequence[Reply | Exception], wait: Wait | None = None) -> tuple[Any, list[Batch], Clock]:
     """Await a batch with a clock that only waiting moves; return what was played and what was reported."""
     clock, told = Clock(), list[Batch]()
-    flow = flows.await_batch(terms(clock=clock), NAME, wait or Wait(), told.append)
+    flow = flows.await_batch(session(clock=clock), NAME, wait or Wait(), told.append)
     return play(flow, answers, clock), told, clock
 
 
@@ -189,7 +189,7 @@ def test_the_interval_follows_the_size(count: int, interval: float) -> None:
 
 def test_gemini_is_not_asked_for_a_view_it_does_not_know() -> None:
     """The view is an addition of ours."""
-    played = play(flows.await_batch(terms(GEMINI), NAME, Wait(), None), [operation("SUCCEEDED")])
+    played = play(flows.await_batch(session(GEMINI), NAME, Wait(), None), [operation("SUCCEEDED")])
     assert [(call.path, call.query) for call in played.calls] == [("/v1beta/batches/b1", {})]
 
 
@@ -259,7 +259,7 @@ def test_what_on_progress_raises_ends_the_wait() -> None:
         raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        play(flows.await_batch(terms(), NAME, Wait(), stop), [operation()])
+        play(flows.await_batch(session(), NAME, Wait(), stop), [operation()])
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan])
@@ -280,8 +280,8 @@ def test_submit_sends_settings_defaults_and_one_idempotency_key() -> None:
         "a",
         Request("b", key="k", metadata={"n": 1}, output_dimensionality=8, title="T"),
     ]
-    wish, labels = Wish("models/org/m", "retrieval_document", 16), Labels("Test", 5)
-    played = play(flows.submit(terms(), requests, wish, labels), [LOST, BUSY, operation("PENDING")])
+    defaults, labels = RequestDefaults("models/org/m", "retrieval_document", 16), BatchOptions("Test", 5)
+    played = play(flows.submit(session(), requests, defaults, labels), [LOST, BUSY, operation("PENDING")])
     assert played.value.state is State.PENDING
     assert [call.path for call in played.calls] == ["/v1/models/org/m:asyncBatchEmbedContent"] * 3
     assert {call.headers["Idempotency-Key"] for call in played.calls} == {"token-0"}
@@ -299,22 +299,22 @@ def test_submit_sends_settings_defaults_and_one_idempotency_key() -> None:
 
 def test_the_callers_idempotency_key_is_used() -> None:
     """And Google, which has none, gets none."""
-    played = play(flows.submit(terms(), ["a"], WISH, Labels("Test", 0, "mine")), [operation()])
+    played = play(flows.submit(session(), ["a"], WISH, BatchOptions("Test", 0, "mine")), [operation()])
     assert played.calls[0].headers["Idempotency-Key"] == "mine"
-    played = play(flows.submit(terms(GEMINI), ["a"], WISH, Labels("Test", 0, "mine")), [operation()])
+    played = play(flows.submit(session(GEMINI), ["a"], WISH, BatchOptions("Test", 0, "mine")), [operation()])
     assert "Idempotency-Key" not in played.calls[0].headers
 
 
 def test_a_submit_that_google_may_have_accepted_is_not_repeated() -> None:
     """A second one would make, and cost, a second batch; one that was never sent is repeated."""
-    played = play(flows.submit(terms(GEMINI), ["a"], WISH, LABELS), [UNSENT, BUSY, LOST])
+    played = play(flows.submit(session(GEMINI), ["a"], WISH, LABELS), [UNSENT, BUSY, LOST])
     assert played.error is LOST
 
 
 @pytest.mark.parametrize("name", ["", "  "])
 def test_a_display_name_is_required(name: str) -> None:
     """Nothing is sent without one."""
-    played = play(flows.submit(terms(), ["a"], WISH, Labels(name)), [])
+    played = play(flows.submit(session(), ["a"], WISH, BatchOptions(name)), [])
     assert isinstance(played.error, InvalidArgument)
     assert played.error.field == "display_name"
 
@@ -336,18 +336,22 @@ def test_a_display_name_is_required(name: str) -> None:
 )
 def test_what_cannot_be_submitted_is_named(requests: Any, says: str) -> None:
     """Mistakes of a program are told at once, before anything is sent."""
-    played = play(flows.submit(terms(), requests, WISH, LABELS), [])
+    played = play(flows.submit(session(), requests, WISH, LABELS), [])
     assert isinstance(played.error, InvalidArgument)
     with pytest.raises(InvalidArgument, match=says):
         raise played.error
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"), [(Wish("m", "RETRIEVAL"), "task_type"), (Wish("m", None, 0), "output_dimensionality")]
+    ("wish", "field"),
+    [
+        (RequestDefaults("m", "RETRIEVAL"), "task_type"),
+        (RequestDefaults("m", None, 0), "output_dimensionality"),
+    ],
 )
-def test_wrong_settings_are_named(wish: Wish, field: str) -> None:
+def test_wrong_settings_are_named(defaults: RequestDefaults, field: str) -> None:
     """An unknown task type lists the known ones."""
-    played = play(flows.submit(terms(), ["a"], wish, LABELS), [])
+    played = play(flows.submit(session(), ["a"], defaults, LABELS), [])
     assert isinstance(played.error, InvalidArgument)
     assert played.error.field == field
 
@@ -355,7 +359,7 @@ def test_wrong_settings_are_named(wish: Wish, field: str) -> None:
 def test_a_service_is_asked_for_its_model_where_nobody_names_one() -> None:
     """Its first model is its default."""
     served = json_reply({"models": [{"name": "models/org/first"}, {"name": "models/second"}]})
-    played = play(flows.submit(terms(), ["a"], Wish(), LABELS), [served, operation()])
+    played = play(flows.submit(session(), ["a"], RequestDefaults(), LABELS), [served, operation()])
     assert [call.path for call in played.calls] == [
         "/v1/models",
         "/v1/models/org/first:asyncBatchEmbedContent",
@@ -369,9 +373,9 @@ def test_a_lost_answer_to_delete_or_cancel_does_not_turn_into_an_error() -> None
     """The repeat finds the work done: that is success, unlike the same answer to a first call."""
     gone = json_reply(problem(404, "NOT_FOUND"), 404)
     final = json_reply(problem(400, "FAILED_PRECONDITION"), 400)
-    assert play(flows.delete(terms(), NAME), [LOST, gone]).error is None
-    assert isinstance(play(flows.delete(terms(), NAME), [gone]).error, NotFound)
-    played = play(flows.cancel(terms(), NAME), [LOST, final, operation("CANCELLED")])
+    assert play(flows.delete(session(), NAME), [LOST, gone]).error is None
+    assert isinstance(play(flows.delete(session(), NAME), [gone]).error, NotFound)
+    played = play(flows.cancel(session(), NAME), [LOST, final, operation("CANCELLED")])
     assert played.value.state is State.CANCELLED
 
 
@@ -379,9 +383,9 @@ def test_to_cancel_what_has_ended_changes_nothing() -> None:
     """It comes back as it is, from services that refuse it too; a refusal of one that runs is an error."""
     final = json_reply(problem(400, "FAILED_PRECONDITION"), 400)
     for answer in (final, json_reply({})):
-        played = play(flows.cancel(terms(), NAME), [answer, operation("SUCCEEDED")])
+        played = play(flows.cancel(session(), NAME), [answer, operation("SUCCEEDED")])
         assert played.value.state is State.COMPLETED
-    assert play(flows.cancel(terms(), NAME), [final, operation("RUNNING")]).error is not None
+    assert play(flows.cancel(session(), NAME), [final, operation("RUNNING")]).error is not None
 
 
 @pytest.mark.parametrize(
@@ -389,17 +393,17 @@ def test_to_cancel_what_has_ended_changes_nothing() -> None:
 )
 def test_a_name_that_is_none_is_refused_before_it_is_sent(name: str) -> None:
     """It could reach another path than a batch's."""
-    played = play(flows.get(terms(), name), [])
+    played = play(flows.get(session(), name), [])
     assert isinstance(played.error, InvalidArgument)
 
 
 def test_update_needs_something_to_change() -> None:
     """And sends only what shall change."""
-    assert isinstance(play(flows.update(terms(), NAME, None, None), []).error, InvalidArgument)
+    assert isinstance(play(flows.update(session(), NAME, None, None), []).error, InvalidArgument)
     changed = json_reply(
         {"name": NAME, "model": "models/m", "state": "BATCH_STATE_PENDING", "priority": "-3"}
     )
-    played = play(flows.update(terms(), NAME, None, -3), [changed])
+    played = play(flows.update(session(), NAME, None, -3), [changed])
     assert played.value.priority == -3
     assert played.calls[0].query == {"updateMask": "priority"}
     assert orjson.loads(played.calls[0].body) == {"priority": "-3"}
@@ -412,13 +416,13 @@ def batch_in(state: State) -> Batch:
 
 def test_results_of_a_batch_that_is_not_completed() -> None:
     """A running one is asked for again, a stopped one only read on request, a failed one is an error."""
-    played = play(flows.results(terms(), batch_in(State.PROCESSING), None, partial=True), [operation()])
+    played = play(flows.results(session(), batch_in(State.PROCESSING), None, partial=True), [operation()])
     assert isinstance(played.error, BatchNotCompleted)
     assert "current state: PROCESSING" in played.error.message
-    played = play(flows.results(terms(), batch_in(State.CANCELLED), None, partial=False), [])
+    played = play(flows.results(session(), batch_in(State.CANCELLED), None, partial=False), [])
     assert isinstance(played.error, BatchNotCompleted)
     assert "partial=True" in played.error.message
-    played = play(flows.results(terms(), batch_in(State.FAILED), None, partial=True), [])
+    played = play(flows.results(session(), batch_in(State.FAILED), None, partial=True), [])
     assert isinstance(played.error, BatchFailed)
     assert "no room" in played.error.message
 
@@ -426,8 +430,8 @@ def test_results_of_a_batch_that_is_not_completed() -> None:
 def test_a_list_that_never_ends_is_noticed() -> None:
     """The same page token twice would loop for ever."""
     page = json_reply({"operations": [], "nextPageToken": "again"})
-    assert play(flows.page(terms(), 2, None), [page]).value.next_page_token is not None
-    assert isinstance(play(flows.page(terms(), 2, "again"), [page]).error, Internal)
+    assert play(flows.page(session(), 2, None), [page]).value.next_page_token is not None
+    assert isinstance(play(flows.page(session(), 2, "again"), [page]).error, Internal)
 
 
 def test_an_https_target_behind_a_path() -> None:

@@ -133,9 +133,9 @@ def test_elsewhere_a_wrong_variable_is_named(
         with Client(url) as client:
             client.get_batch_status("batches/x")
 
-    for ask in (sync, lambda: asyncio.run(other()), lambda: route(url)):
+    for send in (sync, lambda: asyncio.run(other()), lambda: route(url)):
         with pytest.raises(InvalidArgument, match=variable) as refused:
-            ask()
+            send()
         assert refused.value.field == variable
         assert "secret" not in str(refused.value)
 

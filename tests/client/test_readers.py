@@ -6,13 +6,13 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
-from client_scripts import play, terms
+from client_scripts import play, session
 
 from embatch import Batch, BatchStats, Code, ConnectionFailed, DataLoss, Reason, State
 from embatch.client import flows
 from embatch.client.calls import Call, Reply
 from embatch.client.readers import from_arrow
-from embatch.wire import columns
+from embatch.wire.arrow import write_results
 
 NATIVE = 4
 
@@ -44,7 +44,7 @@ def part(first: int, rows: int, failed: set[int]) -> pa.RecordBatch:
 
 def stream(*parts: pa.RecordBatch, dimensions: int | None = None) -> bytearray:
     """Return the stream that the service sends."""
-    return bytearray(b"".join(columns.results_stream(iter(parts), NATIVE, dimensions, "float32")))
+    return bytearray(b"".join(write_results.results_stream(iter(parts), NATIVE, dimensions, "float32")))
 
 
 def test_what_the_service_writes_is_what_the_client_reads() -> None:
@@ -100,7 +100,7 @@ def test_a_damaged_or_cut_stream_is_data_loss() -> None:
 def test_a_read_that_breaks_off_begins_again() -> None:
     """Nothing of the broken answer stays in the result."""
     content = bytes(stream(part(0, 3, set())))
-    flow = flows.results(terms(), batch(3), 2, partial=False)
+    flow = flows.results(session(), batch(3), 2, partial=False)
     call = next(flow)
     assert isinstance(call, Call)
     assert (call.path, call.query) == ("/v1/batches/b/embeddings", {"dimensions": "2"})
@@ -111,7 +111,7 @@ def test_a_read_that_breaks_off_begins_again() -> None:
     assert isinstance(again, Call)
     assert again.sink is call.sink
     played = play(
-        flows.results(terms(), batch(3), None, partial=False),
+        flows.results(session(), batch(3), None, partial=False),
         [ConnectionFailed("x"), Reply(200, {}, content)],
     )
     assert len(played.value) == 3

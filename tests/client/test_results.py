@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embatch import Batch, BatchResult, Code, DataLoss, InvalidArgument, RequestError, State
-from embatch.client.results import Columns
+from embatch.client.results import ResultBuilder
 
 ERROR = RequestError(Code.INVALID_ARGUMENT, None, "the text is empty")
 AGAIN = RequestError(Code.INTERNAL, None, "broke again")
@@ -19,7 +19,7 @@ def batch(model: str = "models/m") -> Batch:
 
 def result(*values: list[float] | None, model: str = "models/m", error: RequestError = ERROR) -> BatchResult:
     """Return a result with these embeddings; `None` stands for a failed request."""
-    columns = Columns(len(values), max((len(one) for one in values if one), default=0))
+    columns = ResultBuilder(len(values), max((len(one) for one in values if one), default=0))
     for index, one in enumerate(values):
         columns.keys[index] = f"k{index}"
         if one is None:
@@ -90,7 +90,7 @@ def test_fill_refuses_what_does_not_belong(retry: BatchResult, says: str) -> Non
 
 def test_every_request_needs_exactly_one_outcome() -> None:
     """A request with neither embedding nor error, or with both, is data loss, never a quiet gap."""
-    gap = Columns(2, 1)
+    gap = ResultBuilder(2, 1)
     gap.matrix[0], gap.widths[0] = 1, 1
     with pytest.raises(DataLoss, match="request 1 has neither"):
         gap.result(batch())

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pyarrow as pa
 import pytest
-from client_scripts import both, json_reply, play, problem, terms, unhurried
+from client_scripts import both, json_reply, play, problem, session, unhurried
 from fake_gemini import KEY, UPLOADS, FakeGemini
 
 from embatch import AsyncClient, Client, ConnectionFailed, EmbatchError, InvalidArgument, Request
 from embatch.client import flows
-from embatch.client.asking import Parcel, send_file
 from embatch.client.calls import Reply
-from embatch.client.flows import Labels, Wish
+from embatch.client.flows import BatchOptions, RequestDefaults
 from embatch.client.targets import Target
-from embatch.wire.upload import CHUNK_BYTES
+from embatch.client.upload import FileUpload, send_file
+from embatch.wire.gemini.uploads import CHUNK_BYTES
 
 SMALL = replace(Target("http://service"), inline_requests=3)
 ADDRESS = "http://service/upload/v1/files?upload_id=t"
@@ -35,7 +35,7 @@ OPERATION = json_reply(
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-WISH = Wish("m")
+WISH = RequestDefaults("m")
 
 
 def arrived(size: int) -> Reply:
@@ -43,10 +43,10 @@ def arrived(size: int) -> Reply:
     return Reply(200, {"x-goog-upload-status": "active", "x-goog-upload-size-received": str(size)})
 
 
-def parcel(size: int) -> Parcel:
+def parcel(size: int) -> FileUpload:
     """Return a file of bytes that tell their place."""
     content = (b"%07d\n" * (size // 8 + 1) % tuple(range(size // 8 + 1)))[:size]
-    return Parcel(io.BytesIO(content), size, "application/jsonl", "Test")
+    return FileUpload(io.BytesIO(content), size, "application/jsonl", "Test")
 
 
 def commands(calls: list[Any]) -> list[tuple[str, str | None, int]]:
@@ -64,7 +64,7 @@ def commands(calls: list[Any]) -> list[tuple[str, str | None, int]]:
 def test_chunks_of_eight_mebibytes() -> None:
     """17 MB go in three chunks, the last one completes the file."""
     size = 17_000_000
-    played = play(send_file(terms(), parcel(size)), [STARTED, ACTIVE, ACTIVE, FINAL])
+    played = play(send_file(session(), parcel(size)), [STARTED, ACTIVE, ACTIVE, FINAL])
     assert played.value == "files/f"
     assert commands(played.calls) == [
         ("start", None, 0),
@@ -81,7 +81,7 @@ def test_a_broken_connection_is_taken_up_where_it_stopped() -> None:
     """The service says how much arrived; only the rest is sent again."""
     lost = ConnectionFailed("broke")
     answers: list[Reply | Exception] = [STARTED, ACTIVE, lost, lost, arrived(10_000_000), FINAL]
-    played = play(send_file(terms(), parcel(17_000_000)), answers)
+    played = play(send_file(session(), parcel(17_000_000)), answers)
     assert commands(played.calls)[3:] == [
         ("query", None, 0),
         ("query", None, 0),
@@ -92,16 +92,16 @@ def test_a_broken_connection_is_taken_up_where_it_stopped() -> None:
 def test_a_lost_last_answer_is_asked_for() -> None:
     """The query says that the file is complete, or that only its completion is missing."""
     lost = ConnectionFailed("broke")
-    played = play(send_file(terms(), parcel(100)), [STARTED, lost, FINAL])
+    played = play(send_file(session(), parcel(100)), [STARTED, lost, FINAL])
     assert played.value == "files/f"
-    played = play(send_file(terms(), parcel(100)), [STARTED, lost, arrived(100), FINAL])
+    played = play(send_file(session(), parcel(100)), [STARTED, lost, arrived(100), FINAL])
     assert commands(played.calls)[-1] == ("upload, finalize", "100", 0)
 
 
 def test_an_upload_that_the_service_forgot_begins_again() -> None:
     """A service restarted on another folder does not know the address any more."""
     gone = json_reply(problem(404, "NOT_FOUND"), 404)
-    played = play(send_file(terms(), parcel(100)), [STARTED, gone, gone, STARTED, FINAL])
+    played = play(send_file(session(), parcel(100)), [STARTED, gone, gone, STARTED, FINAL])
     assert played.value == "files/f"
 
 
@@ -110,7 +110,7 @@ def test_an_upload_that_never_gets_through_ends() -> None:
     script: list[Reply | Exception] = [STARTED]
     for _ in range(5):
         script += [ConnectionFailed("broke"), arrived(0)]
-    played = play(send_file(terms(), parcel(100)), [*script, ConnectionFailed("broke")])
+    played = play(send_file(session(), parcel(100)), [*script, ConnectionFailed("broke")])
     assert isinstance(played.error, ConnectionFailed)
 
 
@@ -119,7 +119,7 @@ def test_progress_sets_the_count_of_failures_back() -> None:
     script: list[Reply | Exception] = [STARTED]
     for megabyte in range(1, 20):
         script += [ConnectionFailed("broke"), arrived(megabyte * 1_000_000)]
-    played = play(send_file(terms(), parcel(20_000_000)), [*script, FINAL])
+    played = play(send_file(session(), parcel(20_000_000)), [*script, FINAL])
     assert played.value == "files/f"
 
 
@@ -128,7 +128,7 @@ def test_a_refused_chunk_is_an_error(status: int) -> None:
     """Sending the same again cannot help."""
     word = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED"}[status]
     refused = json_reply(problem(status, word), status)
-    assert isinstance(play(send_file(terms(), parcel(100)), [STARTED, refused]).error, EmbatchError)
+    assert isinstance(play(send_file(session(), parcel(100)), [STARTED, refused]).error, EmbatchError)
 
 
 def test_above_the_inline_count_the_file_is_arrow() -> None:
@@ -139,9 +139,10 @@ def test_above_the_inline_count_the_file_is_arrow() -> None:
         "c",
         Request("d", title="T"),
     ]
-    wish = Wish("m", "RETRIEVAL_DOCUMENT", 16)
+    defaults = RequestDefaults("m", "RETRIEVAL_DOCUMENT", 16)
     played = play(
-        flows.submit(terms(SMALL), iter(requests), wish, Labels("Test")), [STARTED, FINAL, OPERATION]
+        flows.submit(session(SMALL), iter(requests), defaults, BatchOptions("Test")),
+        [STARTED, FINAL, OPERATION],
     )
     start, chunk, create = played.calls
     assert start.headers["X-Goog-Upload-Header-Content-Type"] == "application/vnd.apache.arrow.stream"
@@ -159,7 +160,9 @@ def test_above_the_inline_count_the_file_is_arrow() -> None:
 def test_above_the_inline_bytes_a_file_too() -> None:
     """Three texts can be too much as well."""
     target = replace(SMALL, inline_bytes=1000)
-    played = play(flows.submit(terms(target), ["x" * 990], WISH, Labels("Test")), [STARTED, FINAL, OPERATION])
+    played = play(
+        flows.submit(session(target), ["x" * 990], WISH, BatchOptions("Test")), [STARTED, FINAL, OPERATION]
+    )
     assert len(played.calls) == 3
 
 
@@ -167,35 +170,35 @@ def test_what_the_service_finds_too_large_goes_through_a_file() -> None:
     """A service can have lower limits than the client knows."""
     large = json_reply(problem(413, "INVALID_ARGUMENT"), 413)
     script = [large, STARTED, FINAL, OPERATION]
-    played = play(flows.submit(terms(), ["a"], WISH, Labels("Test")), script)
+    played = play(flows.submit(session(), ["a"], WISH, BatchOptions("Test")), script)
     assert played.value.name == "batches/b"
 
 
 def test_the_same_content_under_the_same_key_is_the_same_submit() -> None:
     """The file is named after its content: the second submit finds it there and sends the same body."""
-    texts, labels = ["a", "b", "c", "d"], Labels("Test", 0, "run-1")
-    first = play(flows.submit(terms(SMALL), texts, WISH, labels), [STARTED, FINAL, OPERATION])
+    texts, labels = ["a", "b", "c", "d"], BatchOptions("Test", 0, "run-1")
+    first = play(flows.submit(session(SMALL), texts, WISH, labels), [STARTED, FINAL, OPERATION])
     name = json.loads(first.calls[0].body)["file"]["name"]
     taken = json_reply(problem(409, "ALREADY_EXISTS"), 409)
     there = json_reply({"name": name})
-    again = play(flows.submit(terms(SMALL), texts, WISH, labels), [taken, there, OPERATION])
+    again = play(flows.submit(session(SMALL), texts, WISH, labels), [taken, there, OPERATION])
     assert [(call.method, call.path) for call in again.calls[1:2]] == [("GET", f"/v1/{name}")]
     assert json.loads(again.calls[2].body)["batch"]["inputConfig"] == {"fileName": name}
-    other = play(flows.submit(terms(SMALL), [*texts, "e"], WISH, labels), [STARTED, FINAL, OPERATION])
+    other = play(flows.submit(session(SMALL), [*texts, "e"], WISH, labels), [STARTED, FINAL, OPERATION])
     assert json.loads(other.calls[0].body)["file"]["name"] != name
 
 
 def test_an_upload_that_was_killed_does_not_block_its_content() -> None:
     """Its name is taken, its file is not there: the next name is used, and found by the submit after it."""
-    texts, labels = ["a", "b", "c", "d"], Labels("Test", 0, "run-1")
+    texts, labels = ["a", "b", "c", "d"], BatchOptions("Test", 0, "run-1")
     taken = json_reply(problem(409, "ALREADY_EXISTS"), 409)
     missing = json_reply(problem(403, "PERMISSION_DENIED"), 403)
     script = [taken, missing, STARTED, FINAL, OPERATION]
-    second = play(flows.submit(terms(SMALL), texts, WISH, labels), script)
+    second = play(flows.submit(session(SMALL), texts, WISH, labels), script)
     first_name, name = (json.loads(second.calls[at].body)["file"]["name"] for at in (0, 2))
     assert name == f"{first_name}-1"
     script = [taken, missing, taken, json_reply({"name": name}), OPERATION]
-    third = play(flows.submit(terms(SMALL), texts, WISH, labels), script)
+    third = play(flows.submit(session(SMALL), texts, WISH, labels), script)
     assert json.loads(third.calls[-1].body)["batch"]["inputConfig"] == {"fileName": name}
 
 
@@ -218,7 +221,7 @@ def test_a_generator_is_read_once_and_not_held_as_a_list() -> None:
             yield Text(f"text {number}")
 
     script = [STARTED, FINAL, OPERATION]
-    played = play(flows.submit(terms(SMALL), texts(), WISH, Labels("Test")), script)
+    played = play(flows.submit(session(SMALL), texts(), WISH, BatchOptions("Test")), script)
     assert pa.ipc.open_stream(played.calls[1].body).read_all().num_rows == 20_000
     assert most < 10_000
 

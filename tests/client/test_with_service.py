@@ -149,12 +149,12 @@ def test_interactive_calls_and_models(client: Client) -> None:
         client.embed_content("")
     for model in ("gemini-embedding-001", "org/unknown", "./folder", "/models/folder", "../x", "a b'c"):
         typed = shlex.quote(model)
-        for ask in (
+        for send in (
             lambda model=model: client.embed_content("a", model=model),
             lambda model=model: client.async_batch_embed_contents(["a"], display_name="x", model=model),
         ):
             with pytest.raises(NotFound) as unknown:
-                ask()
+                send()
             said = str(unknown.value)
             assert said.startswith(f"{model} is not served here: ")
             assert f" has {MODEL}. " in said

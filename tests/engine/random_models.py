@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from embatch.engine.amx.library import Model
+    from embatch.engine.amx.library import PackedModel
 
 SMALL = Form(64, 128, 2, 2, 97, BLOCK, cls=False, normalize=True, epsilon=1e-6)
 QUERY, KEY, VALUE = 0, 2, 4
@@ -36,7 +36,7 @@ class Weights:
         for layer in range(self.form.layers):
             yield self.tensors[reference.HEAD_TENSORS + layer * reference.LAYER_TENSORS + place]
 
-    def pack(self, library: Path) -> Model:
+    def pack(self, library: Path) -> PackedModel:
         """Return them packed; free it."""
         return opened(library).load(self.form, self.tensors)
 

@@ -279,15 +279,15 @@ def test_a_kernel_that_differs_is_refused(
     kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A vector unlike float32's on load: nothing is served with the kernel, OpenVINO takes the model."""
-    right = library.Model.forward
+    right = library.PackedModel.forward
 
-    def wrong(model: library.Model, rows: list[np.ndarray]) -> np.ndarray:
+    def wrong(model: library.PackedModel, rows: list[np.ndarray]) -> np.ndarray:
         vectors = right(model, rows)
         vectors[-1] = np.roll(vectors[-1], 1)
         return vectors
 
     path = str(FIT.write(tmp_path))
-    monkeypatch.setattr(library.Model, "forward", wrong)
+    monkeypatch.setattr(library.PackedModel, "forward", wrong)
     with pytest.raises(amx.Unfit, match="differ from those in float32: least cosine"):
         load(EngineSpec("amx", path))
     loaded = choose(EngineSpec("auto", path))
@@ -300,13 +300,13 @@ def test_a_kernel_that_depends_on_company_is_refused(
     kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last bit is enough: what is promised of every plan is looked at on every load."""
-    right = library.Model.forward
+    right = library.PackedModel.forward
 
-    def wrong(model: library.Model, rows: list[np.ndarray]) -> np.ndarray:
+    def wrong(model: library.PackedModel, rows: list[np.ndarray]) -> np.ndarray:
         vectors = right(model, rows)
         return np.nextafter(vectors, 1) if len(rows) == 1 else vectors
 
-    monkeypatch.setattr(library.Model, "forward", wrong)
+    monkeypatch.setattr(library.PackedModel, "forward", wrong)
     with pytest.raises(amx.Unfit, match="other bytes in company"):
         load(EngineSpec("amx", str(FIT.write(tmp_path))))
 

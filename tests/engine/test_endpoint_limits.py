@@ -13,9 +13,10 @@ from standin import Answer, Call, Clock, StandIn, reply, start, vector
 from embatch.engine.models import serve_model
 from embatch.engine.pieces import CallSize, Held
 from embatch.engine.protocol import EndpointTrouble, Shape
-from embatch.pool import LocalPool
+from embatch.pool.local import LocalPool
+from embatch.service.cutting import ShardCutter
 from embatch.settings import Settings
-from embatch.shard import RequestRow, ShardCutter
+from embatch.shard import RequestRow
 from embatch.vectors import norm
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import pytest
 from tiny import Tiny, write
 
 from embatch.engine.models import serve_model
-from embatch.pool import LocalPool
+from embatch.pool.local import LocalPool
+from embatch.service.cutting import ShardCutter
 from embatch.settings import Settings
-from embatch.shard import RequestRow, ShardCutter
+from embatch.shard import RequestRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from random_models import Weights
 
-    from embatch.engine.amx.library import Model
+    from embatch.engine.amx.library import PackedModel
 
 pytest_plugins = ("kernel_fixtures",)
 
@@ -48,7 +48,7 @@ TAILS = [1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129]
 
 
 @contextmanager
-def packed(library: Path, given_: Weights) -> Iterator[Model]:
+def packed(library: Path, given_: Weights) -> Iterator[PackedModel]:
     """Return a packed model for a while."""
     model = given_.pack(library)
     try:
@@ -58,7 +58,7 @@ def packed(library: Path, given_: Weights) -> Iterator[Model]:
 
 
 @pytest.fixture(scope="module")
-def small(portable: Path) -> Iterator[Model]:
+def small(portable: Path) -> Iterator[PackedModel]:
     """A small model that tests share."""
     with packed(portable, weights()) as model:
         yield model
@@ -138,7 +138,7 @@ def test_sums_in_pieces(portable: Path, pieces: Path) -> None:
         assert cut.forward(rows).tobytes() == whole.forward(rows).tobytes()
 
 
-def test_tails(small: Model) -> None:
+def test_tails(small: PackedModel) -> None:
     """Rows of every number modulo the tile's are as in float32, and none reads what lies beyond its end."""
     rows = rows_of(TAILS)
     found = small.forward(rows)
@@ -149,7 +149,7 @@ def test_tails(small: Model) -> None:
 
 
 @given(st.lists(st.integers(0, 150), max_size=12), st.randoms(use_true_random=False))
-def test_packings(small: Model, lengths: list[int], random: object) -> None:
+def test_packings(small: PackedModel, lengths: list[int], random: object) -> None:
     """Whatever stands together, in whatever order: the same bytes, and zeros for a row without tokens."""
     rows = rows_of(lengths)
     found = small.forward(rows)
@@ -177,7 +177,7 @@ def test_extreme_logits(portable: Path, bias: float, heads: int) -> None:
     assert least(found, given_.expected(rows)) >= 0.999
 
 
-def test_usual_logits_need_no_exact_rows(small: Model) -> None:
+def test_usual_logits_need_no_exact_rows(small: PackedModel) -> None:
     """The fast form serves where nothing is extreme: the count tells the forms apart."""
     before = small.exact_rows
     small.forward(rows_of(TAILS))
@@ -236,7 +236,7 @@ def test_shapes_it_does_not_compute(portable: Path, changes: dict[str, float]) -
         weights(but(**changes)).pack(portable)
 
 
-def test_rows_that_are_refused(small: Model) -> None:
+def test_rows_that_are_refused(small: PackedModel) -> None:
     """A token that is not of the model, or a row too long for it, is said to be at fault."""
     for token in (-1, SMALL.words, 2**31 - 1):
         with pytest.raises(RowsRefused, match="token"):
@@ -275,7 +275,7 @@ def test_no_memory(portable: Path) -> None:
         allow(-1)
 
 
-def test_two_models_and_many_threads(portable: Path, small: Model) -> None:
+def test_two_models_and_many_threads(portable: Path, small: PackedModel) -> None:
     """Models do not know of one another, nor do the calls of more threads than there are cores."""
     forms = [but(hidden=96, heads=3), but(layers=1, cls=True)]
     rows = rows_of(TAILS)
@@ -314,7 +314,7 @@ assert model.forward(rows).tobytes() == before
     assert done.returncode == 0, done.stderr
 
 
-def test_a_process_without_forking_gives_the_same(portable: Path, small: Model) -> None:
+def test_a_process_without_forking_gives_the_same(portable: Path, small: PackedModel) -> None:
     """Another process gives the same bytes: nothing hangs on addresses or on what ran before."""
     script = f"""
 import sys
@@ -327,7 +327,7 @@ sys.stdout.buffer.write(weights().pack(Path({str(portable)!r})).forward(rows_of(
     assert done.stdout == small.forward(rows_of(TAILS)).tobytes()
 
 
-def test_the_callers_arithmetic_neither_counts_nor_changes(small: Model) -> None:
+def test_the_callers_arithmetic_neither_counts_nor_changes(small: PackedModel) -> None:
     """In a thread that rounds upwards vectors are the same, and it still rounds upwards afterwards."""
     math, upwards = ctypes.CDLL("libm.so.6"), 0x800
     rows = rows_of(TAILS)

@@ -9,9 +9,9 @@ from tiny import Tiny, write
 
 from embatch.engine import folder
 from embatch.engine.prompts import by_task
+from embatch.engine.protocol import computed_by
 from embatch.engine.texts import compose
 from embatch.errors import InvalidArgument
-from embatch.pool.embedding import computed_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

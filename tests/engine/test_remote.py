@@ -16,9 +16,10 @@ from embatch.engine.models import serve_model
 from embatch.engine.protocol import EngineSpec, Shape
 from embatch.engine.remote import PROBE, RemoteEngine
 from embatch.errors import EngineTrouble, InvalidArgument, Reason
-from embatch.pool import LocalPool
+from embatch.pool.local import LocalPool
+from embatch.service.cutting import ShardCutter
 from embatch.settings import Settings
-from embatch.shard import RequestRow, ShardCutter
+from embatch.shard import RequestRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable

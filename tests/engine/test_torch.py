@@ -13,7 +13,7 @@ from tiny import TEXTS, Tiny, make_tokenizer, pooling_config, save, write
 
 from embatch.engine import folder, models
 from embatch.engine.loading import load
-from embatch.engine.packing import pack
+from embatch.engine.packing import pack_padded
 from embatch.engine.protocol import EngineSpec, Shape
 from embatch.engine.texts import compose
 from embatch.errors import EngineTrouble, InvalidArgument
@@ -384,7 +384,7 @@ def test_packing_uses_its_multiple(engine: Engine) -> None:
     """Planned lengths are multiples of eight, up to the model's limit."""
     about = engine.describe()
     lengths = engine.encode([text * 20 for text in LONG]).lengths.tolist()
-    shapes = {part.shape.tokens for part in pack(lengths, BUDGET, about.multiple, about.max_tokens)}
+    shapes = {part.shape.tokens for part in pack_padded(lengths, BUDGET, about.multiple, about.max_tokens)}
     assert all(tokens % 8 == 0 for tokens in shapes)
 
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from embatch.engine.models import serve_model
-from embatch.pool import LocalPool
+from embatch.pool.local import LocalPool
+from embatch.service.cutting import ShardCutter
 from embatch.settings import Settings
-from embatch.shard import Done, RequestRow, ShardCutter
+from embatch.shard import Done, RequestRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from embatch.engine.models import ServedModel
-    from embatch.pool import Pool
+    from embatch.pool.protocol import Pool
 
 QUICK = replace(
     Settings(), micro_batch_seconds=1.0, heartbeat_seconds=2.0, bulk_nice=0, micro_batch_tokens=64

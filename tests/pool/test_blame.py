@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from embatch.pool import LocalPool
+    from embatch.pool.local import LocalPool
 
 COUNT: Final = 1024
 IN_A_MICRO_BATCH: Final = 8

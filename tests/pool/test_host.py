@@ -17,7 +17,7 @@ import pytest
 from embatch.engine import frames
 from embatch.engine.hashing import HashingEngine
 from embatch.engine.host import wrong
-from embatch.engine.packing import pack
+from embatch.engine.packing import pack_padded
 from embatch.engine.protocol import EngineSpec
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ def _types(found: Sequence[frames.Frame]) -> list[str]:
 
 
 def test_a_job_is_encoded_planned_and_run(host: Host) -> None:
-    """The plan is that of `pack`, the vectors are the engine's, and every step is told before it is taken."""
+    """The plan is that of `pack_padded`, the vectors are the engine's, and every step is told beforehand."""
     engine = HashingEngine(host.spec)
     texts = [text[: 3 * at] for at, text in enumerate(pools.texts(30), start=1)]
     host.send(1, texts)
     found = host.until_done(1)
     encoded = engine.encode(texts)
-    plan = pack(encoded.lengths.tolist(), BUDGET, 1, 512)
+    plan = pack_padded(encoded.lengths.tolist(), BUDGET, 1, 512)
     assert _types(found) == ["encoding", "encoded", *["started", "finished"] * len(plan)]
     assert found[1].header["tokens"] == encoded.lengths.tolist()
     assert found[1].header["truncated"] == [False] * 30

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from embatch.engine.models import ServedModel
-    from embatch.pool import EngineStatus, LocalPool
+    from embatch.pool.local import LocalPool
+    from embatch.pool.protocol import EngineStatus
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own facilities: /proc, pidfd")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from embatch.pool.watchdog import Watchdog
+from embatch.pool.local.watchdog import Watchdog
 from embatch.settings import Settings
 
 SETTINGS = replace(Settings(), engine_start_seconds=100.0, heartbeat_seconds=10.0, micro_batch_seconds=30.0)

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument
-from embatch.numbers import Numbers
 from embatch.runs.ledger import folder_of
-from embatch.runs.options import Wish
-from embatch.runs.places import divided, resolve, shown
+from embatch.runs.locations import divided, resolve, shown
+from embatch.runs.options import EmbedOptions
 from embatch.runs.sinks import Layout, check_sink, open_sink
 from embatch.runs.sources import open_source
 
@@ -38,7 +38,7 @@ KEYS = {
 
 def _written(place: str) -> None:
     """Write one row."""
-    check_sink(place, (), Numbers.FLOAT32)
+    check_sink(place, (), Dtype.FLOAT32)
     sink = open_sink(place, Layout(pa.int64(), 2), {})
     sink.write(0, pa.array([7]), np.ones((1, 2), np.float32), [None])
     sink.finish()
@@ -156,7 +156,7 @@ def test_one_output_has_one_ledger_however_it_is_spelled(
 def test_a_folder_of_qdrant_is_named_from_the_root_on(place: str) -> None:
     """Half an address is refused: it would be a collection in the root of the disk."""
     with pytest.raises(InvalidArgument, match="from the root on") as error:
-        check_sink(place, (), Numbers.FLOAT32)
+        check_sink(place, (), Dtype.FLOAT32)
     assert error.value.field == "--out"
 
 
@@ -178,7 +178,7 @@ def test_a_file_beside_a_lance_dataset_stays(tmp_path: Path) -> None:
 def test_a_bracket_that_is_not_closed_is_no_address() -> None:
     """Of a database too."""
     with pytest.raises(InvalidArgument, match="cannot be read"):
-        check_sink("postgresql://[::1/db?table=t", (), Numbers.FLOAT32)
+        check_sink("postgresql://[::1/db?table=t", (), Dtype.FLOAT32)
 
 
 def test_a_name_that_is_empty_or_no_text_names_nothing() -> None:
@@ -186,5 +186,5 @@ def test_a_name_that_is_empty_or_no_text_names_nothing() -> None:
     with pytest.raises(InvalidArgument, match="input is empty"):
         open_source("", None, None)
     with pytest.raises(InvalidArgument, match="not UTF-8") as error:
-        Wish(model="\udcff")
+        EmbedOptions(model="\udcff")
     assert error.value.field == "--model"

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embatch.errors import InvalidArgument
-from embatch.runs.apart import check_apart
-from embatch.runs.places import resolve
+from embatch.runs.locations import resolve
+from embatch.runs.overlap import check_apart
 from embatch.runs.sources import open_source
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from serving import serving
 
 from embatch import Client, ConnectionFailed, InvalidArgument, TaskType
 from embatch.runs.identity import differences
-from embatch.runs.options import Conduct, Wish
+from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from embatch.runs.standing import Progress, Standing, Summary
+    from embatch.runs.progress import Progress, RunProgress, Summary
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,16 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def silent(standing: Standing) -> None:
+def silent(standing: RunProgress) -> None:
     """Show nothing."""
 
 
-def run(client: Client, source: Path, wish: Wish, shown: Progress = silent, rows: int = 4) -> Summary:
+def run(
+    client: Client, source: Path, embed_options: EmbedOptions, shown: Progress = silent, rows: int = 4
+) -> Summary:
     """Embed a file into `out.parquet` beside it."""
-    out, conduct = source.parent / "out.parquet", Conduct(source.parent / "data", block_rows=rows)
-    return embed_dataset(client, open_source(source, None, None), str(out), wish, conduct, shown)
+    out, options = source.parent / "out.parquet", RunOptions(source.parent / "data", block_rows=rows)
+    return embed_dataset(client, open_source(source, None, None), str(out), embed_options, options, shown)
 
 
 def left(source: Path) -> list[str]:
@@ -56,20 +58,20 @@ def left(source: Path) -> list[str]:
 def test_dimensions_that_the_model_has_not_are_refused_first(client: Client, source: Path) -> None:
     """No batch is made and no ledger stays: another command is free to begin."""
     with pytest.raises(InvalidArgument, match="--dim 65: the vectors have 64 dimensions"):
-        run(client, source, Wish(dimensions=(16, 65)))
+        run(client, source, EmbedOptions(dimensions=(16, 65)))
     assert list(client.list_batches()) == []
     assert left(source) == []
-    summary = run(client, source, Wish(dimensions=(64,), task_type=TaskType.CLUSTERING))
+    summary = run(client, source, EmbedOptions(dimensions=(64,), task_type=TaskType.CLUSTERING))
     assert (summary.rows, summary.dimensions) == (8, (64,))
 
 
 def test_dimensions_of_a_run_that_has_begun(client: Client, source: Path) -> None:
     """Its vectors say how many there are; what was done stays for the command that is right."""
-    run(client, source, Wish())
+    run(client, source, EmbedOptions())
     with pytest.raises(InvalidArgument, match="--dim 65"):
-        run(client, source, Wish(dimensions=(65,)))
+        run(client, source, EmbedOptions(dimensions=(65,)))
     assert left(source) == ["out.parquet", "out.parquet.embatch"]
-    assert run(client, source, Wish(dimensions=(8,))).resumed == 8
+    assert run(client, source, EmbedOptions(dimensions=(8,))).resumed == 8
 
 
 def test_a_target_that_cannot_be_reached_leaves_nothing(source: Path) -> None:
@@ -77,28 +79,28 @@ def test_a_target_that_cannot_be_reached_leaves_nothing(source: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with Client(nowhere) as nobody, pytest.raises(ConnectionFailed, match="cannot reach"):
-        run(nobody, source, Wish(dimensions=(16,)))
+        run(nobody, source, EmbedOptions(dimensions=(16,)))
     assert left(source) == []
     with Client(nowhere) as nobody, pytest.raises(ConnectionFailed, match="cannot reach"):
-        run(nobody, source, Wish())
+        run(nobody, source, EmbedOptions())
     assert left(source) == []
 
 
 def test_a_run_that_was_handed_over_is_remembered(client: Client, source: Path) -> None:
     """However it ends: its batches wait for the same command, and another one hears what differs."""
 
-    def stop(standing: Standing) -> None:
+    def stop(standing: RunProgress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(client, source, Wish(task_type=TaskType.CLUSTERING), stop)
+        run(client, source, EmbedOptions(task_type=TaskType.CLUSTERING), stop)
     assert left(source) == ["out.parquet.embatch"]
     with pytest.raises(
         InvalidArgument,
         match=r"task type \(CLUSTERING then, none now\) and block rows \(4 then, 5 now\): give .*--restart",
     ):
-        run(client, source, Wish(), rows=5)
-    assert run(client, source, Wish(task_type=TaskType.CLUSTERING)).rows == 8
+        run(client, source, EmbedOptions(), rows=5)
+    assert run(client, source, EmbedOptions(task_type=TaskType.CLUSTERING)).rows == 8
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from id_arrays import EVERY, NESTED, PRIMITIVE, array
 
-from embatch.numbers import Numbers
+from embatch.dtypes import Dtype
 from embatch.runs import ids
 from embatch.runs.ids import Holder
 from embatch.runs.sinks import Layout, check_sink, open_sink
@@ -45,7 +45,7 @@ SOME = {
 
 def write(place: str, values: Any) -> None:
     """Write ids, each with the same vector, in two blocks."""
-    check_sink(place, (), Numbers.FLOAT32, values.type)
+    check_sink(place, (), Dtype.FLOAT32, values.type)
     sink = open_sink(place, Layout(values.type, SIZE), {})
     try:
         for first, block in ((0, values.slice(0, 2)), (2, values.slice(2))):

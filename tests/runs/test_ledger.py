@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
 from embatch.runs.ledger import Block, Ledger, folder_of
-from embatch.runs.sample import Sample
+from embatch.runs.parity import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,13 +13,13 @@ from growth import LEAST, MOST, ratio, seconds
 
 from embatch import Client
 from embatch.escapes import visible
-from embatch.runs.judge import Judge, Sent
+from embatch.runs.certificate import Certificate, Sent
 from embatch.runs.ledger import Block, Ledger
-from embatch.runs.options import Wish
+from embatch.runs.options import EmbedOptions
 from embatch.runs.part import Part, distinct
+from embatch.runs.progress import Summary
 from embatch.runs.sources import Rows, open_source
 from embatch.runs.sources.whereabouts import whereabouts
-from embatch.runs.standing import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_judging_each_of_many_blocks(tmp_path: Path, engine: dict[str, object]) 
 
     def made(size: int) -> Callable[[], object]:
         ledger = _ledger(tmp_path / f"{size}.embatch", size, engine)
-        judge = Judge(Client("gemini", api_key="none"), ledger, Wish(), 0.9)
+        judge = Certificate(Client("gemini", api_key="none"), ledger, EmbedOptions(), 0.9)
         rows = Rows(0, pa.array([0]), [None], {0: "fault"})
         sent = Sent(0, rows, Part.of(rows), None, {}, [])
 

@@ -12,7 +12,7 @@ from serving import serving
 
 from embatch import Client, FailedPrecondition
 from embatch.errors import Code, Reason, RequestError
-from embatch.runs.options import Conduct, Wish
+from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
 from embatch.runs.sources.whereabouts import whereabouts
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from embatch.runs.standing import Summary
+    from embatch.runs.progress import Summary
 
 EMPTY = "the text is empty: leave it out or fill it"
 
@@ -37,8 +37,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def run(client: Client, source: Path, *, retry_failed: bool = False, block_rows: int = 3) -> Summary:
     """Embed a file or folder into `out.jsonl` beside it."""
     out = source.parent / "out.jsonl"
-    conduct = Conduct(source.parent / "data", retry_failed=retry_failed, block_rows=block_rows)
-    return embed_dataset(client, open_source(source, "text", None), str(out), Wish(), conduct, lambda _: None)
+    options = RunOptions(source.parent / "data", retry_failed=retry_failed, block_rows=block_rows)
+    return embed_dataset(
+        client, open_source(source, "text", None), str(out), EmbedOptions(), options, lambda _: None
+    )
 
 
 def jsonl(path: Path) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import fs
 
 from embatch.errors import Unavailable
-from embatch.runs.places import resolve
+from embatch.runs.locations import resolve
 from embatch.runs.sinks.files import Spool
 
 if TYPE_CHECKING:

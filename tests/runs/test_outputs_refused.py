@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument, Unavailable
-from embatch.numbers import Numbers
-from embatch.runs.places import resolve, shown
+from embatch.runs.locations import resolve, shown
 from embatch.runs.sinks import Layout, check_sink, open_sink
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ pytest_plugins = ["stores"]
 def refusal(place: str, ids: Any = None, dimensions: tuple[int, ...] = ()) -> str:
     """Return what is said of a place: one line about the output."""
     with pytest.raises(InvalidArgument) as caught:
-        check_sink(place, dimensions, Numbers.FLOAT32, ids)
+        check_sink(place, dimensions, Dtype.FLOAT32, ids)
     assert caught.value.field == "--out"
     assert "\n" not in caught.value.message
     return caught.value.message
@@ -73,7 +73,7 @@ def test_a_lance_dataset_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "out.lance").symlink_to("far")
     place = str(tmp_path / "out.lance")
-    check_sink(place, (), Numbers.FLOAT32)
+    check_sink(place, (), Dtype.FLOAT32)
     sink = open_sink(place, Layout(pa.int64(), 2), {})
     sink.write(0, pa.array([1]), np.ones((1, 2), np.float32), [None])
     assert sink.finish().bytes
@@ -120,7 +120,7 @@ def test_a_folder_must_take_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("store", "scheme"), [("s3", "s3"), ("gcs", "gs")])
 def test_a_bucket_must_be_there(store: str, scheme: str, request: pytest.FixtureRequest) -> None:
     """What its store does not know is no place to find out at the end."""
-    check_sink(f"{request.getfixturevalue(store)}/out.parquet", (), Numbers.FLOAT32)
+    check_sink(f"{request.getfixturevalue(store)}/out.parquet", (), Dtype.FLOAT32)
     said = refusal(f"{scheme}://nobody/out.parquet")
     assert said == f"{scheme}://nobody/out.parquet: there is no bucket nobody; make it, or name another"
     assert "written to a folder here" in refusal(f"{scheme}://bucket/out.lance")
@@ -195,8 +195,8 @@ def test_a_collection_of_other_vectors_is_refused(tmp_path: Path) -> None:
     """And one of its own is not, of as many dimensions as are asked for."""
     place = f"qdrant+file://{tmp_path}/store/texts"
     open_sink(place, Layout(pa.int64(), 8), {}).finish()
-    check_sink(place, (), Numbers.FLOAT32)
-    check_sink(place, (8,), Numbers.FLOAT32)
+    check_sink(place, (), Dtype.FLOAT32)
+    check_sink(place, (8,), Dtype.FLOAT32)
     assert "embedding of 8 dimensions; the run writes embedding of 4" in refusal(place, None, (4,))
     assert "embedding_4 of 4 dimensions, embedding_8" in refusal(place, None, (4, 8))
     from qdrant_client import QdrantClient
@@ -225,7 +225,7 @@ def test_postgres_must_let_us_in(postgres: str) -> None:
     assert "invalid port" in refusal("postgresql://user:secret@127.0.0.1:99999/db?table=t")
     assert "63 bytes" in refusal(f"{postgres}&table={'t' * 64}")
     assert "63 bytes" in refusal(f"{postgres}&table=public.{'é' * 32}")
-    check_sink(f"{postgres}&table={'t' * 63}", (), Numbers.FLOAT32)
+    check_sink(f"{postgres}&table={'t' * 63}", (), Dtype.FLOAT32)
 
 
 def test_postgres_must_take_the_table(postgres: str) -> None:
@@ -237,12 +237,12 @@ def test_postgres_must_take_the_table(postgres: str) -> None:
         connection.execute("CREATE TABLE other (row bigint PRIMARY KEY, id text, note text)")
         connection.execute("CREATE TABLE keyless (row bigint, id bigint, embedding vector, error text)")
         connection.execute("CREATE USER limited")
-        check_sink(f"{postgres}&table=fresh", (8,), Numbers.FLOAT32, pa.uint64())
+        check_sink(f"{postgres}&table=fresh", (8,), Dtype.FLOAT32, pa.uint64())
         assert connection.execute("SELECT to_regclass('fresh')").fetchone() == (None,)
         open_sink(f"{postgres}&table=mine", Layout(pa.string(), 8), {}).finish(rows=0)
         connection.execute("ALTER TABLE mine ADD COLUMN note text DEFAULT 'n'")
-    check_sink(f"{postgres}&table=mine", (), Numbers.FLOAT32, pa.string())
-    check_sink(f"{postgres}&table=mine", (8,), Numbers.FLOAT32, pa.binary())
+    check_sink(f"{postgres}&table=mine", (), Dtype.FLOAT32, pa.string())
+    check_sink(f"{postgres}&table=mine", (8,), Dtype.FLOAT32, pa.binary())
     assert "column 'id' is text, and the run writes bigint" in refusal(f"{postgres}&table=mine", pa.int64())
     said = refusal(f"{postgres}&table=mine", pa.string(), (4,))
     assert "column 'embedding' is vector(8), and the run writes vector(4): drop that table" in said
@@ -254,7 +254,7 @@ def test_postgres_must_take_the_table(postgres: str) -> None:
     assert "permission denied for table mine" in refusal(f"{limited}&table=mine", pa.string())
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON mine TO limited")
-    check_sink(f"{limited}&table=mine", (), Numbers.FLOAT32, pa.string())
+    check_sink(f"{limited}&table=mine", (), Dtype.FLOAT32, pa.string())
     open_sink(f"{limited}&table=mine", Layout(pa.string(), 8), {}).finish(rows=0)
 
 

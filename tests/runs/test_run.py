@@ -22,15 +22,15 @@ import pytest
 from serving import Served, serving
 
 from embatch import Client, DataLoss, FailedPrecondition, InvalidArgument, TaskType
-from embatch.numbers import Numbers
-from embatch.runs.options import Conduct, Wish
+from embatch.dtypes import Dtype
+from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from embatch.runs.standing import Standing, Summary
+    from embatch.runs.progress import RunProgress, Summary
 
 POISON = "embatch-poison:nan"
 """A text that the engine fails on, as it may not do another time."""
@@ -75,16 +75,16 @@ def _texts(count: int, word: str = "") -> list[str | None]:
 
 def _run(client: Client, source: Path | str, out: Path, **more: object) -> Summary:
     wishes = ("dimensions", "numbers", "task_type", "display_name")
-    wish = Wish(**{name: more.pop(name) for name in wishes if name in more})  # type: ignore[arg-type]
-    seen: list[Standing] = more.pop("seen", [])  # type: ignore[assignment]
+    embed_options = EmbedOptions(**{name: more.pop(name) for name in wishes if name in more})  # type: ignore[arg-type]
+    seen: list[RunProgress] = more.pop("seen", [])  # type: ignore[assignment]
     polled: Callable[[], object] = more.pop("polled", lambda: None)  # type: ignore[assignment]
 
-    def show(standing: Standing) -> None:
+    def show(standing: RunProgress) -> None:
         seen.append(standing)
         polled()
 
-    conduct = Conduct(out.parent / "data", **{"block_rows": BLOCK, **more})  # type: ignore[arg-type]
-    return embed_dataset(client, open_source(source, None, "id"), str(out), wish, conduct, show)
+    options = RunOptions(out.parent / "data", **{"block_rows": BLOCK, **more})  # type: ignore[arg-type]
+    return embed_dataset(client, open_source(source, None, "id"), str(out), embed_options, options, show)
 
 
 def _stopped(client: Client, source: Path | str, out: Path, **more: object) -> set[str]:
@@ -181,7 +181,7 @@ def test_rows_keep_their_order_and_say_why_they_failed(client: Client, tmp_path:
     """Duplicates are computed once, bad lines stand in their place, the metadata certifies the vectors."""
     texts = ["one", "two", None, "one", POISON, "three"] * 10
     source, out = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet"
-    seen: list[Standing] = []
+    seen: list[RunProgress] = []
     summary = _run(client, source, out, block_rows=12, cache=False, seen=seen)
     assert (summary.rows, summary.failed, summary.retryable, summary.duplicates) == (
         60,
@@ -244,8 +244,8 @@ def test_a_retry_keeps_what_a_database_holds(client: Client, tmp_path: Path) -> 
     place = f"qdrant+file://{tmp_path}/store/texts"
 
     def points(*, retry_failed: bool) -> dict[int, Any]:
-        conduct = Conduct(tmp_path / "data", block_rows=BLOCK, retry_failed=retry_failed)
-        assert embed_dataset(client, source, place, Wish(), conduct, lambda _: None).failed == 1
+        options = RunOptions(tmp_path / "data", block_rows=BLOCK, retry_failed=retry_failed)
+        assert embed_dataset(client, source, place, EmbedOptions(), options, lambda _: None).failed == 1
         store = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
         try:
             found, _ = store.scroll("texts", limit=100, with_vectors=True)
@@ -285,7 +285,7 @@ def test_several_dimensions_and_forms_from_one_pass(client: Client, tmp_path: Pa
     assert table.schema.field("embedding_16").type == pa.list_(pa.float32(), 16)
     narrow = np.array(table.column("embedding_16")[0].as_py())
     assert np.linalg.norm(narrow) == pytest.approx(1.0, abs=1e-6)
-    again = _run(client, source, out, dimensions=(16,), numbers=Numbers.INT8)
+    again = _run(client, source, out, dimensions=(16,), numbers=Dtype.INT8)
     assert again.resumed == 40
     table = pq.read_table(out)
     assert table.schema.field("embedding").type == pa.list_(pa.int8(), 16)
@@ -368,7 +368,7 @@ def test_a_respelled_command_finds_its_batches(client: Client, folder: Path) -> 
     assert {batch.display_name for batch in client.list_batches()} == {
         f"2 files of in rows {rows}" for rows in ("0-24", "25-49", "50-59")
     }
-    seen: list[Standing] = []
+    seen: list[RunProgress] = []
     assert _run(client, "./in", Path("out.parquet"), display_name="other", seen=seen).rows == 60
     assert {one.batch.name for one in seen} == handed
     assert list(client.list_batches()) == []
@@ -406,7 +406,7 @@ def test_a_ledger_from_before_is_taken_up(client: Client, folder: Path) -> None:
     handed = _stopped(client, "in", out)
     with pytest.raises(FailedPrecondition, match=r"rows 0-24 were handed over.*--restart"):
         _run(client, "./in", out)
-    seen: list[Standing] = []
+    seen: list[RunProgress] = []
     assert _run(client, "in", out, seen=seen).rows == 60
     assert {one.batch.name for one in seen} == handed
 
@@ -422,8 +422,8 @@ def test_a_database_that_lost_rows_between_calls_gets_them_again(client: Client,
 
     def points(drop: Any) -> dict[int, Any]:
         """Have a call of the run finished, and return the points before some, or all of them, are dropped."""
-        conduct = Conduct(tmp_path / "data", block_rows=BLOCK)
-        embed_dataset(client, source, place, Wish(), conduct, lambda _: None)
+        options = RunOptions(tmp_path / "data", block_rows=BLOCK)
+        embed_dataset(client, source, place, EmbedOptions(), options, lambda _: None)
         store = QdrantClient(path=str(tmp_path / "store"), force_disable_check_same_thread=True)
         try:
             found, _ = store.scroll("texts", limit=100, with_vectors=True)

@@ -13,7 +13,7 @@ import pytest
 from serving import Served, serving
 
 from embatch import Client
-from embatch.runs.options import Conduct, Wish
+from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from embatch.runs.standing import Standing, Summary
+    from embatch.runs.progress import RunProgress, Summary
 
 TEXT = 900_000
 """Bytes of a text: 74 of them are a block."""
@@ -47,12 +47,12 @@ def _write(path: Path, texts: list[str]) -> Path:
 
 
 def _run(client: Client, source: Path, out: Path, poll: Callable[[], object] = lambda: None) -> Summary:
-    def polled(standing: Standing) -> None:
+    def polled(standing: RunProgress) -> None:
         del standing
         poll()
 
-    conduct = Conduct(out.parent / "data", cache=False)
-    return embed_dataset(client, open_source(source, None, None), str(out), Wish(), conduct, polled)
+    options = RunOptions(out.parent / "data", cache=False)
+    return embed_dataset(client, open_source(source, None, None), str(out), EmbedOptions(), options, polled)
 
 
 def _committed(out: Path) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.runs.sample import EACH_BLOCK, FIRST_BLOCK, Sample, choose, compare, together
+from embatch.runs.parity import EACH_BLOCK, FIRST_BLOCK, Sample, choose, compare, together
 from embatch.vectors import normalize
 
 

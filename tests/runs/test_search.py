@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embatch.errors import InvalidArgument
-from embatch.runs.apart import check_apart
+from embatch.runs.overlap import check_apart
 from embatch.runs.sources import open_source
 from embatch.runs.sources.globs import Glob
 

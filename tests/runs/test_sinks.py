@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from embatch.dtypes import Dtype, dequantize
 from embatch.errors import InvalidArgument
-from embatch.numbers import Numbers, widened
-from embatch.runs.places import resolve
+from embatch.runs.locations import resolve
 from embatch.runs.sinks import Database, Layout, check_sink, open_sink, qdrant, writes_through
 from embatch.runs.sources import open_source
 from embatch.vectors import normalize, truncate
@@ -86,7 +86,7 @@ def read(place: str, layout: Layout) -> list[dict[str, Any]]:
                 scale = row.get(f"scale{suffix}")
                 scales = None if scale is None else np.array([scale], np.float32)
                 values = np.array([value], layout.numbers.dtype)
-                row[f"embedding{suffix}"] = widened(values, scales, layout.numbers, size)[0]
+                row[f"embedding{suffix}"] = dequantize(values, scales, layout.numbers, size)[0]
     return found
 
 
@@ -102,9 +102,9 @@ def _npy(place: str, layout: Layout) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("ending", FILES)
-@pytest.mark.parametrize("numbers", list(Numbers))
+@pytest.mark.parametrize("numbers", list(Dtype))
 @pytest.mark.parametrize("dimensions", [(), (8,), (8, 24)])
-def test_rows_come_back(tmp_path: Path, ending: str, numbers: Numbers, dimensions: tuple[int, ...]) -> None:
+def test_rows_come_back(tmp_path: Path, ending: str, numbers: Dtype, dimensions: tuple[int, ...]) -> None:
     """Ids, vectors in their form and sizes, errors; a failed row has no embedding."""
     place, layout = str(tmp_path / f"out{ending}"), Layout(pa.int64(), NATIVE, dimensions, numbers)
     if ending == ".npy" and len(dimensions) > 1:
@@ -117,7 +117,7 @@ def test_rows_come_back(tmp_path: Path, ending: str, numbers: Numbers, dimension
     found = read(place, layout)
     assert [row["id"] for row in found] == data[0]
     assert [row["error"] for row in found] == data[2]
-    least = {Numbers.FLOAT32: 1.0, Numbers.FLOAT16: 0.9999, Numbers.INT8: 0.999, Numbers.BITS: 0.6}[numbers]
+    least = {Dtype.FLOAT32: 1.0, Dtype.FLOAT16: 0.9999, Dtype.INT8: 0.999, Dtype.BITS: 0.6}[numbers]
     for suffix, size in layout.sizes.items():
         for row, vector, error in zip(found, truncate(data[1], size), data[2], strict=True):
             value = row[f"embedding{suffix}"]
@@ -185,7 +185,7 @@ def test_object_stores_hold_sources_and_outputs(
     bucket = request.getfixturevalue(store)
     layout, data = Layout(pa.int64(), NATIVE), rows(30, failed=[2])
     place = f"{bucket}/deep/er/out{ending}"
-    check_sink(place, (), Numbers.FLOAT32)
+    check_sink(place, (), Dtype.FLOAT32)
     system, path = resolve(place)
     sink = open_sink(place, layout, {"embatch.model": "models/x"})
     sink.write(0, pa.array(data[0]), data[1], data[2])
@@ -212,8 +212,8 @@ def _asked(address: str, query: LiteralString, table: str) -> list[tuple[Any, ..
         return connection.execute(sql.SQL(query).format(table=sql.Identifier(table))).fetchall()
 
 
-@pytest.mark.parametrize("numbers", [Numbers.FLOAT32, Numbers.FLOAT16, Numbers.BITS])
-def test_pgvector_holds_blocks(postgres: str, numbers: Numbers) -> None:
+@pytest.mark.parametrize("numbers", [Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BITS])
+def test_pgvector_holds_blocks(postgres: str, numbers: Dtype) -> None:
     """A block again changes nothing; rows of a longer earlier run go; neighbours are found."""
     table = f"texts_{numbers.value}"
     address = f"{postgres}{'&' if '?' in postgres else '?'}table={table}"
@@ -240,10 +240,10 @@ def test_pgvector_holds_blocks(postgres: str, numbers: Numbers) -> None:
     assert [row[-1] for row in found] == data[2][:30]
     assert found[3][2] is found[3][3] is None
     assert all(row[2] is not None and row[3] is not None for at, row in enumerate(found) if at != 3)
-    if numbers is Numbers.FLOAT32:
+    if numbers is Dtype.FLOAT32:
         values = np.array(orjson.loads(found[5][2]), np.float32)
         assert np.array_equal(values, truncate(data[1], 8)[5])
-    if numbers is not Numbers.BITS:
+    if numbers is not Dtype.BITS:
         nearest = _asked(
             postgres,
             "SELECT row FROM {table} WHERE embedding_16 IS NOT NULL"
@@ -256,7 +256,7 @@ def test_pgvector_holds_blocks(postgres: str, numbers: Numbers) -> None:
 def test_pgvector_holds_bits_of_any_dimensions(postgres: str) -> None:
     """Also two numbers of them that take as many bytes, and one that fills no byte."""
     address = f"{postgres}{'&' if '?' in postgres else '?'}table=odd"
-    layout, data = Layout(pa.int64(), NATIVE, (17, 24), Numbers.BITS), rows(5)
+    layout, data = Layout(pa.int64(), NATIVE, (17, 24), Dtype.BITS), rows(5)
     check_sink(address, layout.dimensions, layout.numbers)
     write(address, layout, data)
     found = _asked(postgres, "SELECT embedding_17::text, embedding_24::text FROM {table} ORDER BY row", "odd")
@@ -267,11 +267,11 @@ def test_pgvector_holds_bits_of_any_dimensions(postgres: str) -> None:
 def test_pgvector_refuses_what_it_cannot_hold(postgres: str) -> None:
     """Before anything is spent, and no password ever stands in an error."""
     with pytest.raises(InvalidArgument, match="int8"):
-        check_sink(f"{postgres}&table=t", (), Numbers.INT8)
+        check_sink(f"{postgres}&table=t", (), Dtype.INT8)
     with pytest.raises(InvalidArgument, match="name the table"):
-        check_sink(postgres, (), Numbers.FLOAT32)
+        check_sink(postgres, (), Dtype.FLOAT32)
     with pytest.raises(InvalidArgument) as error:
-        check_sink("postgresql://user:secret@127.0.0.1:1/db?table=t", (), Numbers.FLOAT32)
+        check_sink("postgresql://user:secret@127.0.0.1:1/db?table=t", (), Dtype.FLOAT32)
     assert "secret" not in str(error.value)
 
 
@@ -280,7 +280,7 @@ def test_qdrant_holds_points(tmp_path: Path) -> None:
     from qdrant_client import QdrantClient
 
     address = f"qdrant+file://{tmp_path}/store/texts"
-    check_sink(address, (), Numbers.FLOAT32)
+    check_sink(address, (), Dtype.FLOAT32)
     layout, data = Layout(pa.int64(), NATIVE, (8, 16)), rows(20, failed=[3])
     for _ in range(2):
         write(address, layout, data, cuts=[10])
@@ -292,11 +292,11 @@ def test_qdrant_holds_points(tmp_path: Path) -> None:
     finally:
         client.close()
     with pytest.raises(InvalidArgument, match="float16"):
-        check_sink(address, (), Numbers.BITS)
+        check_sink(address, (), Dtype.BITS)
     with pytest.raises(InvalidArgument, match="name the collection"):
-        check_sink("qdrant://localhost", (), Numbers.FLOAT32)
+        check_sink("qdrant://localhost", (), Dtype.FLOAT32)
     with pytest.raises(InvalidArgument, match="cannot be reached"):
-        check_sink("qdrant://127.0.0.1:1/texts", (), Numbers.FLOAT32)
+        check_sink("qdrant://127.0.0.1:1/texts", (), Dtype.FLOAT32)
 
 
 def test_qdrant_keeps_nothing_of_a_longer_earlier_run(
@@ -340,5 +340,5 @@ def test_qdrant_keeps_nothing_of_a_longer_earlier_run(
 def test_a_place_that_cannot_be_is_refused(place: str, match: str) -> None:
     """The flag is named."""
     with pytest.raises(InvalidArgument, match=match) as error:
-        check_sink(place, (), Numbers.FLOAT32)
+        check_sink(place, (), Dtype.FLOAT32)
     assert error.value.field == "--out"

@@ -11,13 +11,13 @@ import pytest
 from serving import serving
 
 from embatch import Batch, Client
-from embatch.display import Display, cost_table
+from embatch.cli.display import Display, cost_table
 from embatch.runs.cost import estimate
-from embatch.runs.options import Conduct, Wish
+from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.prices import DEFAULT
+from embatch.runs.progress import RunProgress
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
-from embatch.runs.standing import Standing
 from embatch.states import State
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ WARMING = ((1.0, 10), (5.0, 200), (9.0, 400), (16.0, 700), (32.0, 1_600))
 """Seconds and tokens of an engine that has only begun: some hundredths of a percent."""
 
 
-def shown(capsys: pytest.CaptureFixture[str], *polls: tuple[float, Standing]) -> list[str]:
+def shown(capsys: pytest.CaptureFixture[str], *polls: tuple[float, RunProgress]) -> list[str]:
     """Return the lines that polls at these seconds show."""
     now = 0.0
     display = Display(lambda: now)
@@ -45,12 +45,12 @@ def test_a_rate_is_of_this_call(capsys: pytest.CaptureFixture[str]) -> None:
     earlier = (20_000, 1_300_000)
     lines = shown(
         capsys,
-        (1.0, Standing(20_000, None, 1_300_000, None, 0, WORKING, *earlier)),
-        (2.0, Standing(20_100, None, 1_306_500, None, 0, WORKING, *earlier)),
-        (6.0, Standing(20_900, None, 1_358_500, None, 0, WORKING, *earlier)),  # by rows
-        (12.0, Standing(22_100, 40_000, 1_436_500, 2_600_000, 0, WORKING, *earlier)),  # by tokens
+        (1.0, RunProgress(20_000, None, 1_300_000, None, 0, WORKING, *earlier)),
+        (2.0, RunProgress(20_100, None, 1_306_500, None, 0, WORKING, *earlier)),
+        (6.0, RunProgress(20_900, None, 1_358_500, None, 0, WORKING, *earlier)),  # by rows
+        (12.0, RunProgress(22_100, 40_000, 1_436_500, 2_600_000, 0, WORKING, *earlier)),  # by tokens
         # A batch that the service had finished comes in at once.
-        (13.0, Standing(32_300, 40_000, 2_099_500, 2_600_000, 0, ENDED, 30_000, 1_950_000)),
+        (13.0, RunProgress(32_300, 40_000, 2_099_500, 2_600_000, 0, ENDED, 30_000, 1_950_000)),
     )
     assert [line.split(", ")[2] for line in lines] == ["200 rows/s", "13,000 tokens/s", "13,000 tokens/s"]
     assert lines[1].endswith("1 min 30 s left")
@@ -58,13 +58,13 @@ def test_a_rate_is_of_this_call(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_where_nothing_is_worked_no_rate_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """All had been done before."""
-    lines = shown(capsys, (9.0, Standing(60, 60, 700, 700, 1, ENDED, 60, 700)))
+    lines = shown(capsys, (9.0, RunProgress(60, 60, 700, 700, 1, ENDED, 60, 700)))
     assert lines == ["COMPLETED 60/60, 1 failed"]
 
 
 def test_nothing_is_estimated_before_enough_was_seen(capsys: pytest.CaptureFixture[str]) -> None:
     """Not in the first seconds, nor from a small part of the whole for half a minute."""
-    polls = [(at, Standing(0, 40_000, tokens, 1_000_000, 0, WORKING)) for at, tokens in WARMING]
+    polls = [(at, RunProgress(0, 40_000, tokens, 1_000_000, 0, WORKING)) for at, tokens in WARMING]
     lines = shown(capsys, *polls)
     assert [line.endswith(" left") for line in lines] == [False, False, True]
     lines = shown(capsys, *((at, replace(one, tokens=100 * one.tokens)) for at, one in polls))
@@ -75,8 +75,8 @@ def test_an_end_is_shown_once_and_whole(capsys: pytest.CaptureFixture[str]) -> N
     """When its rows are committed, and not when the service is done with it."""
     lines = shown(
         capsys,
-        (1.0, Standing(90, 100, 500, 500, 0, ENDED, settled=False)),
-        (1.1, Standing(100, 100, 500, 500, 10, ENDED)),
+        (1.0, RunProgress(90, 100, 500, 500, 0, ENDED, settled=False)),
+        (1.1, RunProgress(100, 100, 500, 500, 10, ENDED)),
     )
     assert lines == ["COMPLETED 100/100, 10 failed"]
 
@@ -85,14 +85,14 @@ def test_every_row_is_counted(client: Client, tmp_path: Path) -> None:
     """Duplicates, rows that cannot be read and failed ones too; nothing jumps back, the end is the whole."""
     texts = [*(f"{tmp_path.name} {number % 7}" for number in range(30)), "", "", None, None, "last"]
     pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
-    seen: list[Standing] = []
-    conduct = Conduct(tmp_path / "data", block_rows=12)
+    seen: list[RunProgress] = []
+    options = RunOptions(tmp_path / "data", block_rows=12)
     source, out = open_source(tmp_path / "in.parquet", None, None), str(tmp_path / "out.jsonl")
 
-    def show(standing: Standing) -> None:
+    def show(standing: RunProgress) -> None:
         seen.append(standing)
 
-    embed_dataset(client, source, out, Wish(), conduct, show)
+    embed_dataset(client, source, out, EmbedOptions(), options, show)
     rows = [one.rows for one in seen]
     assert rows == sorted(rows)
     assert [one.rows for one in seen if one.batch.done and not one.settled] == [12, 24, 35]

@@ -15,18 +15,18 @@ import pytest
 from serving import serving
 
 from embatch import Client, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from embatch.numbers import Numbers
-from embatch.runs import places
-from embatch.runs.options import Conduct, Wish
+from embatch.dtypes import Dtype
+from embatch.runs import locations
+from embatch.runs.options import EmbedOptions, RunOptions
+from embatch.runs.progress import RunProgress
 from embatch.runs.run import embed_dataset
 from embatch.runs.sinks import check_sink
 from embatch.runs.sources import open_source
-from embatch.runs.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from embatch.runs.standing import Summary
+    from embatch.runs.progress import Summary
 
 BLOCK = 25
 ROW_BYTES = 4 * 64
@@ -59,13 +59,13 @@ def run(client: Client, source: Path, out: Path, **more: object) -> Summary:
     """Embed a file; `id_`, `model` and `seen` are what they say, the rest is conduct."""
     id_: str | None = more.pop("id_", "id")  # type: ignore[assignment]
     model: str | None = more.pop("model", None)  # type: ignore[assignment]
-    seen: Callable[[Standing], object] = more.pop("seen", lambda _: None)  # type: ignore[assignment]
-    conduct = Conduct(out.parent / "data", **{"block_rows": BLOCK, **more})  # type: ignore[arg-type]
+    seen: Callable[[RunProgress], object] = more.pop("seen", lambda _: None)  # type: ignore[assignment]
+    options = RunOptions(out.parent / "data", **{"block_rows": BLOCK, **more})  # type: ignore[arg-type]
 
-    def show(standing: Standing) -> None:
+    def show(standing: RunProgress) -> None:
         seen(standing)
 
-    return embed_dataset(client, open_source(source, None, id_), str(out), Wish(model), conduct, show)
+    return embed_dataset(client, open_source(source, None, id_), str(out), EmbedOptions(model), options, show)
 
 
 # the disk
@@ -141,12 +141,12 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
     def lost(_: str) -> None:
         raise OSError("When resolving region for bucket 'bucket': could not connect")
 
-    monkeypatch.setattr(places, "_from_uri", lost)
+    monkeypatch.setattr(locations, "_from_uri", lost)
     with pytest.raises(Unavailable, match=r"s3://bucket/in\.jsonl cannot be reached: When") as error:
         open_source("s3://bucket/in.jsonl", None, None)
     assert error.value.field == "IN"
     with pytest.raises(Unavailable, match=r"s3://bucket/out\.parquet cannot be reached") as error:
-        check_sink("s3://bucket/out.parquet", (), Numbers.FLOAT32)
+        check_sink("s3://bucket/out.parquet", (), Dtype.FLOAT32)
     assert error.value.field == "--out"
 
 
@@ -154,7 +154,7 @@ def test_names_that_are_not_utf_8_are_refused(tmp_path: Path, monkeypatch: pytes
     """Of an output, of a folder above it, and of columns; other columns may be called as they like."""
     for place in ("out\udcff.parquet", f"{tmp_path}/\udcff/out.parquet"):
         with pytest.raises(InvalidArgument, match="is not UTF-8: give it another one") as error:
-            check_sink(place, (), Numbers.FLOAT32)
+            check_sink(place, (), Dtype.FLOAT32)
         assert error.value.field == "--out"
     monkeypatch.chdir(tmp_path)
     Path("latin.csv").write_bytes("t\xe4xt,k\xe4y,text\na,b,c\n".encode("latin-1"))
@@ -283,9 +283,9 @@ def test_what_was_done_before_is_told_apart(
     client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rates are of one call: what was committed and what the service had finished stand by themselves."""
-    out, seen = tmp_path / "out.parquet", list[Standing]()
+    out, seen = tmp_path / "out.parquet", list[RunProgress]()
 
-    def stop(standing: Standing) -> None:
+    def stop(standing: RunProgress) -> None:
         if standing.rows > BLOCK:
             raise KeyboardInterrupt
 

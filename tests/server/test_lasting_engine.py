@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from embatch.engine.models import serve_model
-from embatch.pool import LocalPool
+from embatch.pool.local import LocalPool
+from embatch.service.cutting import ShardCutter
 from embatch.settings import Settings
-from embatch.shard import RequestRow, ShardCutter
+from embatch.shard import RequestRow
 
 
 def test_an_engine_outlives_the_thread_that_started_it() -> None:

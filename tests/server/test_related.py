@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.api.related import RelatedReader, boundary_of
+from embatch.api.multipart import RelatedReader, boundary_of
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:

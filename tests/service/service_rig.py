@@ -23,9 +23,9 @@ from service_world import Clock
 from embatch.backoff import Backoff
 from embatch.engine import hashing
 from embatch.engine.models import Catalog, ServedModel
-from embatch.engine.protocol import EngineSpec, Shape
-from embatch.pool import LocalPool, Referenced
-from embatch.pool.embedding import computed_by
+from embatch.engine.protocol import EngineSpec, Shape, computed_by
+from embatch.pool.local import LocalPool
+from embatch.pool.protocol import Referenced
 from embatch.service.application import Service
 from embatch.settings import Settings
 from embatch.shard import COMPUTED_BY, Done, RequestRow, results_schema
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.engine.protocol import Description
     from embatch.errors import EngineTrouble
-    from embatch.pool import EngineStatus
+    from embatch.pool.protocol import EngineStatus
     from embatch.store.records import BatchRecord, Claim, Committed, PayloadShard, ResultShard
 
 DIMENSIONS = 8

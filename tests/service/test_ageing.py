@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from service_rig import Rig, large, rows
 from service_world import Clock
 
-from embatch.ageing import AgeClock, since_boot
 from embatch.errors import NotFound, PermissionDenied
-from embatch.intake import Draft
+from embatch.service.intake import Draft
+from embatch.service.sweeps import AgeClock, since_boot
 from embatch.states import State
 
 pytest_plugins = ("rig_fixture",)
@@ -79,7 +79,7 @@ def test_final_batches_are_deleted_after_their_time(rig: Rig) -> None:
 @pytest.fixture
 def swept_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a service that is made afterwards: it sweeps when it is told to and not meanwhile."""
-    monkeypatch.setattr("embatch.ageing.SWEEP_SECONDS", 3600.0)
+    monkeypatch.setattr("embatch.service.sweeps.SWEEP_SECONDS", 3600.0)
 
 
 def test_more_batches_than_one_sweep_takes_go_by_and_by(swept_by_hand: None, rig: Rig) -> None:
@@ -265,7 +265,7 @@ def test_the_time_since_the_machine_was_switched_on_only_grows() -> None:
 
 def test_sweeps_are_done_unasked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds while the service runs."""
-    monkeypatch.setattr("embatch.ageing.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("embatch.service.sweeps.SWEEP_SECONDS", 0.01)
     rig.restart()
     rig.pool.gated = True
     name = rig.service.submit_inline(Draft(), rows(3)).name

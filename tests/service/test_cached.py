@@ -9,9 +9,9 @@ import pytest
 from service_rig import Rig
 
 from embatch.engine.models import Catalog, serve_model
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.settings import Settings
-from embatch.shard import FROZEN, RequestRow, frozen
+from embatch.shard import PRECOMPUTED, RequestRow, precomputed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,8 +76,8 @@ def test_what_a_shard_was_given_stays_in_it(local: Rig) -> None:
     second = local.service.submit_inline(Draft(run="second"), [RequestRow(text) for text in TEXTS])
     (shard,) = local.store.shards(second.name.removeprefix("batches/"))
     payload = local.blobs.read(shard.payload.path, shard.payload.digest)
-    assert frozen(payload).all()
-    assert set(FROZEN) <= set(payload.schema.names)
+    assert precomputed(payload).all()
+    assert set(PRECOMPUTED) <= set(payload.schema.names)
 
 
 def test_other_numerics_never_hit(local: Rig, tmp_path: Path) -> None:

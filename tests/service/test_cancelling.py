@@ -11,7 +11,7 @@ import pytest
 from service_rig import Rig, large, rows, together, vector
 
 from embatch.errors import FailedPrecondition, NotFound
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.shard import RequestRow
 from embatch.states import State
 

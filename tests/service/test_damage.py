@@ -13,8 +13,8 @@ from service_rig import QUICK, Rig, large, rows, vector
 from service_world import unreadable
 
 from embatch.errors import DataLoss, NotFound, Unavailable
-from embatch.intake import Draft
 from embatch.service.input_file import CheckedFile
+from embatch.service.intake import Draft
 from embatch.shard import RequestRow
 from embatch.states import State
 
@@ -110,7 +110,7 @@ def test_a_payload_that_cannot_be_opened_just_now_is_not_lost(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many open files, say: however often it is tried, nothing is given up, and no claim counts."""
-    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
     refused = unreadable(monkeypatch, "payload", 20)
     name = rig.service.submit_inline(Draft(), rows(3)).name
     assert rig.done(name).batch_stats.successful_request_count == 3
@@ -131,7 +131,7 @@ def test_a_disk_that_cannot_be_read_is_asked_ever_more_seldom_and_told_of_once(
         waited.append(failures)
         return 0.001
 
-    monkeypatch.setattr("embatch.dispatcher._patience", patience)
+    monkeypatch.setattr("embatch.service.dispatcher._patience", patience)
     refused = unreadable(monkeypatch, "payload", 10**6)
     name = rig.service.submit_inline(Draft(), rows(3)).name
     rig.until(lambda: len(refused) >= 12)

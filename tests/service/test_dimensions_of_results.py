@@ -10,8 +10,8 @@ import pytest
 from service_rig import MODEL, Rig, large
 
 from embatch.engine.models import Catalog
-from embatch.intake import Draft
-from embatch.wire.columns import results_stream
+from embatch.service.intake import Draft
+from embatch.wire.arrow.write_results import results_stream
 
 pytest_plugins = ("rig_fixture",)
 

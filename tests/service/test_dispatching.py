@@ -13,8 +13,8 @@ from service_rig import DIMENSIONS, MODEL, OTHER, QUICK, Rig, large, rows, toget
 from embatch.engine.models import Catalog
 from embatch.engine.protocol import EndpointTrouble
 from embatch.errors import EngineTrouble, Unavailable
-from embatch.intake import Draft
-from embatch.pool import LocalPool
+from embatch.pool.local import LocalPool
+from embatch.service.intake import Draft
 from embatch.shard import results_schema
 from embatch.states import State
 
@@ -278,7 +278,7 @@ def test_a_bug_in_the_pool_harms_neither_slot_nor_batch(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The shard is given back and tried again; the log says where it happened, and never the text."""
-    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
     rig.pool.troubles += [ZeroDivisionError("secret text")] * 2
     name = rig.service.submit_inline(Draft(), rows(3)).name
     assert rig.done(name).batch_stats.successful_request_count == 3
@@ -288,7 +288,7 @@ def test_a_bug_in_the_pool_harms_neither_slot_nor_batch(
 
 def test_a_commit_that_the_disk_refuses_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file goes at once, for the disk is full, and the next attempt has a file of its own."""
-    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
     tries: list[int] = []
 
     def refuse() -> None:
@@ -304,7 +304,7 @@ def test_a_commit_that_the_disk_refuses_is_tried_again(rig: Rig, monkeypatch: py
 
 def test_a_pool_that_loses_requests_is_not_believed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database refuses a shard whose counts do not add up; the batch goes on once the pool is right."""
-    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
     right = rig.pool.embed
     wrong: list[int] = []
 

@@ -11,10 +11,10 @@ from service_rig import QUICK, Rig, rows
 from embatch.backoff import SUBMIT
 from embatch.batch import WAITS
 from embatch.errors import Unavailable
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.settings import Settings
 from embatch.states import State
-from embatch.store.trouble import storage_full, storage_low
+from embatch.store.faults import storage_full, storage_low
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def test_results_without_room_wait_and_say_so_until_there_is_some(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a note of the batch and in health, which is not ready: what is submitted now would wait, too."""
-    monkeypatch.setattr("embatch.dispatcher._AGAIN", QUICK)
+    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
     full = True
 
     def refuse(path: str) -> None:

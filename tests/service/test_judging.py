@@ -12,9 +12,10 @@ from service_rig import DIMENSIONS, MODEL, tree
 
 from embatch.batch import TaskType
 from embatch.errors import Code, EmbatchError, InvalidArgument, Reason, RequestError
-from embatch.intake import METADATA_BYTES, Draft, Judge, ShardWriter, refuse
+from embatch.service.cutting import ShardCutter
+from embatch.service.intake import METADATA_BYTES, Draft, RequestValidator, ShardWriter, refuse
 from embatch.settings import Settings
-from embatch.shard import RequestRow, ShardCutter
+from embatch.shard import RequestRow
 from embatch.store.blobs import Blobs
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ GOOD = [
 @pytest.mark.parametrize(("row", "reason"), FAULTS)
 def test_a_fault_of_content_fails_the_request_and_says_why(row: RequestRow, reason: Reason) -> None:
     """Each kind has its reason, the text is not kept, and the message does not repeat it."""
-    judged = Judge(MODEL, SETTINGS).judge(row)
+    judged = RequestValidator(MODEL, SETTINGS).judge(row)
     assert judged.text is None
     assert judged.fault is not None
     assert (judged.fault.code, judged.fault.reason) == (Code.INVALID_ARGUMENT, reason)
@@ -74,13 +75,13 @@ def test_a_fault_of_content_fails_the_request_and_says_why(row: RequestRow, reas
 @pytest.mark.parametrize("row", GOOD)
 def test_a_good_request_is_left_as_it_is(row: RequestRow) -> None:
     """At every limit, and with every option."""
-    assert Judge(MODEL, SETTINGS).judge(row) == row
+    assert RequestValidator(MODEL, SETTINGS).judge(row) == row
 
 
 def test_the_first_request_with_a_key_has_it() -> None:
     """Later ones are faulty, whatever the first one is; requests without a key are many."""
     fault = RequestError(Code.INVALID_ARGUMENT, Reason.BAD_LINE, "line 1 is not JSON")
-    judge = Judge(MODEL, SETTINGS)
+    judge = RequestValidator(MODEL, SETTINGS)
     given = [
         RequestRow("1", key="a"),
         RequestRow("2", key="a"),
@@ -112,7 +113,7 @@ ROWS = st.builds(
 @given(st.lists(ROWS, max_size=20))
 def test_whatever_comes_in_can_be_stored(rows: list[RequestRow]) -> None:
     """Every row stays in its place, has either a text or a fault, and no two good ones share a key."""
-    judge, cutter = Judge(MODEL, SETTINGS), ShardCutter(1 << 30, 1 << 30)
+    judge, cutter = RequestValidator(MODEL, SETTINGS), ShardCutter(1 << 30, 1 << 30)
     judged = [judge.judge(row) for row in rows]
     for row in judged:
         assert cutter.add(row) is None
@@ -134,7 +135,7 @@ def test_judging_depends_on_the_rows_alone(rows: list[RequestRow]) -> None:
     """A file planned anew gives the same requests, faults included."""
 
     def judged() -> list[RequestRow]:
-        judge = Judge(MODEL, SETTINGS)
+        judge = RequestValidator(MODEL, SETTINGS)
         return [judge.judge(row) for row in rows]
 
     assert judged() == judged()
@@ -142,7 +143,7 @@ def test_judging_depends_on_the_rows_alone(rows: list[RequestRow]) -> None:
 
 def written(folder: Path, rows: list[RequestRow]) -> tuple[list[int], tuple[str, ...]]:
     """Write the shards of some requests; return what each asks for, and the notes."""
-    writer = ShardWriter(Blobs(folder), "b", Judge(MODEL, SETTINGS))
+    writer = ShardWriter(Blobs(folder), "b", RequestValidator(MODEL, SETTINGS))
     writer._cutter.limit_requests = 2
     return [shard.dimensions for shard in writer.shards(rows)], writer.notes()
 
@@ -171,7 +172,7 @@ def test_shards_are_the_same_files_whenever_they_are_written(tmp_path: Path) -> 
 def test_notes_say_what_a_user_should_know(tmp_path: Path) -> None:
     """A task type without a prompt and fewer dimensions have a note each; nothing else has."""
     prompted = replace(MODEL, prompts={"CLUSTERING": "cluster: "})
-    writer = ShardWriter(Blobs(tmp_path), "b", Judge(prompted, SETTINGS))
+    writer = ShardWriter(Blobs(tmp_path), "b", RequestValidator(prompted, SETTINGS))
     rows = [
         RequestRow("a", task_type="CLUSTERING"),
         RequestRow("b", task_type="CLASSIFICATION", dimensions=4),
@@ -187,7 +188,7 @@ def test_notes_say_what_a_user_should_know(tmp_path: Path) -> None:
 def test_a_note_says_that_the_default_prompt_stands_before_texts(tmp_path: Path) -> None:
     """They are not embedded as they are then."""
     prompted = replace(MODEL, prompts={"CLUSTERING": "cluster: ", "": "text: "})
-    writer = ShardWriter(Blobs(tmp_path), "b", Judge(prompted, SETTINGS))
+    writer = ShardWriter(Blobs(tmp_path), "b", RequestValidator(prompted, SETTINGS))
     writer.judge.judge(RequestRow("a", task_type="CLASSIFICATION"))
     assert writer.notes() == ("test has no prompt for CLASSIFICATION: its texts get its default prompt",)
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from service_rig import DIMENSIONS, MODEL, Rig
 
 from embatch.batch import TaskType
-from embatch.intake import Draft, Judge, ShardWriter
+from embatch.service.cutting import ShardCutter
+from embatch.service.intake import Draft, RequestValidator, ShardWriter
 from embatch.settings import Settings
-from embatch.shard import GIVEN, RequestRow, ShardCutter
+from embatch.shard import GIVEN, RequestRow
 from embatch.states import State
 from embatch.store.blobs import Blobs
-from embatch.wire.columns import MEDIA_TYPE
+from embatch.wire.arrow import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def columns(rows: list[RequestRow]) -> pa.RecordBatch:
 
 def writer(folder: Path) -> ShardWriter:
     """Return a writer of small shards."""
-    made = ShardWriter(Blobs(folder), "b", Judge(MODEL, SETTINGS))
+    made = ShardWriter(Blobs(folder), "b", RequestValidator(MODEL, SETTINGS))
     made._cutter = ShardCutter(limit_bytes=400, limit_requests=5)
     return made
 
@@ -150,5 +151,5 @@ def arrow(batch: pa.RecordBatch, **options: Any) -> bytes:
 def test_a_batch_passes_only_if_each_request_does(row: RequestRow, *, passes: bool) -> None:
     """One odd request among sound ones, and nothing is taken by columns."""
     sound = RequestRow("b", task_type=TaskType.RETRIEVAL_DOCUMENT)
-    assert Judge(MODEL, SETTINGS).passes(columns([sound, row, sound])) is passes
-    assert not Judge(MODEL, SETTINGS).passes(columns([]))
+    assert RequestValidator(MODEL, SETTINGS).passes(columns([sound, row, sound])) is passes
+    assert not RequestValidator(MODEL, SETTINGS).passes(columns([]))

@@ -12,7 +12,7 @@ from growth import MOST, ratio, seconds
 from service_rig import Rig, rows
 
 from embatch.errors import InvalidArgument
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.service.views import after
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ from sqlalchemy import update
 
 from embatch.engine import hashing
 from embatch.engine.models import Catalog
+from embatch.engine.protocol import computed_by
 from embatch.errors import Code, EngineTrouble, Reason, RequestError
-from embatch.intake import Draft
-from embatch.pool import LocalPool
-from embatch.pool.embedding import computed_by
+from embatch.pool.local import LocalPool
 from embatch.pool.work import ShardWork
+from embatch.service.cutting import ShardCutter
+from embatch.service.intake import Draft
 from embatch.settings import Settings
-from embatch.shard import COMPUTED_BY, RequestRow, ShardCutter, freeze, said_of
+from embatch.shard import COMPUTED_BY, RequestRow, said_of, with_precomputed
 from embatch.states import State
 from embatch.store.schema import BATCH
 
@@ -98,7 +99,7 @@ def test_frozen_vectors_of_another_model_are_computed_anew() -> None:
         requests = cutter.rest()
         assert requests is not None
         kept = np.full((1, DIMENSIONS), 0.5, np.float32)
-        given = freeze(requests, np.array([True]), kept, np.array([1], np.int32), np.array([False]))
+        given = with_precomputed(requests, np.array([True]), kept, np.array([1], np.int32), np.array([False]))
         about = computed_by(pool.describe(MODEL))
         for said, expected in ((about, kept[0].tolist()), ("something else", vector("text"))):
             shard = given.replace_schema_metadata({COMPUTED_BY: said.encode()})

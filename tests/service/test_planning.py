@@ -14,7 +14,7 @@ from service_rig import MODEL, OTHER, QUICK, Rig, tree, vector
 
 from embatch.engine.models import Catalog
 from embatch.errors import AlreadyExists, FailedPrecondition, PermissionDenied, Unavailable
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.settings import Settings
 from embatch.states import State
 

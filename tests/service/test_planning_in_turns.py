@@ -13,8 +13,8 @@ import pytest
 from service_rig import MODEL, OTHER, Rig, together
 
 from embatch.engine.models import Catalog
-from embatch.intake import Draft
 from embatch.service.input_file import Turns
+from embatch.service.intake import Draft
 from embatch.service.planner import FILES
 from embatch.settings import Settings
 from embatch.states import State

@@ -18,7 +18,7 @@ from embatch.errors import (
     Reason,
     Unavailable,
 )
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.settings import Settings
 from embatch.shard import RequestRow
 from embatch.states import State

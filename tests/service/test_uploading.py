@@ -21,19 +21,19 @@ from embatch.errors import (
     TooLarge,
     Unavailable,
 )
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.service.planner import Planner
 from embatch.settings import Settings
 from embatch.states import State
+from embatch.store.faults import storage_full
 from embatch.store.records import UploadRecord
-from embatch.store.trouble import storage_full
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from embatch.store.records import FileRecord
+    from embatch.batch import FileRecord
 
 pytest_plugins = ("rig_fixture",)
 

@@ -8,7 +8,7 @@ import pytest
 from service_rig import rows
 
 from embatch.batch import WAITS
-from embatch.intake import Draft
+from embatch.service.intake import Draft
 from embatch.states import State
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from embatch.batch import FileRecord
 from embatch.store.records import (
     BatchRecord,
     Claim,
     Committed,
-    FileRecord,
     NewBatch,
     PayloadShard,
     ResultShard,

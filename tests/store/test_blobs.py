@@ -14,7 +14,8 @@ import pytest
 
 from embatch import durable
 from embatch.errors import DataLoss, Unavailable
-from embatch.shard import REQUESTS, RequestRow, ShardCutter, results_schema
+from embatch.service.cutting import ShardCutter
+from embatch.shard import REQUESTS, RequestRow, results_schema
 from embatch.store import blobs as blobs_module
 from embatch.store.blobs import Blobs
 

@@ -14,14 +14,15 @@ import pytest
 from growth import MOST, growth
 
 from embatch import jsontext
-from embatch.api.descriptions import announced
 from embatch.api.limits import Bounds, judge_head
-from embatch.api.related import RelatedReader, boundary_of
+from embatch.api.multipart import RelatedReader, boundary_of
 from embatch.errors import InvalidArgument
 from embatch.service.views import after
 from embatch.settings import Settings
 from embatch.shard import rows_of
-from embatch.wire import columns, inputs, lines
+from embatch.wire.arrow.read_requests import read_batches
+from embatch.wire.gemini import read_jsonl, read_requests
+from embatch.wire.gemini.files import announced
 from embatch.wire.gemini.read_json import load
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def same(_: str) -> bool:
 
 def create(body: bytes) -> object:
     """Read a submit."""
-    return inputs.create(body, "m", same, most=100_000)
+    return read_requests.create(body, "m", same, most=100_000)
 
 
 def listed(head: bytes, element: bytes, tail: bytes) -> Callable[[int], bytes]:
@@ -60,7 +61,7 @@ def keys(size: int, last: bytes = b"") -> bytes:
 
 def of_lines(content: bytes) -> object:
     """Read an input file of lines."""
-    return list(lines.read_rows(io.BytesIO(content), ROOM, same))
+    return list(read_jsonl.read_rows(io.BytesIO(content), ROOM, same))
 
 
 def split(content: bytes) -> object:
@@ -70,7 +71,7 @@ def split(content: bytes) -> object:
 
 def of_columns(content: bytes) -> object:
     """Read an input file of columns."""
-    pieces = columns.read_batches(io.BytesIO(content), 1 << 20)
+    pieces = read_batches(io.BytesIO(content), 1 << 20)
     return [row for piece in pieces for row in rows_of(piece)]
 
 
@@ -148,15 +149,18 @@ CASES: dict[str, tuple[Callable[[int], Any], Callable[[Any], object]]] = {
     "many lists": (listed(b'{"batch":{"a":{"b":{"c":[[', b"1],[1", b"]]}}}}"), create),
     "interactive requests": (
         listed(b'{"requests":[', b'{"content":{"parts":[{"text":"a"}]}}', b"]}"),
-        lambda body: inputs.embed_many(body, same, 1 << 30),
+        lambda body: read_requests.embed_many(body, same, 1 << 30),
     ),
     "contents": (
         listed(b'{"contents":[', b'{"parts":[{"text":"a"}]}', b"]}"),
-        lambda body: inputs.count_tokens(body, 1 << 30),
+        lambda body: read_requests.count_tokens(body, 1 << 30),
     ),
-    "a mask of commas": (lambda n: "," * n, lambda mask: inputs.update(b"{}", mask)),
-    "a mask of underlines": (lambda n: "display" + "_" * n, lambda mask: inputs.update(b"{}", mask)),
-    "a mask of names": (lambda n: "priority,display_name," * (n // 22), lambda m: inputs.update(b"{}", m)),
+    "a mask of commas": (lambda n: "," * n, lambda mask: read_requests.update(b"{}", mask)),
+    "a mask of underlines": (lambda n: "display" + "_" * n, lambda mask: read_requests.update(b"{}", mask)),
+    "a mask of names": (
+        lambda n: "priority,display_name," * (n // 22),
+        lambda mask: read_requests.update(b"{}", mask),
+    ),
     "digits": (lambda n: b'{"a":[' + b"1" * n, jsontext.loads),
     "long integers": (listed(b'{"a":[', b"1" * 25, b"]}"), jsontext.loads),
     "a long integer and blanks": (lambda n: b'{"a":"[' + b"1" * 25 + b" " * n + b'x"}', jsontext.loads),

@@ -18,7 +18,10 @@ from embatch import jsontext
 from embatch.batch import Request
 from embatch.errors import InvalidArgument
 from embatch.shard import RequestRow
-from embatch.wire import answers, bodies, columns, inputs, lines, outputs, stream
+from embatch.wire.arrow import read_results, write_results
+from embatch.wire.arrow.read_requests import read_batches
+from embatch.wire.arrow.write_requests import StreamWriter
+from embatch.wire.gemini import read_jsonl, read_requests, read_responses, write_requests, write_responses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +80,8 @@ def _same(_: str) -> bool:
 
 def test_metadata_of_a_body_keeps_its_digits() -> None:
     """From the client's body to the row of the service."""
-    body = bodies.create_body("m", "d", 0, [Request("a", metadata=BIG), Request("b")])
-    rows = inputs.create(body, "m", _same).rows
+    body = write_requests.create_body("m", "d", 0, [Request("a", metadata=BIG), Request("b")])
+    rows = read_requests.create(body, "m", _same).rows
     assert rows is not None
     assert json.loads(rows[0].metadata or "") == BIG
 
@@ -88,14 +91,14 @@ def test_metadata_and_keys_of_lines_keep_their_digits() -> None:
     line = json.dumps(
         {"key": 10**20 + 1, "metadata": BIG, "request": {"content": {"parts": [{"text": "a"}]}}}
     )
-    (row,) = lines.read_rows(io.BytesIO(line.encode()), 1 << 20, _same)
+    (row,) = read_jsonl.read_rows(io.BytesIO(line.encode()), 1 << 20, _same)
     assert (row.key, json.loads(row.metadata or "")) == (str(10**20 + 1), BIG)
 
 
 def test_an_integer_that_no_field_takes_is_refused_by_name() -> None:
     """As before, whatever its length."""
     with pytest.raises(InvalidArgument) as refused:
-        inputs.embed(
+        read_requests.embed(
             b'{"content":{"parts":[{"text":"a"}]},"outputDimensionality":100000000000000000001}', _same
         )
     assert refused.value.field == "outputDimensionality"
@@ -128,7 +131,7 @@ def test_metadata_of_most_levels_is_taken_on_every_way(inner: str, *, lists: boo
     value = json.loads(text)
     assert jsontext.is_object(text)
     assert jsontext.dumps(value) == text.encode()
-    bodies.refuse_unsayable(Request("a", metadata=value), "requests[0]")
+    write_requests.refuse_unsayable(Request("a", metadata=value), "requests[0]")
     (row,) = _lines(text)
     assert (row.fault, row.metadata) == (None, text)
     message = f'{{"response":{{"embedding":{{"values":[1]}}}},"metadata":{text}}}'
@@ -150,7 +153,7 @@ def test_deeper_metadata_is_taken_on_none(levels: int, inner: str, *, lists: boo
     with pytest.raises(ValueError, match="nests too deeply"):
         jsontext.dumps(value)
     with pytest.raises(InvalidArgument, match=f"requests\\[0\\].metadata .* {jsontext.DEPTH} levels"):
-        bodies.refuse_unsayable(Request("a", metadata=value), "requests[0]")
+        write_requests.refuse_unsayable(Request("a", metadata=value), "requests[0]")
     bad, good = _lines(text, "{}")
     assert bad.fault is not None
     assert (bad.text, good.text, good.metadata) == (None, "text", "{}")
@@ -176,7 +179,7 @@ def _lines(*metadata: str) -> list[RequestRow]:
         f'{{"key":"k{at}","metadata":{one},"request":{{"content":{{"parts":[{{"text":"text"}}]}}}}}}\n'
         for at, one in enumerate(metadata)
     )
-    return list(lines.read_rows(io.BytesIO(content.encode()), 1 << 20, _same))
+    return list(read_jsonl.read_rows(io.BytesIO(content.encode()), 1 << 20, _same))
 
 
 def result() -> pa.RecordBatch:
@@ -198,23 +201,25 @@ def result() -> pa.RecordBatch:
 
 def test_metadata_of_results_keeps_its_digits() -> None:
     """On the line of a file, which is one line; in an operation; in the Arrow stream."""
-    (line,) = outputs.lines(result())
+    (line,) = write_responses.lines(result())
     assert line.count(b"\n") == 1
-    assert answers.parse_line(line).metadata == BIG
-    (item,) = outputs.items(result())
+    assert read_responses.parse_line(line).metadata == BIG
+    (item,) = write_responses.items(result())
     body = b'{"metadata":{"output":{"inlinedResponses":{"inlinedResponses":[' + item + b"]}}}}"
-    (found,) = answers.parse_items(body) or []
+    (found,) = read_responses.parse_items(body) or []
     assert found.metadata == BIG
-    (part,) = stream.read_parts(b"".join(columns.results_stream(iter([result()]), 2, None, "float32")))
+    (part,) = read_results.read_parts(
+        b"".join(write_results.results_stream(iter([result()]), 2, None, "float32"))
+    )
     assert part.metadata == [BIG]
 
 
 def test_a_row_of_the_columns_keeps_its_digits() -> None:
     """The text of the metadata passes as it is."""
     sink = io.BytesIO()
-    writer = bodies.StreamWriter(sink)
+    writer = StreamWriter(sink)
     writer.write([Request("a", metadata=BIG)])
     writer.finish()
-    (piece,) = columns.read_batches(io.BytesIO(sink.getvalue()), 1 << 20)
+    (piece,) = read_batches(io.BytesIO(sink.getvalue()), 1 << 20)
     assert RequestRow(*next(zip(*piece.to_pydict().values(), strict=True))).text == "a"
     assert json.loads(piece.column("metadata")[0].as_py()) == BIG

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from embatch.errors import InvalidArgument, Reason
 from embatch.shard import RequestRow, rows_of
-from embatch.wire import columns, lines
+from embatch.wire.arrow.read_requests import read_batches
+from embatch.wire.gemini import read_jsonl
 from embatch.wire.gemini.read_json import load
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def test_a_line_of_a_gigabyte_fails_alone_in_bounded_memory() -> None:
     stream = io.BufferedReader(_Endless(1 << 30, tail), 1 << 16)
     tracemalloc.start()
     try:
-        rows = list(lines.read_rows(stream, 2 << 20, _same))
+        rows = list(read_jsonl.read_rows(stream, 2 << 20, _same))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -73,7 +74,7 @@ def test_every_text_comes_through(texts: list[str], ending: bytes, last: bool) -
         orjson.dumps({"key": str(at), "request": {"content": {"parts": [{"text": text}]}}})
         for at, text in enumerate(sound)
     ) + (ending if last else b"")
-    rows = list(lines.read_rows(io.BytesIO(content), 1 << 20, _same))
+    rows = list(read_jsonl.read_rows(io.BytesIO(content), 1 << 20, _same))
     assert [row.text for row in rows] == sound
     assert [row.key for row in rows] == [str(at) for at in range(len(sound))]
 
@@ -86,7 +87,7 @@ def _stream(table: pa.Table) -> io.BytesIO:
 
 
 def _rows(table: pa.Table) -> list[RequestRow]:
-    return [row for batch in columns.read_batches(_stream(table), 1 << 20) for row in rows_of(batch)]
+    return [row for batch in read_batches(_stream(table), 1 << 20) for row in rows_of(batch)]
 
 
 GOOD = '{"request":{"content":{"parts":[{"text":"x"}]}}}\n'
@@ -112,7 +113,7 @@ GOOD = '{"request":{"content":{"parts":[{"text":"x"}]}}}\n'
 def test_a_file_of_another_kind_is_refused_as_what_it_is(content: bytes, kind: str) -> None:
     """As a whole: its bytes between two line ends are no requests that failed."""
     with pytest.raises(InvalidArgument, match=kind):
-        list(lines.read_rows(io.BytesIO(content), 1000, _same))
+        list(read_jsonl.read_rows(io.BytesIO(content), 1000, _same))
 
 
 @pytest.mark.parametrize("blanks", [1, 100, 300, 4 << 20])
@@ -120,7 +121,7 @@ def test_a_file_of_another_kind_is_refused_as_what_it_is(content: bytes, kind: s
 def test_a_long_line_that_begins_with_blanks_is_no_blank_line(blanks: int, tail: bytes) -> None:
     """It fails for its length, wherever the blocks end; one of blanks alone is left out."""
     line = b" " * blanks + b'{"text":"' + b"x" * 300 + b'"}'
-    found = list(lines.read_rows(io.BytesIO(b"\n" + line + tail), 200, _same))
+    found = list(read_jsonl.read_rows(io.BytesIO(b"\n" + line + tail), 200, _same))
     assert [row.fault and row.fault.reason for row in found] == [Reason.LINE_TOO_LONG]
     assert "line 2 is over 200 bytes" in str(found[0].fault)
 
@@ -128,7 +129,7 @@ def test_a_long_line_that_begins_with_blanks_is_no_blank_line(blanks: int, tail:
 @pytest.mark.parametrize("size", [2_600_000, (3 << 20) - 1, 3 << 20, (3 << 20) + 1])
 def test_a_long_last_line_without_an_end_is_told_of(size: int) -> None:
     """Of two megabytes at most, with a blank at its beginning, and ending where a block does."""
-    found = list(lines.read_rows(io.BytesIO((b" " + b"x" * size)[:size]), 2 << 20, _same))
+    found = list(read_jsonl.read_rows(io.BytesIO((b" " + b"x" * size)[:size]), 2 << 20, _same))
     assert [row.fault and row.fault.reason for row in found] == [Reason.LINE_TOO_LONG]
 
 
@@ -143,7 +144,7 @@ def test_a_long_last_line_without_an_end_is_told_of(size: int) -> None:
 )
 def test_of_two_keys_of_a_line_none_is_dropped_in_silence(line: bytes, expected: Reason | None) -> None:
     """A line goes by one name: where `key` and `custom_id` differ it fails."""
-    (row,) = lines.read_rows(io.BytesIO(line), 200, _same)
+    (row,) = read_jsonl.read_rows(io.BytesIO(line), 200, _same)
     assert (row.fault.reason if row.fault else None) == expected
 
 
@@ -180,7 +181,7 @@ def test_arrow_rows_come_through() -> None:
 def test_arrow_of_another_shape_is_refused(table: pa.Table, match: str) -> None:
     """The message names the column."""
     with pytest.raises(InvalidArgument, match=match):
-        list(columns.read_batches(_stream(table), 1 << 20))
+        list(read_batches(_stream(table), 1 << 20))
 
 
 def test_arrow_with_bad_offsets_is_refused() -> None:
@@ -190,14 +191,14 @@ def test_arrow_with_bad_offsets_is_refused() -> None:
     assert content.count(sound) == 1
     broken = content.replace(sound, np.array([0, 5, 1 << 20], np.int32).tobytes())
     with pytest.raises(InvalidArgument, match="not a readable Arrow stream"):
-        list(columns.read_batches(io.BytesIO(broken), 1 << 20))
+        list(read_batches(io.BytesIO(broken), 1 << 20))
 
 
 @given(st.binary(max_size=300))
 def test_noise_is_refused_by_name(noise: bytes) -> None:
     """Whatever is no Arrow stream is an InvalidArgument, never another error."""
     with pytest.raises(InvalidArgument):
-        list(columns.read_batches(io.BytesIO(noise), 1 << 20))
+        list(read_batches(io.BytesIO(noise), 1 << 20))
 
 
 @given(st.binary(max_size=200))

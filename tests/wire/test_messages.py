@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from embatch.batch import Request
 from embatch.errors import InvalidArgument
 from embatch.shard import rows_of
-from embatch.wire import columns, messages
-from embatch.wire.bodies import StreamWriter
+from embatch.wire.arrow import ipc
+from embatch.wire.arrow.read_requests import read_batches
+from embatch.wire.arrow.write_requests import StreamWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def stream(table: pa.Table, **options: Any) -> bytes:
 
 def read(content: bytes) -> list[pa.RecordBatch]:
     """Return the pieces of a stream."""
-    return list(columns.read_batches(io.BytesIO(content), TEXT_BYTES))
+    return list(read_batches(io.BytesIO(content), TEXT_BYTES))
 
 
 def growth(file: Path) -> tuple[float, str]:
@@ -54,7 +55,7 @@ def growth(file: Path) -> tuple[float, str]:
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
         "    with open(sys.argv[1], 'rb') as file:\n"
-        f"        for piece in columns.read_batches(file, {TEXT_BYTES}):\n"
+        f"        for piece in read_batches(file, {TEXT_BYTES}):\n"
         "            for row in rows_of(piece): print(len(row.text))\n"
         "except InvalidArgument as refused: print(refused)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
@@ -83,14 +84,14 @@ def test_one_huge_request_is_not_made_a_value_of_python(tmp_path: Path) -> None:
         stream(pa.table({"text": ["a" * (100 * MIB) + "😀"]}), compression="zstd")
     )
     grown, said = growth(tmp_path / "huge")
-    assert said == str(messages.PIECE_BYTES + 1)
+    assert said == str(ipc.PIECE_BYTES + 1)
     assert grown < 200
 
 
 def test_a_body_that_is_announced_too_large_is_not_waited_for(tmp_path: Path) -> None:
     """Its length alone is enough, whatever follows."""
     content = stream(WORDS)
-    for size in (messages.BATCH_BYTES + 8, 1 << 40, 1 << 62):
+    for size in (ipc.BATCH_BYTES + 8, 1 << 40, 1 << 62):
         (tmp_path / "lie").write_bytes(announcing(content, size))
         grown, said = growth(tmp_path / "lie")
         assert "write smaller ones" in said
@@ -159,9 +160,9 @@ def test_a_large_record_batch_comes_in_pieces() -> None:
     texts = [f"text {at}" for at in range(20_000)] + ["x" * (3 * MIB)] * 7 + ["y" * (9 * MIB), "z"]
     found = read(stream(pa.table({"text": texts})))
     assert [text for piece in found for text in piece.column("text").to_pylist()] == [
-        text if len(text) <= messages.PIECE_BYTES else "x" * (messages.PIECE_BYTES + 1) for text in texts
+        text if len(text) <= ipc.PIECE_BYTES else "x" * (ipc.PIECE_BYTES + 1) for text in texts
     ]
-    assert all(piece.num_rows == 1 or piece.nbytes <= messages.PIECE_BYTES + MIB for piece in found)
+    assert all(piece.num_rows == 1 or piece.nbytes <= ipc.PIECE_BYTES + MIB for piece in found)
     assert max(piece.num_rows for piece in found) <= 8192
 
 
@@ -174,7 +175,7 @@ def test_the_client_writes_small_record_batches() -> None:
     writer.finish()
     sizes = [batch.nbytes for batch in pa.ipc.open_stream(sink.getvalue())]
     assert len(sizes) == 5
-    assert max(sizes) <= messages.PIECE_BYTES
+    assert max(sizes) <= ipc.PIECE_BYTES
     assert sum(batch.num_rows for batch in read(sink.getvalue())) == 20 + 4096
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import BLOCK_BYTES, MOST_MARKS
-from embatch.wire import inputs
+from embatch.wire.gemini import read_requests
 from embatch.wire.gemini.read_json import DEPTH, Body, load
 
 LARGE = BLOCK_BYTES + 1000
@@ -169,8 +169,8 @@ def test_no_more_requests_are_read_than_can_be_taken() -> None:
     """Twenty megabytes of requests of three bytes would be half a gigabyte of rows."""
     entries = b",".join([b'{"request":{}}'] * 100_000)
     body = b'{"batch":{"inputConfig":{"requests":{"requests":[' + entries + b"]}}}}"
-    assert len(inputs.create(body, "m", same, most=10).rows or ()) == 11
-    assert len(inputs.create(body, "m", same).rows or ()) == 100_000
+    assert len(read_requests.create(body, "m", same, most=10).rows or ()) == 11
+    assert len(read_requests.create(body, "m", same).rows or ()) == 100_000
 
 
 def test_a_mark_is_not_to_be_guessed() -> None:
@@ -197,11 +197,11 @@ def test_a_text_too_long_in_any_spelling_is_not_read_and_fails_alone(letter: str
     texts = ["before", letter * (10 * limit), "between", letter * (limit // 2), "behind"]
     entries = [{"request": {"content": {"parts": [{"text": text}]}}} for text in texts]
     body = json.dumps({"batch": {"inputConfig": {"requests": {"requests": entries}}}}).encode()
-    rows = inputs.create(body, "m", same, text_bytes=limit).rows or []
+    rows = read_requests.create(body, "m", same, text_bytes=limit).rows or []
     found = [row.text or "" for row in rows]
     assert [found[at] for at in (0, 2, 3, 4)] == [texts[at] for at in (0, 2, 3, 4)]
     assert len(found[1].encode()) > limit
-    row = inputs.embed(json.dumps(entries[1]["request"]).encode(), same, limit)
+    row = read_requests.embed(json.dumps(entries[1]["request"]).encode(), same, limit)
     assert len((row.text or "").encode()) > limit
 
 

@@ -14,7 +14,9 @@ from embatch.client.payload import blocks, request
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.shard import rows_of
-from embatch.wire import bodies, columns
+from embatch.wire.arrow.read_requests import read_batches
+from embatch.wire.arrow.write_requests import StreamWriter
+from embatch.wire.gemini import write_requests
 
 LIKE = Request("")
 
@@ -44,7 +46,7 @@ def test_a_text_with_a_lone_surrogate_still_fails_alone() -> None:
     """It is sent as no text; metadata may be any mapping."""
     metadata = MappingProxyType({"n": 10**20})
     kept = request(Request("\ud800", key="k", metadata=metadata), 0, LIKE)
-    body = bodies.create_body("m", "d", 0, [kept])
+    body = write_requests.create_body("m", "d", 0, [kept])
     assert b'"text":null' in body
     assert b'"n":100000000000000000000' in body
 
@@ -52,18 +54,18 @@ def test_a_text_with_a_lone_surrogate_still_fails_alone() -> None:
 def test_what_is_no_requests_is_refused_too() -> None:
     """A display name has the same letters."""
     with pytest.raises(InvalidArgument, match="lone surrogate"):
-        bodies.create_body("m", "\ud800", 0, [Request("a")])
+        write_requests.create_body("m", "\ud800", 0, [Request("a")])
 
 
 def test_a_text_of_a_stream_that_is_not_utf_8_fails_alone() -> None:
     """Ours writes a lone surrogate so, another writer whatever it had; all beside it is as it was."""
     requests = [Request("good"), Request("lone \ud800", key="k"), Request(None), Request("also good")]
     file = io.BytesIO()
-    writer = bodies.StreamWriter(file)
+    writer = StreamWriter(file)
     writer.write(requests)
     writer.finish()
     file.seek(0)
-    (batch,) = columns.read_batches(file, 100)
+    (batch,) = read_batches(file, 100)
     rows = list(rows_of(batch))
     assert [row.key for row in rows] == [None, "k", None, None]
     assert [row.text and encodable(row.text) for row in rows] == [True, False, None, True]
@@ -78,4 +80,4 @@ def test_a_stream_that_is_wrong_elsewhere_is_refused() -> None:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     with pytest.raises(InvalidArgument, match="not a readable Arrow stream"):
-        list(columns.read_batches(io.BytesIO(sink.getvalue().to_pybytes()), 100))
+        list(read_batches(io.BytesIO(sink.getvalue().to_pybytes()), 100))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from embatch.batch import BatchStats
 from embatch.errors import Code, Reason, RequestError
-from embatch.shard import REQUESTS, RequestRow, ShardCutter
+from embatch.service.cutting import ShardCutter
+from embatch.shard import REQUESTS, RequestRow
 
 COUNTS = st.integers(0, 10**9)
 

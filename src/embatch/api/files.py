@@ -18,20 +18,20 @@ from fastapi import APIRouter, Request, Response
 
 from embatch.api import problems
 from embatch.api.bodies import small_body
-from embatch.api.descriptions import announced, base_address, display_name, resource
-from embatch.api.related import DESCRIPTION_BYTES, RelatedReader, boundary_of
+from embatch.api.multipart import DESCRIPTION_BYTES, RelatedReader, boundary_of
 from embatch.api.streaming import StreamedResponse, begun
 from embatch.api.waiting import ResultThreads
 from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
-from embatch.wire.outputs import lines
+from embatch.wire.gemini.files import announced, base_address, display_name, resource
+from embatch.wire.gemini.write_responses import lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from embatch.api.descriptions import Announced
+    from embatch.batch import FileRecord
     from embatch.service.application import Service
     from embatch.settings import Settings
-    from embatch.store.records import FileRecord
+    from embatch.wire.gemini.files import Announced
 
 _PIECE_BYTES: Final = 1 << 20
 """What is handed to a thread for writing at a time."""

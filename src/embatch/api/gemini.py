@@ -17,9 +17,11 @@ from embatch.api.bodies import BodyThreads, large_body, small_body
 from embatch.api.streaming import StreamedResponse, begun
 from embatch.api.waiting import EngineThreads, ResultThreads
 from embatch.errors import InvalidArgument, NotFound
-from embatch.intake import Draft, check_dimensions
+from embatch.service.intake import Draft, check_dimensions
 from embatch.states import State
-from embatch.wire import columns, inputs, outputs
+from embatch.wire import arrow
+from embatch.wire.arrow import write_results
+from embatch.wire.gemini import read_requests, write_responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +77,7 @@ class _Face:
         served = self._service.model(model)
         same = self._service.naming(served)
         row = await self._bodies.read(
-            request, len(body), lambda _: inputs.embed(body, same, self._settings.text_bytes)
+            request, len(body), lambda _: read_requests.embed(body, same, self._settings.text_bytes)
         )
         return await self._engines.run(f"query {served.name}", self._embed, row, served)
 
@@ -90,7 +92,7 @@ class _Face:
         rows = await self._bodies.read(
             request,
             len(body),
-            lambda pulse: inputs.embed_many(
+            lambda pulse: read_requests.embed_many(
                 body, same, most, text_bytes=self._settings.text_bytes, pulse=pulse
             ),
         )
@@ -111,7 +113,7 @@ class _Face:
         if failed:
             at = part.column("error_code").to_pylist().index(failed[0])
             raise InvalidArgument(part.column("error_message")[at].as_py(), field=f"{places[at]}content")
-        return Response(outputs.embeddings(part, single=single), media_type="application/json")
+        return Response(write_responses.embeddings(part, single=single), media_type="application/json")
 
     async def count_tokens(self, request: Request, model: str) -> dict[str, int]:
         """Answer `countTokens`: as many contents as an inline batch may hold."""
@@ -120,7 +122,9 @@ class _Face:
         rows = await self._bodies.read(
             request,
             len(body),
-            lambda pulse: inputs.count_tokens(body, most, text_bytes=self._settings.text_bytes, pulse=pulse),
+            lambda pulse: read_requests.count_tokens(
+                body, most, text_bytes=self._settings.text_bytes, pulse=pulse
+            ),
         )
         return {"totalTokens": await self._engines.run(_bulk(served), self._count_tokens, rows, served)}
 
@@ -136,9 +140,9 @@ class _Face:
         run = request.headers.get("embatch-run")
         served = self._service.model(model)
 
-        def read(pulse: Callable[[], None]) -> tuple[inputs.Created, Draft]:
+        def read(pulse: Callable[[], None]) -> tuple[read_requests.Created, Draft]:
             same, most = self._service.naming(served), self._settings.inline_requests
-            made = inputs.create(
+            made = read_requests.create(
                 body, model, same, most=most, text_bytes=self._settings.text_bytes, pulse=pulse
             )
             digest = None if key is None else _digest(served.name, body)
@@ -151,13 +155,13 @@ class _Face:
             return _json(await self._engines.run(_bulk(served), self._create, draft, made))
         return _json(await to_thread.run_sync(self._create, draft, made))
 
-    def _create(self, draft: Draft, made: inputs.Created) -> dict[str, Any]:
+    def _create(self, draft: Draft, made: read_requests.Created) -> dict[str, Any]:
         if made.rows is not None:
             batch = self._service.submit_inline(draft, made.rows)
         else:
             assert made.file_name is not None  # noqa: S101  (inputs.create gives one of the two)
             batch = self._service.submit_file(draft, made.file_name)
-        return outputs.operation(batch, output=False)
+        return write_responses.operation(batch, output=False)
 
     async def get(self, request: Request, id: str) -> Response:  # noqa: A002  (the path's name for it)
         """Answer a batch; with its output once it is final, unless `view=BASIC`."""
@@ -166,7 +170,7 @@ class _Face:
             raise InvalidArgument("view is BASIC or FULL", field="view")
         batch, inline = await to_thread.run_sync(self._get, f"batches/{id}")
         if view == "BASIC" or not inline:
-            return _json(outputs.operation(batch, output=True))
+            return _json(write_responses.operation(batch, output=True))
         pieces = await self._results.run(self._with_items, batch)
         return StreamedResponse(self._results.stream(pieces), media_type="application/json")
 
@@ -177,7 +181,7 @@ class _Face:
         return batch, readable and self._service.inline(name)
 
     def _with_items(self, batch: Batch) -> Iterator[bytes]:
-        return outputs.operation_with_items(batch, begun(self._service.results(batch.name).parts))
+        return write_responses.operation_with_items(batch, begun(self._service.results(batch.name).parts))
 
     async def list(self, request: Request) -> Response:
         """Answer one page of batches, newest first, without output."""
@@ -186,7 +190,9 @@ class _Face:
         size = _page_size(request, *_BATCHES_A_PAGE)
         token = request.query_params.get("pageToken") or None
         page = await to_thread.run_sync(self._service.list, size, token)
-        message: dict[str, Any] = {"operations": [outputs.operation(one, output=False) for one in page.items]}
+        message: dict[str, Any] = {
+            "operations": [write_responses.operation(one, output=False) for one in page.items]
+        }
         if page.next_page_token is not None:
             message["nextPageToken"] = page.next_page_token
         return _json(message)
@@ -206,7 +212,7 @@ class _Face:
         """Change display name or priority; answer the bare batch, as Google does."""
         body = await small_body(request, "an update of a batch")
         mask = request.query_params.get("updateMask")
-        read = await self._bodies.read(request, len(body), lambda _: inputs.update(body, mask))
+        read = await self._bodies.read(request, len(body), lambda _: read_requests.update(body, mask))
 
         def run() -> Batch:
             change = read()
@@ -214,16 +220,16 @@ class _Face:
                 f"batches/{id}", display_name=change.display_name, priority=change.priority
             )
 
-        return _json(outputs.batch_message(await to_thread.run_sync(run)))
+        return _json(write_responses.batch_message(await to_thread.run_sync(run)))
 
     async def embeddings(self, request: Request, id: str) -> Response:  # noqa: A002
         """Answer the results as an Arrow stream."""
         numbers = request.query_params.get("numbers", "float32")
-        if numbers not in columns.NUMBERS:
-            raise InvalidArgument(f"numbers is one of {', '.join(columns.NUMBERS)}", field="numbers")
+        if numbers not in write_results.NUMBERS:
+            raise InvalidArgument(f"numbers is one of {', '.join(write_results.NUMBERS)}", field="numbers")
         dimensions = _integer(request, "dimensions")
         pieces = await self._results.run(self._embeddings, f"batches/{id}", dimensions, numbers)
-        return StreamedResponse(self._results.stream(pieces), media_type=columns.MEDIA_TYPE)
+        return StreamedResponse(self._results.stream(pieces), media_type=arrow.MEDIA_TYPE)
 
     def _embeddings(self, name: str, dimensions: int | None, numbers: str) -> Iterator[bytes]:
         results = self._service.results(name)
@@ -231,7 +237,7 @@ class _Face:
             raise InvalidArgument(f"dimensions is from 1 to {results.native}", field="dimensions")
         # Without a wish, what all requests asked for; where they differ, the native number.
         size = dimensions or (results.dimensions if results.dimensions > 0 else None)
-        return columns.results_stream(begun(results.parts), results.native, size, numbers)
+        return write_results.results_stream(begun(results.parts), results.native, size, numbers)
 
     # models
 
@@ -263,7 +269,7 @@ def _bulk(served: ServedModel) -> str:
     return f"bulk {served.name}"
 
 
-def _may_wait(served: ServedModel, made: inputs.Created, run: str | None) -> bool:
+def _may_wait(served: ServedModel, made: read_requests.Created, run: str | None) -> bool:
     """Return whether a submit needs what only a loaded model tells: its native dimensions, its identity."""
     rows = made.rows or ()
     return bool(rows) and (
@@ -278,7 +284,9 @@ def _dimensions(rows: list[RequestRow]) -> Any:
 
 
 def _model(served: ServedModel) -> dict[str, Any]:
-    return outputs.model_message(served.name, served.dimensions, served.max_tokens, served.spec.engine)
+    return write_responses.model_message(
+        served.name, served.dimensions, served.max_tokens, served.spec.engine
+    )
 
 
 def _integer(request: Request, name: str) -> int | None:

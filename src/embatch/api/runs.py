@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from embatch.api.bodies import BodyThreads, large_body
 from embatch.api.waiting import EngineThreads
-from embatch.wire import inputs, outputs
+from embatch.wire.gemini import read_requests, write_responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ class _Runs:
         rows = await self._bodies.read(
             request,
             len(body),
-            lambda pulse: inputs.embed_many(
+            lambda pulse: read_requests.embed_many(
                 body, same, most, least=0, text_bytes=self._settings.text_bytes, pulse=pulse
             ),
         )
@@ -66,7 +66,7 @@ class _Runs:
             "maxTokens": about.max_tokens,
             "files": dict(about.files),
         }
-        said = outputs.reference(found.results, found.tokens, found.cpu_seconds, engine)
+        said = write_responses.reference(found.results, found.tokens, found.cpu_seconds, engine)
         return Response(said, media_type="application/json")
 
     async def publish(self, run: str) -> dict[str, str]:

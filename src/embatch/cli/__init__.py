@@ -16,7 +16,7 @@ from cyclopts import CycloptsError
 # Importing a module of commands is what adds them to the application.
 from embatch.cli import batches, doctor, runs, serving, streams  # noqa: F401
 from embatch.cli.app import DONE, FAILED, INTERRUPTED, REFUSED, TIMED_OUT, USAGE, app
-from embatch.display import report, silence
+from embatch.cli.display import report, silence
 from embatch.errors import (
     BatchFailed,
     BatchNotCompleted,

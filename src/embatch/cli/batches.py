@@ -29,7 +29,7 @@ from embatch.cli.app import (
     saying,
 )
 from embatch.cli.crowding import crowding
-from embatch.display import Display, batch_table, json_line, report, say, usage_lines
+from embatch.cli.display import Display, batch_table, json_line, report, say, usage_lines
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.states import State
 
@@ -162,11 +162,11 @@ def results(
     import numpy as np  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
 
-    from embatch.numbers import Numbers  # noqa: PLC0415
+    from embatch.dtypes import Dtype  # noqa: PLC0415
     from embatch.runs.sinks import Layout, check_sink, open_sink  # noqa: PLC0415
 
     check_range("--dim", dim, 1)
-    check_sink(out, () if dim is None else (dim,), Numbers.FLOAT32, pa.string())
+    check_sink(out, () if dim is None else (dim,), Dtype.FLOAT32, pa.string())
     with client(to, data) as service:
         batch = service.get_batch_status(name)
         result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)

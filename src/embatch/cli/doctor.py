@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from embatch.cli.app import DONE, FAILED, app
+from embatch.cli.display import json_line, say
 from embatch.cli.serving import EngineName, EngineOptions, Precision, pairs
-from embatch.display import json_line, say
 from embatch.errors import EmbatchError, InvalidArgument
 
 if TYPE_CHECKING:

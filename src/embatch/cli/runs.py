@@ -28,11 +28,11 @@ from embatch.cli.app import (
     saying,
 )
 from embatch.cli.crowding import crowding
-from embatch.display import Display, cost_line, cost_table, report, seconds_words
+from embatch.cli.display import Display, cost_line, cost_table, report, seconds_words
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from embatch.runs.standing import Summary
+    from embatch.runs.progress import Summary
 
 
 @app.command
@@ -81,17 +81,19 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     stays = partial(_stays, out, folder, to)
     with saying(stays), client(to, data) as service, Display(notice=crowding(service)) as display:
         # Not before the private service has begun to start.
-        from embatch.numbers import Numbers  # noqa: PLC0415
-        from embatch.runs.options import Conduct, Wish  # noqa: PLC0415
+        from embatch.dtypes import Dtype  # noqa: PLC0415
+        from embatch.runs.options import EmbedOptions, RunOptions  # noqa: PLC0415
         from embatch.runs.run import embed_dataset  # noqa: PLC0415
         from embatch.runs.sources import open_source  # noqa: PLC0415
 
-        if numbers not in set(Numbers):
-            raise InvalidArgument(f"--numbers is one of {', '.join(Numbers)}", field="--numbers")
-        wish = Wish(model, task_type, tuple(dict.fromkeys(dim or ())), Numbers(numbers), priority, name)
-        conduct = Conduct(folder, restart, retry_failed, cache, threshold, block_rows)
+        if numbers not in set(Dtype):
+            raise InvalidArgument(f"--numbers is one of {', '.join(Dtype)}", field="--numbers")
+        embed_options = EmbedOptions(
+            model, task_type, tuple(dict.fromkeys(dim or ())), Dtype(numbers), priority, name
+        )
+        options = RunOptions(folder, restart, retry_failed, cache, threshold, block_rows)
         opened = open_source(source, text, id)
-        summary = embed_dataset(service, opened, out, wish, conduct, display.run)
+        summary = embed_dataset(service, opened, out, embed_options, options, display.run)
         elapsed = display.elapsed
     _report(summary, elapsed, free=service.ours)
     return PARTLY if summary.failed else DONE

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Self
 import httpx2
 
 from embatch.client import flows, interactive, models
+from embatch.client.base import BaseClient
 from embatch.client.calls import Reply, Work
-from embatch.client.flows import Wish
+from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import Answer
-from embatch.client.shells import Shell
 
 if TYPE_CHECKING:
     import os
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from embatch.client.calls import Call, Flow, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.answers import Model, Reference
+    from embatch.wire.gemini.read_responses import Model, Reference
 
 
-class AsyncClient(Shell):
+class AsyncClient(BaseClient):
     """As `Client`, for asyncio: the same names, awaited; `list_batches` and `list_models` by `async for`."""
 
     def __init__(
@@ -56,13 +56,13 @@ class AsyncClient(Shell):
         run: str | None = None,
     ) -> Batch:
         """As `Client.async_batch_embed_contents`."""
-        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
-        labels = flows.Labels(display_name, priority, idempotency_key, run)
-        return await self._run(flows.submit(self._terms, requests, wish, labels))
+        defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
+        labels = flows.BatchOptions(display_name, priority, idempotency_key, run)
+        return await self._run(flows.submit(self._session, requests, defaults, labels))
 
     async def get_batch_status(self, name: str | Batch) -> Batch:
         """As `Client.get_batch_status`."""
-        return await self._run(flows.get(self._terms, name))
+        return await self._run(flows.get(self._session, name))
 
     async def await_batch_completion(
         self,
@@ -74,13 +74,13 @@ class AsyncClient(Shell):
     ) -> Batch:
         """As `Client.await_batch_completion`."""
         wait = flows.Wait(poll_interval, timeout)
-        return await self._run(flows.await_batch(self._terms, name, wait, on_progress))
+        return await self._run(flows.await_batch(self._session, name, wait, on_progress))
 
     async def get_batch_embeddings(
         self, batch: str | Batch, *, partial: bool = False, output_dimensionality: int | None = None
     ) -> BatchResult:
         """As `Client.get_batch_embeddings`."""
-        return await self._run(flows.results(self._terms, batch, output_dimensionality, partial=partial))
+        return await self._run(flows.results(self._session, batch, output_dimensionality, partial=partial))
 
     async def retry_failed(
         self,
@@ -92,14 +92,14 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
     ) -> Batch:
         """As `Client.retry_failed`."""
-        wish = Wish(None, task_type, output_dimensionality)
-        return await self._run(flows.retry_failed(self._terms, batch, requests, wish, display_name))
+        defaults = RequestDefaults(None, task_type, output_dimensionality)
+        return await self._run(flows.retry_failed(self._session, batch, requests, defaults, display_name))
 
     async def list_batches(self, *, page_size: int | None = None) -> AsyncIterator[Batch]:
         """As `Client.list_batches`."""
         token: str | None = None
         while True:
-            page = await self._run(flows.page(self._terms, page_size, token))
+            page = await self._run(flows.page(self._session, page_size, token))
             for batch in page.items:
                 yield batch
             if (token := page.next_page_token) is None:
@@ -109,15 +109,15 @@ class AsyncClient(Shell):
         self, name: str | Batch, *, display_name: str | None = None, priority: int | None = None
     ) -> Batch:
         """As `Client.update_batch`."""
-        return await self._run(flows.update(self._terms, name, display_name, priority))
+        return await self._run(flows.update(self._session, name, display_name, priority))
 
     async def cancel_batch(self, name: str | Batch) -> Batch:
         """As `Client.cancel_batch`."""
-        return await self._run(flows.cancel(self._terms, name))
+        return await self._run(flows.cancel(self._session, name))
 
     async def delete_batch(self, name: str | Batch) -> None:
         """As `Client.delete_batch`."""
-        return await self._run(flows.delete(self._terms, name))
+        return await self._run(flows.delete(self._session, name))
 
     async def embed_content(
         self,
@@ -129,8 +129,8 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
     ) -> ContentEmbedding:
         """As `Client.embed_content`."""
-        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
-        return await self._run(interactive.embed(self._terms, text, title, wish))
+        defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
+        return await self._run(interactive.embed(self._session, text, title, defaults))
 
     async def batch_embed_contents(
         self,
@@ -141,31 +141,33 @@ class AsyncClient(Shell):
         output_dimensionality: int | None = None,
     ) -> list[ContentEmbedding]:
         """As `Client.batch_embed_contents`."""
-        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
-        return await self._run(interactive.embed_many(self._terms, requests, wish))
+        defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
+        return await self._run(interactive.embed_many(self._session, requests, defaults))
 
     async def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
         """As `Client.count_tokens`."""
         return await self._run(
-            interactive.count_tokens(self._terms, texts, Wish(self._model if model is None else model))
+            interactive.count_tokens(
+                self._session, texts, RequestDefaults(self._model if model is None else model)
+            )
         )
 
     async def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
     ) -> Reference | None:
         """As `Client.embed_reference`."""
-        wish = Wish(self._model if model is None else model, task_type)
-        return await self._run(interactive.reference(self._terms, texts, wish))
+        defaults = RequestDefaults(self._model if model is None else model, task_type)
+        return await self._run(interactive.reference(self._session, texts, defaults))
 
     async def publish_run(self, run: str) -> int:
         """As `Client.publish_run`."""
-        return await self._run(interactive.publish(self._terms, run))
+        return await self._run(interactive.publish(self._session, run))
 
     async def list_models(self) -> AsyncIterator[Model]:
         """As `Client.list_models`."""
         token: str | None = None
         while True:
-            page = await self._run(models.models(self._terms, token))
+            page = await self._run(models.models(self._session, token))
             for model in page.items:
                 yield model
             if (token := page.next_page_token) is None:

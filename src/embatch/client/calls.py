@@ -30,7 +30,7 @@ OUTPUT_BYTES: Final = 2 << 30
 """The same for one that brings the embeddings of a whole batch as text: 10,000 of 3,072 dimensions, twice."""
 
 
-class Sink(Protocol):
+class BodySink(Protocol):
     """Where the body of a long answer goes, piece by piece, so that it is never held twice."""
 
     def begin(self) -> None:
@@ -56,7 +56,7 @@ class Call:
     """Seconds to wait before sending."""
     patience: float = QUICK
     """Seconds without a byte after which the connection counts as lost."""
-    sink: Sink | None = None
+    sink: BodySink | None = None
     """Takes the body of an answer with status 200; `Reply.body` is then empty. It bounds what it keeps."""
     most: int = ANSWER_BYTES
     """Most bytes of a good answer without a sink, decoded; a larger one is an error."""
@@ -92,7 +92,7 @@ def work(function: Callable[[], T]) -> Flow[T]:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class Environment:
     """What a flow takes from the world: time, chance and fresh names. Tests give their own."""
 
     clock: Callable[[], float] = time.monotonic

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 import httpx2
 
 from embatch.client import flows, interactive, models
+from embatch.client.base import BaseClient
 from embatch.client.calls import Reply, Work
-from embatch.client.flows import Wish
+from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import Answer
-from embatch.client.shells import Shell
 
 if TYPE_CHECKING:
     import os
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from embatch.client.calls import Call, Flow, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.answers import Model, Reference
+    from embatch.wire.gemini.read_responses import Model, Reference
 
 
-class Client(Shell):
+class Client(BaseClient):
     """Submits texts as batches and brings back their embeddings; blocks the calling thread.
 
     Usable from a script, a thread or a notebook; one client may be shared by threads. Nothing is started or
@@ -107,9 +107,9 @@ class Client(Shell):
             NotFound: the target has no such model; the message says which, and how to get this one.
             ConnectionFailed: the target cannot be reached.
         """
-        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
-        labels = flows.Labels(display_name, priority, idempotency_key, run)
-        return self._run(flows.submit(self._terms, requests, wish, labels))
+        defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
+        labels = flows.BatchOptions(display_name, priority, idempotency_key, run)
+        return self._run(flows.submit(self._session, requests, defaults, labels))
 
     def get_batch_status(self, name: str | Batch) -> Batch:
         """Return the batch as it is now.
@@ -117,7 +117,7 @@ class Client(Shell):
         Raises:
             NotFound: no such batch.
         """
-        return self._run(flows.get(self._terms, name))
+        return self._run(flows.get(self._session, name))
 
     def await_batch_completion(
         self,
@@ -143,7 +143,7 @@ class Client(Shell):
             NotFound: no such batch.
         """
         return self._run(
-            flows.await_batch(self._terms, name, flows.Wait(poll_interval, timeout), on_progress)
+            flows.await_batch(self._session, name, flows.Wait(poll_interval, timeout), on_progress)
         )
 
     def get_batch_embeddings(
@@ -163,7 +163,7 @@ class Client(Shell):
             DataLoss: a request is missing from the results or stands there twice.
             NotFound: no such batch.
         """
-        return self._run(flows.results(self._terms, batch, output_dimensionality, partial=partial))
+        return self._run(flows.results(self._session, batch, output_dimensionality, partial=partial))
 
     def retry_failed(
         self,
@@ -189,8 +189,8 @@ class Client(Shell):
             InvalidArgument: `requests` are not as many as the batch had.
             FailedPrecondition: no request failed, or the batch still runs.
         """
-        wish = Wish(None, task_type, output_dimensionality)
-        return self._run(flows.retry_failed(self._terms, batch, requests, wish, display_name))
+        defaults = RequestDefaults(None, task_type, output_dimensionality)
+        return self._run(flows.retry_failed(self._session, batch, requests, defaults, display_name))
 
     def list_batches(self, *, page_size: int | None = None) -> Iterator[Batch]:
         """Iterate over all batches, newest first, asking for one page at a time as they are needed.
@@ -200,7 +200,7 @@ class Client(Shell):
         """
         token: str | None = None
         while True:
-            page = self._run(flows.page(self._terms, page_size, token))
+            page = self._run(flows.page(self._session, page_size, token))
             yield from page.items
             if (token := page.next_page_token) is None:
                 return
@@ -214,7 +214,7 @@ class Client(Shell):
             InvalidArgument: nothing to change, or a value the target refuses.
             NotFound: no such batch.
         """
-        return self._run(flows.update(self._terms, name, display_name, priority))
+        return self._run(flows.update(self._session, name, display_name, priority))
 
     def cancel_batch(self, name: str | Batch) -> Batch:
         """Stop a batch for good and return it; what was finished can be read with `partial=True`.
@@ -224,7 +224,7 @@ class Client(Shell):
         Raises:
             NotFound: no such batch.
         """
-        return self._run(flows.cancel(self._terms, name))
+        return self._run(flows.cancel(self._session, name))
 
     def delete_batch(self, name: str | Batch) -> None:
         """Delete a finished batch with its embeddings.
@@ -233,7 +233,7 @@ class Client(Shell):
             FailedPrecondition: it still runs; cancel it first.
             NotFound: no such batch.
         """
-        return self._run(flows.delete(self._terms, name))
+        return self._run(flows.delete(self._session, name))
 
     def embed_content(
         self,
@@ -256,8 +256,8 @@ class Client(Shell):
         Raises:
             InvalidArgument: the text is empty or too long, or a setting is refused.
         """
-        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
-        return self._run(interactive.embed(self._terms, text, title, wish))
+        defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
+        return self._run(interactive.embed(self._session, text, title, defaults))
 
     def batch_embed_contents(
         self,
@@ -275,8 +275,8 @@ class Client(Shell):
         Raises:
             InvalidArgument: a text is empty or too long, or a setting is refused.
         """
-        wish = Wish(self._model if model is None else model, task_type, output_dimensionality)
-        return self._run(interactive.embed_many(self._terms, requests, wish))
+        defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
+        return self._run(interactive.embed_many(self._session, requests, defaults))
 
     def count_tokens(self, texts: Sequence[str], *, model: str | None = None) -> int:
         """Return how many tokens the target's model sees in the texts, all together.
@@ -284,7 +284,9 @@ class Client(Shell):
         On an embatch service a text that could not be embedded counts 0.
         """
         return self._run(
-            interactive.count_tokens(self._terms, texts, Wish(self._model if model is None else model))
+            interactive.count_tokens(
+                self._session, texts, RequestDefaults(self._model if model is None else model)
+            )
         )
 
     def embed_reference(
@@ -299,21 +301,21 @@ class Client(Shell):
         Raises:
             InvalidArgument: a text is empty or too long, or a setting is refused.
         """
-        wish = Wish(self._model if model is None else model, task_type)
-        return self._run(interactive.reference(self._terms, texts, wish))
+        defaults = RequestDefaults(self._model if model is None else model, task_type)
+        return self._run(interactive.reference(self._session, texts, defaults))
 
     def publish_run(self, run: str) -> int:
         """Let the vectors of a run's deleted batches answer the texts of later runs; return how many are new.
 
         Durable on return; repeating is safe. On a target without a cache nothing happens.
         """
-        return self._run(interactive.publish(self._terms, run))
+        return self._run(interactive.publish(self._session, run))
 
     def list_models(self) -> Iterator[Model]:
         """Iterate over the models of the target; an embatch service names its default first."""
         token: str | None = None
         while True:
-            page = self._run(models.models(self._terms, token))
+            page = self._run(models.models(self._session, token))
             yield from page.items
             if (token := page.next_page_token) is None:
                 return

@@ -16,9 +16,10 @@ from embatch.backoff import Backoff, poll_interval, time_limit
 from embatch.batch import Batch, Page, Request
 from embatch.client import arguments, readers
 from embatch.client import payload as payloads
-from embatch.client.asking import ask, repeatable, send_file
 from embatch.client.calls import ANSWER_BYTES, OUTPUT_BYTES, SLOW, Call, work
 from embatch.client.models import advanced, list_call, model_path, not_served, service_path
+from embatch.client.retry import repeatable, send
+from embatch.client.upload import send_file
 from embatch.errors import (
     BatchFailed,
     BatchNotCompleted,
@@ -31,15 +32,15 @@ from embatch.errors import (
     Unavailable,
 )
 from embatch.states import State
-from embatch.wire import answers, bodies
+from embatch.wire.gemini import read_responses, write_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from embatch.batch import TaskType
-    from embatch.client.asking import Terms
     from embatch.client.calls import Flow
     from embatch.client.results import BatchResult
+    from embatch.client.retry import Session
 
 _ONCE: Final = Backoff(attempts=1)
 _NAME: Final = re.compile(r"batches/[^/?#\s]+")
@@ -48,7 +49,7 @@ _RETRY: Final = " (retry)"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RequestDefaults:
     """How texts shall be embedded where a request does not say."""
 
     model: str | None = None
@@ -57,7 +58,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class BatchOptions:
     """What a batch is known by and when it runs."""
 
     display_name: str
@@ -65,7 +66,7 @@ class Labels:
     idempotency_key: str | None = None
     run: str | None = None
 
-    def checked(self) -> Labels:
+    def checked(self) -> BatchOptions:
         """Return the same, its numbers Python's. Raises InvalidArgument naming the argument."""
         if not arguments.text("display_name", self.display_name).strip():
             raise InvalidArgument(
@@ -93,80 +94,85 @@ class Wait:
             arguments.seconds(name, value)
 
 
-def submit(terms: Terms, requests: Iterable[str | Request | None], wish: Wish, labels: Labels) -> Flow[Batch]:
+def submit(
+    session: Session,
+    requests: Iterable[str | Request | None],
+    defaults: RequestDefaults,
+    labels: BatchOptions,
+) -> Flow[Batch]:
     """Submit a batch: inline if it is small, through an uploaded file if it is not."""
     labels = labels.checked()
-    like = defaults(wish)
-    payload = payloads.Payload(terms.target)
+    like = default_request(defaults)
+    payload = payloads.Payload(session.target)
     try:
         for block in payloads.blocks(requests, like):
             yield from work(partial(payload.add, block))
         yield from work(payload.close)
-        model = yield from model_path(terms, wish.model)
+        model = yield from model_path(session, defaults.model)
         if (inline := payload.inline) is not None:
-            if not terms.target.ours:
+            if not session.target.ours:
                 inline = [readers.tagged_inline(one, index) for index, one in enumerate(inline)]
-            body = bodies.create_body(model, labels.display_name, labels.priority, inline)
-            if len(body) <= terms.target.inline_bytes:
+            body = write_requests.create_body(model, labels.display_name, labels.priority, inline)
+            if len(body) <= session.target.inline_bytes:
                 try:
-                    return (yield from _create(terms, model, body, labels))
+                    return (yield from _create(session, model, body, labels))
                 except TooLarge:  # the service's limits are lower than usual
                     pass
             yield from work(payload.to_file)
-        parcel = payload.parcel(labels.display_name, named=labels.idempotency_key is not None)
-        file = yield from send_file(terms, parcel)
-        body = bodies.create_from_file_body(model, labels.display_name, labels.priority, file)
-        return (yield from _create(terms, model, body, labels))
+        parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
+        file = yield from send_file(session, parcel)
+        body = write_requests.create_from_file_body(model, labels.display_name, labels.priority, file)
+        return (yield from _create(session, model, body, labels))
     finally:
         payload.discard()
 
 
-def _create(terms: Terms, model: str, body: bytes, labels: Labels) -> Flow[Batch]:
+def _create(session: Session, model: str, body: bytes, labels: BatchOptions) -> Flow[Batch]:
     headers: dict[str, str] = dict(JSON)
-    if terms.target.ours:
-        headers["Idempotency-Key"] = labels.idempotency_key or terms.outside.token()
+    if session.target.ours:
+        headers["Idempotency-Key"] = labels.idempotency_key or session.outside.token()
         if labels.run is not None:
             headers["Embatch-Run"] = labels.run
-    call = Call("POST", service_path(terms, f"{model}:asyncBatchEmbedContent"), headers=headers, body=body)
+    call = Call("POST", service_path(session, f"{model}:asyncBatchEmbedContent"), headers=headers, body=body)
     try:
         # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
-        reply = yield from ask(terms, call, once=not terms.target.ours)
+        reply = yield from send(session, call, once=not session.target.ours)
     except NotFound as error:
-        raise (yield from not_served(terms, model, error)) from None
-    return answers.parse_operation(reply.body)
+        raise (yield from not_served(session, model, error)) from None
+    return read_responses.parse_operation(reply.body)
 
 
-def get(terms: Terms, which: str | Batch) -> Flow[Batch]:
+def get(session: Session, which: str | Batch) -> Flow[Batch]:
     """Return a batch as it is now."""
-    return answers.parse_operation((yield from ask(terms, _get(terms, _name(which)))).body)
+    return read_responses.parse_operation((yield from send(session, _get(session, _name(which)))).body)
 
 
-def _get(terms: Terms, name: str) -> Call:
+def _get(session: Session, name: str) -> Call:
     # Without the view a finished inline batch answers every poll with all its embeddings.
-    query = {"view": "BASIC"} if terms.target.ours else {}
-    most = ANSWER_BYTES if terms.target.ours else OUTPUT_BYTES
-    return Call("GET", service_path(terms, name), query=query, most=most)
+    query = {"view": "BASIC"} if session.target.ours else {}
+    most = ANSWER_BYTES if session.target.ours else OUTPUT_BYTES
+    return Call("GET", service_path(session, name), query=query, most=most)
 
 
 def await_batch(
-    terms: Terms, which: str | Batch, wait: Wait, on_progress: Callable[[Batch], object] | None
+    session: Session, which: str | Batch, wait: Wait, on_progress: Callable[[Batch], object] | None
 ) -> Flow[Batch]:
     """Poll until the batch is final. Transient errors are waited out within the same time limit.
 
     The guide's limit counts from when the number of requests is known: a file is read first, however long.
     """
-    name, clock = _name(which), terms.outside.clock
+    name, clock = _name(which), session.outside.clock
     if on_progress is not None and not callable(on_progress):
         arguments.refuse("on_progress", "a function of the batch", on_progress)
     started, failures, count, after = clock(), 0, 0, 0.0
     state = "not heard of yet"
     while True:
         try:
-            reply = yield from ask(terms, replace(_get(terms, name), after=after), backoff=_ONCE)
-            batch = answers.parse_operation(reply.body)
+            reply = yield from send(session, replace(_get(session, name), after=after), backoff=_ONCE)
+            batch = read_responses.parse_operation(reply.body)
         except EmbatchError as error:
             failures += 1
-            delay = terms.poll.delay(failures, terms.outside.chance(), error.retry_after)
+            delay = session.poll.delay(failures, session.outside.chance(), error.retry_after)
             if delay is None or not repeatable(Call("GET", name), error):
                 raise
             after = delay
@@ -189,15 +195,17 @@ def await_batch(
         after = min(after, left)
 
 
-def results(terms: Terms, which: str | Batch, dimensions: int | None, *, partial: bool) -> Flow[BatchResult]:
+def results(
+    session: Session, which: str | Batch, dimensions: int | None, *, partial: bool
+) -> Flow[BatchResult]:
     """Read the results of a finished batch, each request exactly once, in order."""
     dimensions = dimensions_of(dimensions)
     arguments.flag("partial", partial)
-    batch = which if isinstance(which, Batch) and which.done else (yield from get(terms, which))
+    batch = which if isinstance(which, Batch) and which.done else (yield from get(session, which))
     _check_readable(batch, partial=partial)
-    if terms.target.ours:
-        return (yield from _read_stream(terms, batch, dimensions))
-    return (yield from _read_output(terms, batch, dimensions))
+    if session.target.ours:
+        return (yield from _read_stream(session, batch, dimensions))
+    return (yield from _read_output(session, batch, dimensions))
 
 
 def _check_readable(batch: Batch, *, partial: bool) -> None:
@@ -209,31 +217,31 @@ def _check_readable(batch: Batch, *, partial: bool) -> None:
     raise BatchNotCompleted(f"{batch.name} is not completed (current state: {batch.state}): {remedy}")
 
 
-def _read_stream(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
+def _read_stream(session: Session, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
     query = {} if dimensions is None else {"dimensions": str(dimensions)}
     buffer = readers.Buffer(batch.batch_stats.request_count)
-    path = service_path(terms, f"{batch.name}/embeddings")
-    yield from ask(terms, Call("GET", path, query, patience=SLOW, sink=buffer))
+    path = service_path(session, f"{batch.name}/embeddings")
+    yield from send(session, Call("GET", path, query, patience=SLOW, sink=buffer))
     return (yield from work(lambda: readers.from_arrow(batch, buffer.content)))
 
 
-def _read_output(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
+def _read_output(session: Session, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
     """Read Google's inlined responses or responses file. Either can appear later than the state says."""
     failures = 0
-    call = replace(_get(terms, batch.name), patience=SLOW)
+    call = replace(_get(session, batch.name), patience=SLOW)
     while True:
-        body = (yield from ask(terms, call)).body
-        file = answers.parse_operation(body).responses_file
+        body = (yield from send(session, call)).body
+        file = read_responses.parse_operation(body).responses_file
         if file is not None:
             lines = readers.Lines(batch.batch_stats.request_count)
-            path = service_path(terms, f"{file}:download")
-            yield from ask(terms, Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
+            path = service_path(session, f"{file}:download")
+            yield from send(session, Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
             return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
         result = yield from work(partial(readers.from_operation, batch, body, dimensions))
         if result is not None:
             return result
         failures += 1
-        delay = terms.poll.delay(failures, terms.outside.chance())
+        delay = session.poll.delay(failures, session.outside.chance())
         if delay is None:
             raise Unavailable(
                 f"{batch.name} is {batch.state}, but its results are not there yet: come back later"
@@ -242,18 +250,18 @@ def _read_output(terms: Terms, batch: Batch, dimensions: int | None) -> Flow[Bat
 
 
 def retry_failed(
-    terms: Terms,
+    session: Session,
     which: str | Batch,
     requests: Sequence[str | Request | None],
-    wish: Wish,
+    defaults: RequestDefaults,
     display_name: str | None,
 ) -> Flow[Batch]:
     """Submit again those requests of a batch that failed, in their order."""
     arguments.optional_text("display_name", display_name)
-    defaults(wish)
+    default_request(defaults)
     if isinstance(requests, str | bytes) or not isinstance(requests, Sequence):
         arguments.refuse("requests", "a list of all texts or requests of the batch", requests)
-    result = yield from results(terms, which, None, partial=True)
+    result = yield from results(session, which, None, partial=True)
     if len(requests) != len(result):
         raise InvalidArgument(
             f"the batch had {len(result)} requests, not {len(requests)}: give all of them, in their order",
@@ -263,48 +271,52 @@ def retry_failed(
         raise FailedPrecondition(f"no request of {result.batch.name} failed: there is nothing to retry")
     again = [requests[index] for index, _ in result.failed_responses]
     batch = result.batch
-    labels = Labels(display_name or f"{batch.display_name or batch.name}{_RETRY}", batch.priority)
-    return (yield from submit(terms, again, replace(wish, model=batch.worked_by), labels))
+    labels = BatchOptions(display_name or f"{batch.display_name or batch.name}{_RETRY}", batch.priority)
+    return (yield from submit(session, again, replace(defaults, model=batch.worked_by), labels))
 
 
-def page(terms: Terms, size: int | None, token: str | None) -> Flow[Page[Batch]]:
+def page(session: Session, size: int | None, token: str | None) -> Flow[Page[Batch]]:
     """Return one page of all batches, newest first."""
     size = arguments.optional_whole("page_size", size, arguments.INT32_ABOVE_0)
-    found = answers.parse_batches((yield from ask(terms, list_call(terms, "batches", size, token))).body)
+    found = read_responses.parse_batches(
+        (yield from send(session, list_call(session, "batches", size, token))).body
+    )
     return advanced(found, token)
 
 
-def update(terms: Terms, which: str | Batch, display_name: str | None, priority: int | None) -> Flow[Batch]:
+def update(
+    session: Session, which: str | Batch, display_name: str | None, priority: int | None
+) -> Flow[Batch]:
     """Change display name or priority; what is `None` stays."""
     arguments.optional_text("display_name", display_name)
     priority = arguments.optional_whole("priority", priority, arguments.INT64)
     if display_name is None and priority is None:
         raise InvalidArgument("nothing to change: give display_name or priority", field="display_name")
-    mask, body = bodies.update_body(display_name, priority)
-    path = service_path(terms, f"{_name(which)}:updateEmbedContentBatch")
+    mask, body = write_requests.update_body(display_name, priority)
+    path = service_path(session, f"{_name(which)}:updateEmbedContentBatch")
     call = Call("PATCH", path, {"updateMask": mask}, JSON, body)
-    return answers.parse_batch((yield from ask(terms, call)).body)
+    return read_responses.parse_batch((yield from send(session, call)).body)
 
 
-def cancel(terms: Terms, which: str | Batch) -> Flow[Batch]:
+def cancel(session: Session, which: str | Batch) -> Flow[Batch]:
     """Stop a batch and return it as it then is; one in a final state stays as it is."""
     name = _name(which)
     refused: FailedPrecondition | None = None
     try:
-        yield from ask(terms, Call("POST", service_path(terms, f"{name}:cancel")))
+        yield from send(session, Call("POST", service_path(session, f"{name}:cancel")))
     except FailedPrecondition as error:
         refused = error
-    batch = yield from get(terms, name)
+    batch = yield from get(session, name)
     # Some services refuse to cancel what has ended, be it by an earlier attempt whose answer was lost.
     if refused is not None and not batch.done:
         raise refused
     return batch
 
 
-def delete(terms: Terms, which: str | Batch) -> Flow[None]:
+def delete(session: Session, which: str | Batch) -> Flow[None]:
     """Delete a finished batch."""
     try:
-        yield from ask(terms, Call("DELETE", service_path(terms, _name(which))))
+        yield from send(session, Call("DELETE", service_path(session, _name(which))))
     except NotFound as gone:
         # The answer to an earlier attempt was lost, and that attempt deleted it.
         if gone.__cause__ is None:
@@ -325,11 +337,11 @@ def dimensions_of(value: object) -> int | None:
     return arguments.optional_whole("output_dimensionality", value, arguments.INT32_ABOVE_0)
 
 
-def defaults(wish: Wish) -> Request:
+def default_request(defaults: RequestDefaults) -> Request:
     """Return a request without text that says what all others shall be like. Raises InvalidArgument."""
-    arguments.name_of_model(wish.model)
+    arguments.name_of_model(defaults.model)
     return Request(
         "",
-        task_type=arguments.task_type(wish.task_type),
-        output_dimensionality=dimensions_of(wish.output_dimensionality),
+        task_type=arguments.task_type(defaults.task_type),
+        output_dimensionality=dimensions_of(defaults.output_dimensionality),
     )

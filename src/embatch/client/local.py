@@ -33,7 +33,7 @@ from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument, Un
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embatch.client.shells import Shell
+    from embatch.client.base import BaseClient
 
 START_SECONDS: Final = 120.0
 """A service that does not listen by then is given up; it loads no model before it listens."""
@@ -305,7 +305,7 @@ def _why(data: Path, what: str) -> str:
     return f"{what}; its log is {_log(data)}{':' if said else ''}{said}"
 
 
-def service_cpu_seconds(client: Shell) -> float | None:
+def service_cpu_seconds(client: BaseClient) -> float | None:
     """Return the CPU seconds spent so far by the local service with its engine processes.
 
     `None` where the client has no local service, or the system does not tell (Linux does).

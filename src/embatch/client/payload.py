@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from embatch.batch import DISPLAY_NAME, Request, Texts
 from embatch.client import arguments
-from embatch.client.asking import Parcel
 from embatch.client.readers import tagged_line
+from embatch.client.upload import FileUpload
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.wire.bodies import LineWriter, StreamWriter, refuse_unsayable
+from embatch.wire.arrow.write_requests import StreamWriter
+from embatch.wire.gemini.write_requests import LineWriter, refuse_unsayable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ _OVERHEAD: Final = 64
 _MISSING: Final = ("NAType", "NaTType")
 
 
-class Writer(Protocol):
+class RequestWriter(Protocol):
     """Encodes requests into a file, in their order."""
 
     mime_type: ClassVar[str]
@@ -130,7 +131,7 @@ class Payload:
         self._bytes = 0
         self._written = 0
         self._file: BufferedRandom | None = None
-        self._writer: Writer | None = None
+        self._writer: RequestWriter | None = None
 
     def add(self, block: Sequence[Request]) -> None:
         """Take more requests."""
@@ -172,7 +173,7 @@ class Payload:
             self._spill()
         self.close()
 
-    def parcel(self, display_name: str, *, named: bool) -> Parcel:
+    def file(self, display_name: str, *, named: bool) -> FileUpload:
         """Return the complete file; `named` after its content, so that a submit can be repeated exactly."""
         assert self._file is not None  # noqa: S101
         assert self._writer is not None  # noqa: S101
@@ -183,7 +184,7 @@ class Payload:
             digest = hashlib.file_digest(self._file, "sha256").hexdigest()
             name = f"files/embatch-{digest[:30]}"
             names = (name, *(f"{name}-{number}" for number in range(1, 4)))
-        return Parcel(self._file, size, self._writer.mime_type, display_name[:DISPLAY_NAME], names)
+        return FileUpload(self._file, size, self._writer.mime_type, display_name[:DISPLAY_NAME], names)
 
     def discard(self) -> None:
         """Drop the file. Repeating is safe."""

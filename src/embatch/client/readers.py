@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from embatch.client.calls import ANSWER_BYTES
-from embatch.client.results import Columns
+from embatch.client.results import ResultBuilder
 from embatch.errors import Code, DataLoss, InvalidArgument, Reason, RequestError
 from embatch.states import State
 from embatch.vectors import truncate
-from embatch.wire import answers, stream
+from embatch.wire.arrow import read_results
+from embatch.wire.gemini import read_responses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embatch.batch import Batch, Request
     from embatch.client.results import BatchResult
-    from embatch.wire.answers import Found
+    from embatch.wire.gemini.read_responses import ResponseRow
 
 TAG: Final = "embatch.request"
 """Name under which an inline request's tag stands in its metadata; in a file it is the line's key."""
@@ -61,7 +62,7 @@ def _tag(request: Request, index: int) -> str:
     return f"r-{index}" if request.key is None else f"r-{index}:{request.key}"
 
 
-def _untag(found: Found) -> tuple[int, Found] | None:
+def _untag(found: ResponseRow) -> tuple[int, ResponseRow] | None:
     """Return index and row as they were before tagging; `None` for a row that carries no tag."""
     metadata = dict(found.metadata or {})
     word = metadata.pop(TAG, None) if TAG in metadata else found.key
@@ -71,7 +72,7 @@ def _untag(found: Found) -> tuple[int, Found] | None:
     return int(match[1]), replace(found, key=match[2], metadata=metadata or None)
 
 
-def in_order(batch: Batch, rows: Sequence[Found]) -> list[Found | None]:
+def in_order(batch: Batch, rows: Sequence[ResponseRow]) -> list[ResponseRow | None]:
     """Return the rows at the places of their requests; `None` where a stopped batch has no row.
 
     Rows without a tag are another client's and stand in their order. Among tagged rows, errors that lost
@@ -83,8 +84,8 @@ def in_order(batch: Batch, rows: Sequence[Found]) -> list[Found | None]:
     count = batch.batch_stats.request_count or len(rows)
     if count > _MOST_REQUESTS:  # before there is a place for each of them
         raise DataLoss(f"{batch.name}: no batch has {count} requests")
-    placed: list[Found | None] = [None] * count
-    bare: list[Found] = []
+    placed: list[ResponseRow | None] = [None] * count
+    bare: list[ResponseRow] = []
     for row in rows:
         untagged = _untag(row)
         if untagged is None:
@@ -111,7 +112,7 @@ def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
     Raises:
         DataLoss: a request has no row, or two, or the stream is damaged.
     """
-    parts = list(stream.read_parts(content))
+    parts = list(read_results.read_parts(content))
     count = batch.batch_stats.request_count
     following = 0
     for part in parts:
@@ -146,11 +147,11 @@ def from_lines(batch: Batch, lines: Lines, dimensions: int | None) -> BatchResul
 
 def from_operation(batch: Batch, body: bytes, dimensions: int | None) -> BatchResult | None:
     """Return the result of an operation with inlined responses; `None` if it has none yet."""
-    rows = answers.parse_items(body)
+    rows = read_responses.parse_items(body)
     return None if rows is None else from_rows(batch, rows, dimensions)
 
 
-def from_rows(batch: Batch, rows: Sequence[Found], dimensions: int | None) -> BatchResult:
+def from_rows(batch: Batch, rows: Sequence[ResponseRow], dimensions: int | None) -> BatchResult:
     """Return the result of rows in any order; `dimensions` truncates them, `None` leaves them as they are."""
     placed = in_order(batch, rows)
     widest = max((len(row.values) for row in placed if row and row.values is not None), default=0)
@@ -170,10 +171,10 @@ def from_rows(batch: Batch, rows: Sequence[Found], dimensions: int | None) -> Ba
     return columns.result(batch)
 
 
-def _columns(batch: Batch, count: int, widest: int) -> Columns:
+def _columns(batch: Batch, count: int, widest: int) -> ResultBuilder:
     if widest > _MOST_DIMENSIONS:  # one such row would make all others as wide
         raise DataLoss(f"{batch.name}: no embedding has {widest} dimensions")
-    return Columns(count, widest)
+    return ResultBuilder(count, widest)
 
 
 def _unserved(batch: Batch) -> RequestError:
@@ -223,7 +224,7 @@ class Lines:
         """Forget what a broken answer brought."""
         self._held: list[bytes] = []
         self._size = 0
-        self._rows: list[Found] = []
+        self._rows: list[ResponseRow] = []
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises `DataLoss` for an endless line, or more lines than requests."""
@@ -242,9 +243,9 @@ class Lines:
             return
         if len(self._rows) == self._most > 0:
             raise DataLoss(f"the results have more than {self._most} lines, two for each request")
-        self._rows.append(answers.parse_line(line))
+        self._rows.append(read_responses.parse_line(line))
 
-    def rows(self) -> list[Found]:
+    def rows(self) -> list[ResponseRow]:
         """Return all rows once the answer is complete."""
         self.feed(b"\n")
         return self._rows

@@ -127,7 +127,7 @@ class BatchResult:
                 "the same output_dimensionality",
                 field="retry",
             )
-        columns = Columns(len(self), max(self.matrix.shape[1], retry.matrix.shape[1]))
+        columns = ResultBuilder(len(self), max(self.matrix.shape[1], retry.matrix.shape[1]))
         columns.matrix[:, : self.matrix.shape[1]] = self.matrix
         columns.widths[:], columns.tokens[:] = self.widths, self.tokens
         columns.truncated[:] = self.truncated
@@ -140,7 +140,7 @@ class BatchResult:
         return columns.result(self.batch)
 
 
-class Columns:
+class ResultBuilder:
     """A result while it is being read: every request gets exactly one embedding or one error."""
 
     def __init__(self, count: int, dimensions: int) -> None:

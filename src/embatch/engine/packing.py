@@ -50,10 +50,13 @@ class MicroBatch:
 
 
 def plan(lengths: Sequence[int], budget: int, about: Description) -> tuple[MicroBatch, ...]:
-    """Return the micro-batches in which an engine takes texts of these lengths; see `pack` and `lay`."""
+    """Return the micro-batches in which an engine takes texts of these lengths.
+
+    See `pack_padded` and `pack_blocks`.
+    """
     if about.block:
-        return lay(lengths, budget, about.block, about.streams)
-    return pack(lengths, budget, about.multiple, about.max_tokens)
+        return pack_blocks(lengths, budget, about.block, about.streams)
+    return pack_padded(lengths, budget, about.multiple, about.max_tokens)
 
 
 def distinct(texts: Iterable[str]) -> Distinct:
@@ -63,7 +66,9 @@ def distinct(texts: Iterable[str]) -> Distinct:
     return Distinct(tuple(places), of)
 
 
-def pack(lengths: Sequence[int], budget: int, multiple: int, max_tokens: int) -> tuple[MicroBatch, ...]:
+def pack_padded(
+    lengths: Sequence[int], budget: int, multiple: int, max_tokens: int
+) -> tuple[MicroBatch, ...]:
     """Return micro-batches that hold every text exactly once, longest first, equal lengths in order.
 
     Args:
@@ -90,7 +95,7 @@ def pack(lengths: Sequence[int], budget: int, multiple: int, max_tokens: int) ->
     return tuple(packed)
 
 
-def lay(lengths: Sequence[int], budget: int, block: int, streams: int = 1) -> tuple[MicroBatch, ...]:
+def pack_blocks(lengths: Sequence[int], budget: int, block: int, streams: int = 1) -> tuple[MicroBatch, ...]:
     """Return micro-batches that hold every text exactly once, block after block, each as full as can be.
 
     A block begins with the longest text that is left and goes on with the longest that still fits. When it

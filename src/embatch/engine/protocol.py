@@ -8,9 +8,11 @@ planned shape give the same bytes, always: order of rows, their company and thei
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from embatch.engine.texts import DEFAULT_PROMPT
 from embatch.errors import Code, EmbatchError, EngineTrouble
 
 if TYPE_CHECKING:
@@ -155,3 +157,15 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back memory and connections. Repeating is safe."""
         ...
+
+
+def computed_by(about: Description) -> str:
+    """Return a digest of all that decides what a request's vector is: the engine, its prompts, its limit.
+
+    An engine's own `identity` says nothing of prompts, and that of a remote one nothing of the limit.
+    """
+    prompts = about.prompts
+    if not prompts.get(DEFAULT_PROMPT):  # an empty one then stands where none would
+        prompts = {name: text for name, text in prompts.items() if text}
+    said = (about.identity, about.max_tokens, sorted(prompts.items()))
+    return hashlib.sha256(repr(said).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -12,20 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embatch.engine.packing import distinct
-from embatch.engine.protocol import EndpointTrouble, ModelChanged
-from embatch.engine.texts import DEFAULT_PROMPT, compose
+from embatch.engine.protocol import EndpointTrouble, ModelChanged, computed_by
+from embatch.engine.texts import compose
 from embatch.errors import Code, Reason, RequestError
 from embatch.pool.work import ShardWork
-from embatch.shard import COMPUTED_BY, FROZEN, IDENTITY, Done, frozen, results_schema, thawed
+from embatch.shard import COMPUTED_BY, IDENTITY, PRECOMPUTED, Done, precomputed, results_schema, without_stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from embatch.engine.protocol import Description
     from embatch.pool.kept import Kept
-    from embatch.pool.lane import Processes
+    from embatch.pool.protocol import Processes
     from embatch.pool.work import Outcome
 
 TOO_LONG: Final = RequestError(
@@ -48,7 +46,7 @@ class Embedding:
 
     Attributes:
         processes: the lane.
-        requests: `shard.REQUESTS`, perhaps with the columns of `shard.FROZEN`.
+        requests: `shard.REQUESTS`, perhaps with the columns of `shard.PRECOMPUTED`.
         on_progress: told what is finished.
         stop: heard between micro-batches.
         doubted: as `ShardWork.doubted`.
@@ -73,10 +71,10 @@ class Embedding:
         """
         about = self.processes.process(self.stop).await_ready()
         whose = computed_by(about)
-        requests = thawed(self.requests, whose)
-        known = frozen(requests)
+        requests = without_stale(self.requests, whose)
+        known = precomputed(requests)
         open_ = np.flatnonzero(_sound(requests) & ~known).tolist()
-        counted = int(pc.sum(requests.column(FROZEN[1])).as_py()) if known.any() else 0
+        counted = int(pc.sum(requests.column(PRECOMPUTED[1])).as_py()) if known.any() else 0
         self.on_progress(Done(requests.num_rows - len(open_), counted))
         merged = distinct(composed(requests, open_, about.prompts))
         repeats = np.bincount(np.array(merged.of, np.int64), minlength=len(merged.texts))
@@ -113,18 +111,6 @@ class Embedding:
         return counts
 
 
-def computed_by(about: Description) -> str:
-    """Return a digest of all that decides what a request's vector is: the engine, its prompts, its limit.
-
-    An engine's own `identity` says nothing of prompts, and that of a remote one nothing of the limit.
-    """
-    prompts = about.prompts
-    if not prompts.get(DEFAULT_PROMPT):  # an empty one then stands where none would
-        prompts = {name: text for name, text in prompts.items() if text}
-    said = (about.identity, about.max_tokens, sorted(prompts.items()))
-    return hashlib.sha256(repr(said).encode()).hexdigest()
-
-
 def composed(requests: pa.RecordBatch, rows: Sequence[int], prompts: Mapping[str, str]) -> Iterator[str]:
     """Return what the engine embeds of some requests: prompt, title and text as one."""
     if not prompts and requests.column("title").null_count == requests.num_rows:
@@ -148,12 +134,12 @@ def _results(
     vectors = np.zeros((count, dimensions), np.float32)
     tokens = np.zeros(count, np.int32)
     truncated = np.zeros(count, np.bool_)
-    known = frozen(requests)
+    known = precomputed(requests)
     if known.any():
-        embedding: Any = requests.column(FROZEN[0])
+        embedding: Any = requests.column(PRECOMPUTED[0])
         vectors[known] = np.asarray(embedding.values, np.float32).reshape(count, -1)[known]
-        tokens[known] = requests.column(FROZEN[1]).to_numpy()[known]
-        truncated[known] = requests.column(FROZEN[2]).to_numpy(zero_copy_only=False)[known]
+        tokens[known] = requests.column(PRECOMPUTED[1]).to_numpy()[known]
+        truncated[known] = requests.column(PRECOMPUTED[2]).to_numpy(zero_copy_only=False)[known]
     errors: list[Any] = [requests.column(name) for name in _ERROR]
     beyond = _asked(requests) > dimensions
     beyond &= (place >= 0) | known

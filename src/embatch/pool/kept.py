@@ -27,7 +27,7 @@ MOST_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class KeptRows:
     """The rows of a shard that have their outcome."""
 
     rows: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Kept:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
         self._lock = threading.Lock()
-        self._parts: OrderedDict[bytes, Part] = OrderedDict()
+        self._parts: OrderedDict[bytes, KeptRows] = OrderedDict()
 
     def put(self, whose: str, texts: Sequence[str], outcome: Outcome) -> None:
         """Keep what of a shard has its outcome.
@@ -58,7 +58,7 @@ class Kept:
         rows = np.flatnonzero(outcome.done)
         if not len(rows):
             return
-        part = Part(
+        part = KeptRows(
             rows,
             outcome.vectors[rows],
             outcome.tokens[rows],
@@ -70,7 +70,7 @@ class Kept:
             while self._parts and sum(one.vectors.nbytes for one in self._parts.values()) > self._most:
                 self._parts.popitem(last=False)
 
-    def take(self, whose: str, texts: Sequence[str]) -> Part | None:
+    def take(self, whose: str, texts: Sequence[str]) -> KeptRows | None:
         """Return what is kept of a shard, and keep it no longer; `None`: nothing is."""
         with self._lock:
             if not self._parts:

@@ -16,7 +16,7 @@ from embatch.engine import frames
 from embatch.engine.protocol import EndpointTrouble, Shape
 from embatch.errors import Code, EngineTrouble, Reason, RequestError
 from embatch.pool.poison import Blame, Fault, Group, Inquiry, suspects
-from embatch.pool.process import CLOSING, TICK, End, Gone, Stopped
+from embatch.pool.protocol import CLOSING, TICK, End, Gone, Stopped
 
 if TYPE_CHECKING:
     import threading
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from embatch.engine.frames import Frame
     from embatch.engine.protocol import Description
-    from embatch.pool.kept import Part
-    from embatch.pool.lane import Processes
-    from embatch.pool.process import EngineProcess, Job
+    from embatch.pool.kept import KeptRows
+    from embatch.pool.protocol import Job, Processes, Worker
 
 CONTROL: Final = "The quick brown fox jumps over the lazy dog."
 """What an engine must manage before any text is blamed for its failures."""
@@ -100,7 +99,7 @@ class ShardWork:
     """Whether trouble of the engine may be a row's doing: the shard was tried before and never got done."""
     alone: bool = False
     """Whether each text runs by itself, and nothing else meanwhile."""
-    known: Part | None = None
+    known: KeptRows | None = None
     """What an earlier attempt has of them: it is not worked again."""
     outcome: Outcome = field(init=False)
     _vain: int = 0
@@ -183,7 +182,7 @@ class ShardWork:
     def _inquire(self, groups: Sequence[Group]) -> None:
         """Try suspects one group at a time in processes of their own until each row passed or is blamed."""
         inquiry = Inquiry(groups)
-        process: EngineProcess | None = None
+        process: Worker | None = None
         try:
             while (trial := inquiry.next()) is not None:
                 if trial.new_process or process is None:
@@ -207,12 +206,12 @@ class ShardWork:
             if process is not None:
                 process.kill(End.CLOSED)
 
-    def _prove(self, process: EngineProcess) -> None:
+    def _prove(self, process: Worker) -> None:
         """Make sure that this engine ever embedded anything, before it is believed about a text."""
         if not self.processes.proven:
             self._control(process)
 
-    def _control(self, process: EngineProcess) -> None:
+    def _control(self, process: Worker) -> None:
         """Embed a harmless text. Raises EngineTrouble when the engine fails on that too."""
         work = ShardWork([CONTROL], self.about, self.processes, self.stop, on_rows=lambda _: None)
         course = work._attempt(process, [0], None)
@@ -228,7 +227,7 @@ class ShardWork:
         self.on_rows([blame.row])
 
     def _attempt(
-        self, process: EngineProcess, rows: Sequence[int] | None, groups: Sequence[Group] | None
+        self, process: Worker, rows: Sequence[int] | None, groups: Sequence[Group] | None
     ) -> _Course:
         """Run rows (planned by the process) or groups in one process; return how far that came.
 
@@ -276,9 +275,9 @@ class ShardWork:
             if ended:
                 return
             if event is not None:
-                self._note(event, course, job.process)
+                self._note(event, course, job.worker)
 
-    def _note(self, event: Frame, course: _Course, process: EngineProcess) -> None:
+    def _note(self, event: Frame, course: _Course, process: Worker) -> None:
         header = event.header
         match header["type"]:
             case "encoding":
@@ -324,7 +323,7 @@ class ShardWork:
         course.finished += 1
         self.on_rows(at)
 
-    def _trouble(self, header: Mapping[str, Any], course: _Course, process: EngineProcess) -> None:
+    def _trouble(self, header: Mapping[str, Any], course: _Course, process: Worker) -> None:
         """Pass the engine's trouble on, unless a doubted shard may be its cause: a harmless text tells.
 
         An endpoint that is well for a harmless text and refuses real ones, as a rate limit does, is no sign

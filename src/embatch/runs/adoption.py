@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.client.client import Client
     from embatch.runs.ledger import Ledger
-    from embatch.runs.options import Wish
+    from embatch.runs.options import EmbedOptions
     from embatch.runs.sources import Rows
 
 
@@ -24,7 +24,7 @@ class Adoption:
 
     client: Client
     ledger: Ledger
-    wish: Wish
+    embed_options: EmbedOptions
     display_name: str
     run: str | None
     """The run's name in the service's cache; `None` leaves the cache out."""
@@ -35,19 +35,21 @@ class Adoption:
         Raises:
             FailedPrecondition: they were handed over before in another way.
         """
-        wish = self.wish
+        embed_options = self.embed_options
         said = f"rows {rows.first}-{rows.first + len(rows.texts) - 1}"
         while True:
             try:
                 batch = self.client.async_batch_embed_contents(
                     texts,
                     display_name=f"{self.display_name} {said}"[-DISPLAY_NAME:],
-                    model=wish.model,
-                    task_type=wish.task_type,
-                    output_dimensionality=None if self.client.ours else max(wish.dimensions, default=None),
-                    priority=wish.priority,
+                    model=embed_options.model,
+                    task_type=embed_options.task_type,
+                    output_dimensionality=None
+                    if self.client.ours
+                    else max(embed_options.dimensions, default=None),
+                    priority=embed_options.priority,
                     idempotency_key=batch_key(
-                        self.ledger, number, wish.priority, texts, cache=self.run is not None
+                        self.ledger, number, embed_options.priority, texts, cache=self.run is not None
                     ),
                     run=self.run,
                 )

@@ -8,38 +8,38 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from embatch.runs.places import shown
+from embatch.runs.locations import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embatch.client.client import Client
     from embatch.runs.ledger import Ledger
-    from embatch.runs.options import Wish
+    from embatch.runs.options import EmbedOptions
     from embatch.runs.sources import Source
 
 
-def about(client: Client, source: Source, wish: Wish, block_rows: int) -> dict[str, object]:
+def about(client: Client, source: Source, embed_options: EmbedOptions, block_rows: int) -> dict[str, object]:
     """Return what makes two calls the same run, as JSON."""
     return {
         "version": 1,
         "input": source.fingerprint(),
-        "model": wish.model,
-        "task type": wish.task_type and wish.task_type.value,
+        "model": embed_options.model,
+        "task type": embed_options.task_type and embed_options.task_type.value,
         "target": "embatch" if client.ours else "gemini",
         # A service of ours gives native vectors, whatever is written; elsewhere they come shortened.
-        "dimensions": None if client.ours else max(wish.dimensions, default=None),
+        "dimensions": None if client.ours else max(embed_options.dimensions, default=None),
         "block rows": block_rows,
     }
 
 
-def begun(source: Source, wish: Wish) -> dict[str, object]:
+def begun(source: Source, embed_options: EmbedOptions) -> dict[str, object]:
     """Return what the first call of a run decides for all later ones, as JSON."""
     return {
         # Two outputs of one input are two runs, and so is one that begins anew: they share no batch.
         "token": secrets.token_hex(8),
         # A part of each batch, and so of what its idempotency key stands for.
-        "display name": wish.display_name or source.name,
+        "display name": embed_options.display_name or source.name,
         # What the fingerprint is of: a later call that gives another one hears what it is.
         "input": source.parts(),
         # Where it lies, for people: a digest tells them nothing.

@@ -23,8 +23,8 @@ from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
 from embatch.ownership import make_folder
 from embatch.runs.identity import differences
-from embatch.runs.places import SUFFIX, local, scheme
-from embatch.runs.sample import Sample
+from embatch.runs.locations import SUFFIX, local, scheme
+from embatch.runs.parity import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

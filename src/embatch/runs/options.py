@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.runs import sample as certificate
+from embatch.runs import parity as certificate
 from embatch.runs.sources import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from embatch.batch import TaskType
-    from embatch.numbers import Numbers
+    from embatch.dtypes import Dtype
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class EmbedOptions:
     """What a run shall do with every row, and how the vectors shall be written."""
 
     model: str | None = None
     task_type: TaskType | None = None
     dimensions: tuple[int, ...] = ()
     """Leading dimensions written, re-normalised, a column each; `()` for the model's native number."""
-    numbers: Numbers | None = None
+    numbers: Dtype | None = None
     """`None` for float32."""
     priority: int = 0
     display_name: str | None = None
@@ -36,7 +36,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Conduct:
+class RunOptions:
     """How a run shall go about it."""
 
     data: Path

@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument
-from embatch.numbers import Numbers
+from embatch.runs.locations import shown
 from embatch.runs.part import Part
-from embatch.runs.places import shown
 from embatch.runs.sinks import Database, Layout, open_sink, writes_through
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.progress import Summary
     from embatch.runs.sinks import Sink, Written
-    from embatch.runs.standing import Summary
 
 
 class Output:
     """Where a run writes to. The sink is opened once the dimensions of the vectors are known."""
 
     def __init__(
-        self, place: str, dimensions: tuple[int, ...], numbers: Numbers | None, ids: pa.DataType
+        self, place: str, dimensions: tuple[int, ...], numbers: Dtype | None, ids: pa.DataType
     ) -> None:
         self.place, self.dimensions = place, dimensions
         self.direct = writes_through(place)
         """Whether blocks are written as they come, and not at the end."""
-        self._numbers, self._ids = numbers or Numbers.FLOAT32, ids
+        self._numbers, self._ids = numbers or Dtype.FLOAT32, ids
         self._sink: Sink | None = None
         self._put: set[int] = set()
         """Numbers of the blocks that this call has written through."""

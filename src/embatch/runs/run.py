@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
     DataLoss,
@@ -30,19 +31,18 @@ from embatch.errors import (
     Unauthenticated,
     Unavailable,
 )
-from embatch.numbers import Numbers
-from embatch.runs import sample as certificate
+from embatch.runs import parity as certificate
 from embatch.runs.adoption import Adoption
-from embatch.runs.apart import check_apart
+from embatch.runs.certificate import Certificate, Sent
 from embatch.runs.identity import about, begun
-from embatch.runs.judge import Judge, Sent
 from embatch.runs.ledger import Ledger, PartLost, folder_of
+from embatch.runs.locations import shown
 from embatch.runs.output import Output
+from embatch.runs.overlap import check_apart
 from embatch.runs.part import Part, distinct, to_mend
-from embatch.runs.places import shown
+from embatch.runs.progress import SHOWN, RunProgress, Summary, Tally, finished
 from embatch.runs.sinks import check_sink
 from embatch.runs.sources.whereabouts import placed, whereabouts
-from embatch.runs.standing import SHOWN, Standing, Summary, Tally, finished
 from embatch.states import State
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.client.client import Client
     from embatch.runs.ledger import Block
-    from embatch.runs.options import Conduct, Wish
+    from embatch.runs.options import EmbedOptions, RunOptions
+    from embatch.runs.progress import Progress
     from embatch.runs.sources import Rows, Source
-    from embatch.runs.standing import Progress
 
 AHEAD: Final = 2
 """Batches handed over before the oldest is awaited: the service never waits for the file."""
@@ -63,7 +63,12 @@ _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 
 
 def embed_dataset(
-    client: Client, source: Source, place: str, wish: Wish, conduct: Conduct, progress: Progress
+    client: Client,
+    source: Source,
+    place: str,
+    embed_options: EmbedOptions,
+    options: RunOptions,
+    progress: Progress,
 ) -> Summary:
     """Embed every row of a source into one output, in order; return what was done.
 
@@ -77,8 +82,8 @@ def embed_dataset(
         client: where the texts are embedded.
         source: the rows.
         place: path or address of the output; see `sinks`.
-        wish: what shall be done with every row.
-        conduct: how.
+        embed_options: what shall be done with every row.
+        options: how.
         progress: told with every poll.
 
     Raises:
@@ -91,14 +96,14 @@ def embed_dataset(
         BatchFailed: a batch as a whole could not be worked.
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
-    check_sink(place, wish.dimensions, wish.numbers or Numbers.FLOAT32, source.ids)
+    check_sink(place, embed_options.dimensions, embed_options.numbers or Dtype.FLOAT32, source.ids)
     check_apart(source, place)
-    what, first = about(client, source, wish, conduct.block_rows), begun(source, wish)
-    folder = folder_of(place, conduct.data)
-    output = Output(place, wish.dimensions, wish.numbers, source.ids)
+    what, first = about(client, source, embed_options, options.block_rows), begun(source, embed_options)
+    folder = folder_of(place, options.data)
+    output = Output(place, embed_options.dimensions, embed_options.numbers, source.ids)
     try:
-        ledger = Ledger.open(folder, what, first, restart=conduct.restart)
-        run = _Run(client, source, ledger, output, wish, conduct, progress)
+        ledger = Ledger.open(folder, what, first, restart=options.restart)
+        run = _Run(client, source, ledger, output, embed_options, options, progress)
         try:
             output.check_ids(ledger)
             return run.go()
@@ -121,19 +126,21 @@ class _Run:
         source: Source,
         ledger: Ledger,
         output: Output,
-        wish: Wish,
-        conduct: Conduct,
+        embed_options: EmbedOptions,
+        options: RunOptions,
         progress: Progress,
     ) -> None:
         self._client, self._source, self._ledger, self._output = client, source, ledger, output
-        self._wish, self._conduct, self._progress = wish, conduct, progress
-        self._judge = Judge(client, ledger, wish, conduct.threshold)
+        self._embed_options, self._options, self._progress = embed_options, options, progress
+        self._judge = Certificate(client, ledger, embed_options, options.threshold)
         self._sent: deque[Sent] = deque()
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
-        display_name = str(ledger.begun.get("display name") or wish.display_name or source.name)
-        self._adoption = Adoption(client, ledger, wish, display_name, self._name if conduct.cache else None)
+        display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
+        self._adoption = Adoption(
+            client, ledger, embed_options, display_name, self._name if options.cache else None
+        )
         self._started = datetime.now(UTC)
         self._tally = Tally()
         for block in ledger.blocks.values():
@@ -156,7 +163,7 @@ class _Run:
                 return self._finish()
             except PartLost:
                 lost = self._ledger.lost
-                if self._conduct.retry_failed or lost.keys() <= self._again.keys():
+                if self._options.retry_failed or lost.keys() <= self._again.keys():
                     raise
                 self._uncount(lost.values())
 
@@ -212,7 +219,7 @@ class _Run:
     def _todo(self) -> Iterator[tuple[int, Rows]]:
         """Yield the blocks that have to be worked, with their numbers."""
         blocks, lost = self._ledger.blocks, self._ledger.lost
-        if self._conduct.retry_failed:
+        if self._options.retry_failed:
             again = self._failed()
             first, last = min(again), max(again)
             for number, rows in takewhile(lambda block: block[0] <= last, self._blocks(first)):
@@ -231,7 +238,7 @@ class _Run:
         """Yield the blocks from one on; those that the ledger knows are the rows that it says."""
         known = {**self._ledger.lost, **self._ledger.blocks}
         lengths = [known[at].rows for at in takewhile(known.__contains__, count())]
-        blocks = self._source.blocks(self._conduct.block_rows, sum(lengths[:number]), lengths[number:])
+        blocks = self._source.blocks(self._options.block_rows, sum(lengths[:number]), lengths[number:])
         return enumerate(blocks, number)
 
     def _failed(self) -> set[int]:
@@ -306,7 +313,7 @@ class _Run:
         """Return the seconds between polls: lively for a few texts and at first, rarer as the run grows."""
         return min(0.05 + texts / 1000, 5.0, 0.25 * (1 + len(self._ledger.blocks)))
 
-    def _standing(self, batch: Batch, sent: Sent | None = None) -> Standing:
+    def _standing(self, batch: Batch, sent: Sent | None = None) -> RunProgress:
         """Return how far the run is; `sent` is what the batch works on, `None` once that is committed."""
         tally, source = self._tally, self._source
         total = source.rows if source.rows is not None else self._read if self._exhausted else None
@@ -320,7 +327,7 @@ class _Run:
             if not tally.rows:
                 known = (done - sent.finished(0), worked)
         estimate = round(known[1] / known[0] * total) if total and all(known) else None
-        return Standing(
+        return RunProgress(
             min(rows, total or rows),
             total,
             tokens,
@@ -339,7 +346,7 @@ class _Run:
         summary.to_mend = self._to_mend()
         written = self._output.finish(self._ledger, summary)
         self._ledger.end("done")
-        if self._conduct.cache:
+        if self._options.cache:
             self._client.publish_run(self._name)
         if not summary.retryable:
             self._ledger.remove()
@@ -382,5 +389,5 @@ class _Run:
         raise DataLoss(
             f"the vectors are not those of the reference path and stand in {place}: least cosine "
             f"{found.cosine_least if found else 0.0} of {found.count if found else 0} texts, wanted "
-            f"{self._conduct.threshold}. Nothing else was written; --restart begins anew"
+            f"{self._options.threshold}. Nothing else was written; --restart begins anew"
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
-from embatch.pool import LocalPool
+from embatch.pool.local import LocalPool
 from embatch.server import folder, logs
 from embatch.settings import Settings
 

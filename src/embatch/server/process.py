@@ -27,8 +27,8 @@ from embatch.server import folder, logs
 from embatch.server.http_protocol import guarded
 from embatch.service.application import Service
 from embatch.store.blobs import Blobs
+from embatch.store.faults import database_gone
 from embatch.store.store import Store
-from embatch.store.trouble import database_gone
 
 if TYPE_CHECKING:
     import socket
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embatch.engine.models import Catalog
-    from embatch.pool import LocalPool
+    from embatch.pool.local import LocalPool
     from embatch.settings import Settings
 
 DONE: Final = 0

@@ -13,10 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from embatch.ageing import AgeClock, Ageing, since_boot
-from embatch.batch import Page, check_display_name
-from embatch.cached import Cached
-from embatch.dispatcher import Dispatcher
+from embatch.batch import FileRecord, Page, check_display_name
 from embatch.errors import (
     EmbatchError,
     FailedPrecondition,
@@ -26,17 +23,19 @@ from embatch.errors import (
     PermissionDenied,
     Unavailable,
 )
-from embatch.intake import Draft, Judge, ShardWriter, check_priority, known, refuse
-from embatch.interactive import Interactive
-from embatch.reading import Results, read_results, unless_deleted
+from embatch.service.caching import Cached
+from embatch.service.dispatcher import Dispatcher
+from embatch.service.intake import Draft, RequestValidator, ShardWriter, check_priority, known, refuse
+from embatch.service.interactive import Interactive
 from embatch.service.planner import Planner
+from embatch.service.results import Results, read_results, unless_deleted
+from embatch.service.sweeps import AgeClock, Ageing, since_boot
+from embatch.service.uploads import RESULTS, Uploads, file_id, new_id
 from embatch.service.views import Health, after, batch_id, check_page_size, health, shown, token
 from embatch.shard import Done
 from embatch.states import State
 from embatch.store.cache import VectorCache
-from embatch.store.records import FileRecord
 from embatch.store.store import UNSET
-from embatch.uploads import RESULTS, Uploads, file_id, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.engine.models import Catalog, ServedModel
-    from embatch.pool import Pool
+    from embatch.pool.protocol import Pool
     from embatch.settings import Settings
     from embatch.shard import RequestRow
     from embatch.store.blobs import Blobs
@@ -129,7 +128,7 @@ class Service:
             refuse(row, at, model)
         new_name = new_id(36)
         cached = None if draft.run is None else self._cached
-        writer = ShardWriter(self._blobs, new_name, Judge(model, self._settings), cached)
+        writer = ShardWriter(self._blobs, new_name, RequestValidator(model, self._settings), cached)
         try:
             shards = list(writer.shards(held))
         except BaseException:

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from embatch.errors import DataLoss, InvalidArgument
-from embatch.store.trouble import unreadable
+from embatch.store.faults import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

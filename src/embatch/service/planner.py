@@ -26,18 +26,20 @@ from embatch.errors import (
     NotFound,
     PermissionDenied,
 )
-from embatch.intake import Judge, ShardWriter, known
 from embatch.service.input_file import READ_BYTES, CheckedFile, Turns, decoded
-from embatch.store.trouble import unreadable
-from embatch.wire import columns, lines
+from embatch.service.intake import RequestValidator, ShardWriter, known
+from embatch.store.faults import unreadable
+from embatch.wire.arrow import MEDIA_TYPE
+from embatch.wire.arrow.read_requests import read_batches
+from embatch.wire.gemini import read_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
-    from embatch.cached import Cached
     from embatch.engine.models import Catalog, ServedModel
-    from embatch.pool import Pool
+    from embatch.pool.protocol import Pool
+    from embatch.service.caching import Cached
     from embatch.settings import Settings
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord, PayloadShard
@@ -239,7 +241,7 @@ class Planner:
         earlier = tuple(shard.payload for shard in self.store.shards(record.id))
         if not earlier:
             self.blobs.remove_batch(record.id)
-        writer = ShardWriter(self.blobs, record.id, Judge(model, self.settings), cached, earlier)
+        writer = ShardWriter(self.blobs, record.id, RequestValidator(model, self.settings), cached, earlier)
         try:
             left = self._cut(record, writer)
         except _StoppedError:
@@ -304,7 +306,7 @@ class Planner:
     def _written(self, record: BatchRecord, writer: ShardWriter) -> Iterator[PayloadShard]:
         """Yield the shards of an input file once they are durable, in constant memory."""
         file = self.store.file(record.input_file or "")
-        limits, arrow = self.settings, file.mime_type == columns.MEDIA_TYPE
+        limits, arrow = self.settings, file.mime_type == MEDIA_TYPE
         lines_at_most = math.inf if arrow else _LINES_A_REQUEST * limits.file_requests
 
         def look() -> None:
@@ -316,11 +318,11 @@ class Planner:
             checked = CheckedFile(stored, look, lines_at_most)
             content = io.BufferedReader(checked, READ_BYTES)
             if arrow:
-                given = decoded(columns.read_batches(content, limits.text_bytes), limits.file_bytes)
+                given = decoded(read_batches(content, limits.text_bytes), limits.file_bytes)
                 yield from writer.shards_of(self._limited(given, len, look))
             else:  # a bad line is a faulty row
                 model = writer.judge.model
-                rows = lines.read_rows(content, limits.line_bytes, self.catalog.naming(model))
+                rows = read_jsonl.read_rows(content, limits.line_bytes, self.catalog.naming(model))
                 yield from writer.shards(self._limited(rows, lambda _: 1, look))
             checked.check(file.sha256)
 

@@ -13,14 +13,14 @@ import orjson
 from embatch.batch import WAITS, Batch, BatchStats, BatchUsage
 from embatch.errors import InvalidArgument, NotFound
 from embatch.states import State
+from embatch.store.faults import storage_error, storage_full
 from embatch.store.times import micros
-from embatch.store.trouble import storage_error, storage_full
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-    from embatch.pool import EngineStatus
+    from embatch.pool.protocol import EngineStatus
     from embatch.shard import Done
     from embatch.store.records import BatchRecord
     from embatch.store.store import Store

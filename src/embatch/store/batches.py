@@ -9,9 +9,9 @@ import orjson
 from embatch.errors import NotFound
 from embatch.states import State
 from embatch.store import statements
+from embatch.store.faults import damaged, reading
 from embatch.store.records import MIXED, BatchRecord, NewBatch, PayloadShard, ResultShard, ShardRecord
 from embatch.store.times import micros, moment
-from embatch.store.trouble import damaged, reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

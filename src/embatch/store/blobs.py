@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from embatch.durable import sync, sync_folder
 from embatch.errors import DataLoss
-from embatch.store.trouble import disk, storage_low, unreadable
+from embatch.store.faults import disk, storage_low, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

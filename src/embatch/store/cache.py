@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from embatch.errors import InvalidArgument
+from embatch.store.faults import disk
 from embatch.store.segments import (
     HEAD,
     HEADER_BYTES,
@@ -35,7 +36,6 @@ from embatch.store.segments import (
     opened,
     write,
 )
-from embatch.store.trouble import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -18,8 +18,8 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from embatch.durable import sync_folder
 from embatch.errors import FailedPrecondition
+from embatch.store.faults import damaged, disk, trouble
 from embatch.store.schema import METADATA, VERSION, make_partial
-from embatch.store.trouble import damaged, disk, trouble
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, literal, select, tuple_
 
+from embatch.batch import FileRecord
 from embatch.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
-from embatch.store.records import FileRecord, UploadRecord
+from embatch.store.faults import reading
+from embatch.store.records import UploadRecord
 from embatch.store.schema import BATCH, FILE, UPLOAD
 from embatch.store.times import micros, moment
-from embatch.store.trouble import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

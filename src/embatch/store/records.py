@@ -153,25 +153,6 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class FileRecord:
-    """A file of a user."""
-
-    id: str
-    display_name: str | None
-    mime_type: str
-    size: int
-    """Bytes."""
-    sha256: str
-    create_time: datetime
-    update_time: datetime
-    expire_time: datetime | None
-    """When it is deleted; `None` for never."""
-    source: str
-    """`UPLOADED` or `GENERATED`."""
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
 class UploadRecord:
     """A resumable upload under way."""
 

@@ -22,11 +22,11 @@ from embatch.store import statements
 from embatch.store.ballast import Ballast
 from embatch.store.batches import Batches, accepted, payload
 from embatch.store.connect import connect
+from embatch.store.faults import reading
 from embatch.store.files import Files
 from embatch.store.records import BatchRecord, Claim, Committed, NewBatch, PayloadShard, ResultShard
 from embatch.store.schema import BATCH
 from embatch.store.times import micros, moment
-from embatch.store.trouble import reading
 from embatch.store.writer import Writer
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from embatch.store.trouble import Trouble, storage_error, storage_full, trouble
+from embatch.store.faults import Trouble, storage_error, storage_full, trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

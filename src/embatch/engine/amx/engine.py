@@ -140,7 +140,7 @@ class AmxEngine:
     def forward(self, rows: Sequence[TokenRow], shape: Shape) -> NDArray[np.float32]:
         """Return the vectors of the rows: float32 (len(rows), dimensions). Nothing is padded.
 
-        Rows are laid into blocks in the order they come, as `packing.lay` plans them. With the option
+        Rows are laid into blocks in the order they come, as `packing.pack_blocks` plans them. With the option
         `affinity=cores` the calling thread stays on one core from then on.
         """
         if len(rows) > shape.rows or any(len(row) > shape.tokens for row in rows):

@@ -105,7 +105,7 @@ class Library:
         found = self._c.embatch_amx_supported()
         return _WHY_NOT.get(found, f"reason {found}") if found else None
 
-    def load(self, form: Form, tensors: Sequence[NDArray[np.float32]]) -> Model:
+    def load(self, form: Form, tensors: Sequence[NDArray[np.float32]]) -> PackedModel:
         """Pack a model. `tensors` in the order of `embatch_amx_load`, matrices as (outputs, inputs).
 
         Raises:
@@ -124,10 +124,10 @@ class Library:
             raise EngineTrouble("there is no memory for the model")
         if status:
             raise InvalidArgument("the kernel does not compute a model of this shape", field="model")
-        return Model(self._c, model, form, kept[:2])
+        return PackedModel(self._c, model, form, kept[:2])
 
 
-class Model:
+class PackedModel:
     """A packed model, for any number of threads at the same time. Not used after `free`."""
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.runs.places import divided, scheme, shown
+from embatch.runs.locations import divided, scheme, shown
 from embatch.runs.sinks.layout import Database, Layout, Sink, Written
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from embatch.numbers import Numbers
+    from embatch.dtypes import Dtype
 
 __all__ = ["Database", "Layout", "Sink", "Written", "check_sink", "open_sink", "replaced", "writes_through"]
 
@@ -38,9 +38,7 @@ def writes_through(place: str) -> bool:
     return scheme(place) in _DATABASES
 
 
-def check_sink(
-    place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None = None
-) -> None:
+def check_sink(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None = None) -> None:
     """Refuse, before anything is spent, a place that cannot be written to in this form.
 
     Args:

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from embatch.dtypes import Dtype
 from embatch.durable import sync, sync_folder
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.jsontext import encodable
-from embatch.numbers import Numbers
 from embatch.runs.ids import Holder, as_json, as_written, written
-from embatch.runs.places import SUFFIX, divided, resolve, scheme, shown, with_options
+from embatch.runs.locations import SUFFIX, divided, resolve, scheme, shown, with_options
 from embatch.runs.sinks.layout import Layout, Regrouped, Written
 from embatch.runs.sinks.upload import upload
 
@@ -45,7 +45,7 @@ GROUP_ROWS: Final = 16_384
 """Rows of a row group or record batch."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     check_folder(place)
     for name in replaced(place):
@@ -243,7 +243,7 @@ class TableSink:
         if not parquet:
             return pa.ipc.new_file(str(self._spool.path), self._schema)
         # Floats of like size compress by their bytes; whole numbers and bits do as they are.
-        floats = self._layout.numbers in (Numbers.FLOAT32, Numbers.FLOAT16)
+        floats = self._layout.numbers in (Dtype.FLOAT32, Dtype.FLOAT16)
         split = [f"embedding{suffix}.list.element" for suffix in self._layout.sizes] if floats else False
         return pq.ParquetWriter(
             self._spool.path,
@@ -300,7 +300,7 @@ class JsonlSink:
             self._file.write(orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
 
     def _value(self, values: NDArray[Any]) -> Any:
-        return base64.b64encode(values.tobytes()).decode() if self._layout.numbers is Numbers.BITS else values
+        return base64.b64encode(values.tobytes()).decode() if self._layout.numbers is Dtype.BITS else values
 
     def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
         """As `Sink.finish`."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.runs.ids import Holder
-from embatch.runs.places import resolve, scheme, shown
+from embatch.runs.locations import resolve, scheme, shown
 from embatch.runs.sinks import files
 from embatch.runs.sinks.layout import Written
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from embatch.numbers import Numbers
+    from embatch.dtypes import Dtype
     from embatch.runs.sinks.layout import Layout, Sink
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     _library()
     if scheme(place) != "file":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-from embatch.numbers import Numbers, narrowed
+from embatch.dtypes import Dtype, quantize
 from embatch.vectors import truncate
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Layout:
     """Dimensions of the vectors that are written."""
     dimensions: tuple[int, ...] = ()
     """Leading dimensions kept, re-normalised; `()` keeps all as they are."""
-    numbers: Numbers = Numbers.FLOAT32
+    numbers: Dtype = Dtype.FLOAT32
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -50,7 +50,7 @@ class Layout:
         for suffix, size in self.sizes.items():
             value = pa.from_numpy_dtype(self.numbers.dtype)
             columns.append(pa.field(f"embedding{suffix}", pa.list_(value, self.numbers.width(size))))
-            if self.numbers is Numbers.INT8:
+            if self.numbers is Dtype.INT8:
                 columns.append(pa.field(f"scale{suffix}", pa.float32()))
         columns.append(pa.field("error", pa.string()))
         return pa.schema(columns, {name.encode(): note.encode() for name, note in notes.items()})
@@ -60,7 +60,7 @@ class Layout:
     ) -> dict[str, tuple[NDArray[Any], NDArray[np.float32] | None]]:
         """Return the values and scales of vectors, float32 (n, native), by the suffix of their column."""
         return {
-            suffix: narrowed(truncate(vectors, size), self.numbers) for suffix, size in self.sizes.items()
+            suffix: quantize(truncate(vectors, size), self.numbers) for suffix, size in self.sizes.items()
         }
 
     def batch(

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import numpy as np
 import orjson
 
+from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument, Unavailable
-from embatch.numbers import Numbers
 from embatch.runs.ids import Holder, as_words, without_nul, written
 from embatch.runs.sinks.layout import Written, sizes
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from embatch.runs.sinks.layout import Layout, Sink
 
-_TYPES = {Numbers.FLOAT32: "vector", Numbers.FLOAT16: "halfvec", Numbers.BITS: "bit"}
+_TYPES = {Dtype.FLOAT32: "vector", Dtype.FLOAT16: "halfvec", Dtype.BITS: "bit"}
 _NAME_BYTES: Final = 63
 """Postgres cuts what is longer: two tables would become one."""
 _PASSWORD_WORDS: Final = ("password", "authentication")
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:
+def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:
     """As `sinks.check_sink`: all statements of a run are tried on no rows, and taken back."""
     if numbers not in _TYPES:
         raise InvalidArgument("pgvector has no int8: take float32, float16 or bits", field="--numbers")
@@ -119,7 +119,7 @@ def _refused(error: psycopg.Error) -> Unavailable:
 
 
 def _columns(
-    ids: pa.DataType | None, widths: Mapping[str, int | None] | Mapping[str, int], numbers: Numbers
+    ids: pa.DataType | None, widths: Mapping[str, int | None] | Mapping[str, int], numbers: Dtype
 ) -> dict[str, str]:
     """Return the columns of a table and their types, without dimensions where they are not known yet."""
     kind = _TYPES[numbers]
@@ -218,8 +218,8 @@ def _rehearse(connection: Any, address: str, table: _Table) -> None:
 def _refuse_other(address: str, table: _Table, there: Mapping[str, str]) -> None:
     for column, kind in table.columns.items() if there else ():
         found = there.get(column, "")
-        (base, _, size), (wanted, _, wish) = found.partition("("), kind.partition("(")
-        if base != wanted or (size and wish and size != wish):
+        (base, _, size), (wanted, _, embed_options) = found.partition("("), kind.partition("(")
+        if base != wanted or (size and embed_options and size != embed_options):
             has = f"is {found}" if found else "is not there"
             raise InvalidArgument(
                 f"{_shown(address)} has a table of that name whose column {column!r} {has}, and the run "
@@ -278,7 +278,7 @@ class PostgresSink:
         return found == [(rows,)]
 
     def _texts(self, values: NDArray[Any], size: int) -> list[str]:
-        if self._layout.numbers is Numbers.BITS:
+        if self._layout.numbers is Dtype.BITS:
             bits = np.unpackbits(values, axis=1, count=size) + ord("0")
             return [row.tobytes().decode() for row in bits]
         # The shortest words that read back as the same number.

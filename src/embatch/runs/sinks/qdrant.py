@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from embatch import network
+from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument, Unavailable
-from embatch.numbers import Numbers
 from embatch.runs.ids import as_json
-from embatch.runs.places import local, scheme, shown
+from embatch.runs.locations import local, scheme, shown
 from embatch.runs.sinks.layout import Written, sizes
 from embatch.vectors import truncate
 
@@ -35,9 +35,9 @@ _PATIENCE: Final = 10
 """Seconds until a server that says nothing is none."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Numbers, ids: pa.DataType | None) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
-    if numbers not in (Numbers.FLOAT32, Numbers.FLOAT16):
+    if numbers not in (Dtype.FLOAT32, Dtype.FLOAT16):
         raise InvalidArgument("Qdrant quantises by itself: write float32 or float16", field="--numbers")
     client: Any = None
     try:
@@ -148,7 +148,7 @@ class QdrantSink:
 
         self._layout, self._models = layout, models
         self._client, self._name = _client(place)
-        kind = models.Datatype.FLOAT16 if layout.numbers is Numbers.FLOAT16 else models.Datatype.FLOAT32
+        kind = models.Datatype.FLOAT16 if layout.numbers is Dtype.FLOAT16 else models.Datatype.FLOAT32
         wanted = {
             f"embedding{suffix}": models.VectorParams(
                 size=size, distance=models.Distance.COSINE, datatype=kind

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import shown
+from embatch.runs.locations import shown
 from embatch.runs.sources.cutting import Space
 from embatch.runs.sources.files import File, find, looked_at
 from embatch.runs.sources.format import Columns

@@ -18,7 +18,7 @@ from embatch import network
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
 from embatch.jsontext import encodable
-from embatch.runs.places import resolve, shown
+from embatch.runs.locations import resolve, shown
 from embatch.runs.sources import kinds
 from embatch.runs.sources.search import Search, in_store, on_disk
 from embatch.runs.sources.splits import refuse_splits
@@ -104,7 +104,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFiles:
     """The files of a place, and what there is beside them."""
 
     files: tuple[File, ...]
@@ -113,7 +113,7 @@ class Found:
     """What was left out: a line for each reason, with how many and the first names."""
 
 
-def find(place: str | Path) -> Found:
+def find(place: str | Path) -> FoundFiles:
     """Return the files of a place, each looked at.
 
     Raises:
@@ -140,7 +140,7 @@ def find(place: str | Path) -> Found:
         )
     if len(files) > 1 and search is not None and search.whole:
         refuse_splits(place, path, files)
-    return Found(tuple(files), notes)
+    return FoundFiles(tuple(files), notes)
 
 
 def looked_at(files: Sequence[File]) -> tuple[File, ...]:

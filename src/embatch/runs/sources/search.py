@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
-from embatch.runs.places import SUFFIX
+from embatch.runs.locations import SUFFIX
 from embatch.runs.sources import kinds
 from embatch.runs.sources.globs import WILD, Glob
 

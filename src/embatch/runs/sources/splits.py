@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import divided, shown
+from embatch.runs.locations import divided, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embatch.errors import ConnectionFailed, EmbatchError, FailedPrecondition, Unavailable
-from embatch.runs import sample as certificate
+from embatch.runs import parity as certificate
 from embatch.runs.ledger import Block
-from embatch.runs.standing import total
+from embatch.runs.progress import total
 
 if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.client.client import Client
     from embatch.client.results import BatchResult
     from embatch.runs.ledger import Ledger
-    from embatch.runs.options import Wish
+    from embatch.runs.options import EmbedOptions
     from embatch.runs.part import Part
     from embatch.runs.sources import Rows
 
@@ -47,18 +47,18 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Certificate:
     """Judges the batches of one run."""
 
     client: Client
     ledger: Ledger
-    wish: Wish
+    embed_options: EmbedOptions
     threshold: float
 
     def prepare(self) -> None:
         """Let the reference path get ready while batches run: it may need an engine of its own."""
         with suppress(EmbatchError):  # what it is comes again when texts are compared
-            self.client.embed_reference([], model=self.wish.model)
+            self.client.embed_reference([], model=self.embed_options.model)
 
     def native(self) -> int:
         """Ask the service, and return its model's dimensions where the run wants some of them; 0: not known.
@@ -69,9 +69,9 @@ class Judge:
         Raises:
             ConnectionFailed: the service cannot be reached.
         """
-        if self.wish.dimensions:
+        if self.embed_options.dimensions:
             try:
-                said = self.client.embed_reference([], model=self.wish.model)
+                said = self.client.embed_reference([], model=self.embed_options.model)
             except ConnectionFailed:
                 raise
             except Unavailable:
@@ -143,7 +143,9 @@ class Judge:
         if not chosen:
             return None, {}
         said = self.client.embed_reference(
-            [sent.texts[at] for at in chosen], model=self.wish.model, task_type=self.wish.task_type
+            [sent.texts[at] for at in chosen],
+            model=self.embed_options.model,
+            task_type=self.embed_options.task_type,
         )
         if said is None:
             return None, {}

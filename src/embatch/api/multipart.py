@@ -32,7 +32,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartHead:
     """The head of one part: its media type, empty where it names none."""
 
     content_type: str
@@ -52,7 +52,7 @@ class RelatedReader:
         await self._head()
         return await self._until(self._delimiter, DESCRIPTION_BYTES, "the first part does not end")
 
-    async def file_head(self) -> Part:
+    async def file_head(self) -> PartHead:
         """Return the head of the second part."""
         return await self._head()
 
@@ -75,7 +75,7 @@ class RelatedReader:
         async for _ in self._body:  # an epilogue means nothing, but it must leave the connection
             pass
 
-    async def _head(self) -> Part:
+    async def _head(self) -> PartHead:
         lines = await self._until(b"\r\n\r\n", _HEAD_BYTES, "a part's head does not end")
         if not lines.startswith(b"\r\n") and lines.strip():
             raise InvalidArgument("a multipart upload has two parts: JSON, then the file", field="body")
@@ -84,7 +84,7 @@ class RelatedReader:
             for line in lines.split(b"\r\n")
             if line.lower().startswith(b"content-type:")
         ]
-        return Part(kinds[0] if kinds else "")
+        return PartHead(kinds[0] if kinds else "")
 
     async def _until(self, marker: bytes, limit: int, fault: str) -> bytes:
         seen = 0  # what comes byte by byte is not looked through from its beginning each time

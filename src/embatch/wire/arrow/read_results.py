@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from embatch import jsontext
 from embatch.errors import Code, DataLoss, InvalidArgument, Reason, RequestError, printable
-from embatch.wire import messages
+from embatch.wire.arrow import ipc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _DAMAGED: Final = (
 
 
 @dataclass(frozen=True, repr=False, slots=True)
-class Part:
+class ResultRows:
     """Consecutive requests and what became of them, row by row."""
 
     index: NDArray[np.int64]
@@ -43,7 +43,7 @@ class Part:
     """By row of this part."""
 
 
-def read_parts(content: bytes | bytearray) -> Iterator[Part]:
+def read_parts(content: bytes | bytearray) -> Iterator[ResultRows]:
     """Yield the parts of a complete stream; numbers are not copied.
 
     Raises:
@@ -53,7 +53,7 @@ def read_parts(content: bytes | bytearray) -> Iterator[Part]:
         reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(content))
         schema = pa.ipc.read_schema(reader.read_next_message())
         for message in reader:
-            if messages.is_compressed(message.metadata.to_pybytes()):
+            if ipc.is_compressed(message.metadata.to_pybytes()):
                 raise DataLoss("the stream of results is compressed, which no embatch service does")
             batch = pa.ipc.read_record_batch(message, schema)
             # Its offsets are the sender's: one that points outside would be followed.
@@ -63,13 +63,13 @@ def read_parts(content: bytes | bytearray) -> Iterator[Part]:
         raise DataLoss(f"the stream of results is damaged: {type(error).__name__}") from error
 
 
-def _part(batch: Any) -> Part:
+def _part(batch: Any) -> ResultRows:
     embeddings = batch.column("embedding")
     widths = embeddings.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
     # `flatten` leaves out what belongs to nulls, which a fixed-size list has room for as well.
     values = embeddings.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     codes, reasons, words = (_values(batch, f"error_{name}") for name in ("code", "reason", "message"))
-    return Part(
+    return ResultRows(
         batch.column("index").to_numpy(),
         _values(batch, "key"),
         [None if text is None else jsontext.loads(text) for text in _values(batch, "metadata")],

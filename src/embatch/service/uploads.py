@@ -18,6 +18,7 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from embatch.batch import FileRecord
 from embatch.durable import sync, sync_folder
 from embatch.errors import (
     EmbatchError,
@@ -27,9 +28,9 @@ from embatch.errors import (
     PermissionDenied,
     TooLarge,
 )
-from embatch.store.records import FileRecord, UploadRecord
+from embatch.store.faults import disk
+from embatch.store.records import UploadRecord
 from embatch.store.times import micros
-from embatch.store.trouble import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.runs.ledger import Block
-    from embatch.runs.sample import Sample
+    from embatch.runs.parity import Sample
 
 
 SHOWN: Final = 5
@@ -25,7 +25,7 @@ def total(seconds: Iterable[float | None]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunProgress:
     """How far a run is. Rows and tokens of earlier calls count as done."""
 
     rows: int
@@ -76,7 +76,7 @@ def finished(batch: Batch) -> tuple[int, int]:
 class Progress(Protocol):
     """Told about a run's way with every poll."""
 
-    def __call__(self, standing: Standing) -> None:
+    def __call__(self, standing: RunProgress) -> None:
         """Show it."""
         ...
 

@@ -15,7 +15,7 @@ from embatch import jsontext
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.jsontext import split_lines
 from embatch.shard import RequestRow
-from embatch.wire.inputs import row_of_line
+from embatch.wire.gemini.read_requests import row_of_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

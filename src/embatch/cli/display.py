@@ -22,7 +22,7 @@ from embatch.batch import WAITS
 from embatch.errors import Unavailable
 from embatch.escapes import json_visible, visible
 from embatch.runs.prices import BREAK_EVEN, WORTH
-from embatch.runs.standing import Standing, finished
+from embatch.runs.progress import RunProgress, finished
 from embatch.states import State
 
 if TYPE_CHECKING:
@@ -210,9 +210,9 @@ class Display:
         stats, (done, tokens) = batch.batch_stats, finished(batch)
         total = stats.request_count
         estimate = round(tokens / done * total) if done and tokens else None
-        self.run(Standing(done, total, tokens, estimate, stats.failed_request_count, batch))
+        self.run(RunProgress(done, total, tokens, estimate, stats.failed_request_count, batch))
 
-    def run(self, standing: Standing) -> None:
+    def run(self, standing: RunProgress) -> None:
         """Show how far a run is: by its tokens, which take equal time each, or by rows without them.
 
         The rate is of this call, and leaves out what passed before its first work was done.
@@ -246,7 +246,7 @@ class Display:
             said = (f"{state} {rows}", f"{standing.failed:,} failed", speed, left and f"{left} left")
             report(", ".join(filter(None, said)))
 
-    def _rate(self, standing: Standing, *, by_tokens: bool) -> float:
+    def _rate(self, standing: RunProgress, *, by_tokens: bool) -> float:
         """Return the tokens or rows that this call does in a second; 0 while nobody can tell."""
         now = self._clock()
         rows, tokens = standing.rows - standing.earlier_rows, standing.tokens - standing.earlier_tokens

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
-from embatch.runs.places import resolve, scheme, shown
+from embatch.runs.locations import resolve, scheme, shown
 from embatch.runs.sinks import replaced
 from embatch.runs.sources.search import Search
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow.compute as pc
 
 from embatch.backoff import Backoff, Pauses, meanwhile
-from embatch.engine.protocol import EndpointTrouble, OthersTaken
+from embatch.engine.protocol import EndpointTrouble, OthersTaken, computed_by
 from embatch.errors import (
     Code,
     DataLoss,
@@ -30,8 +30,7 @@ from embatch.errors import (
     RequestError,
     Unavailable,
 )
-from embatch.pool.embedding import computed_by
-from embatch.pool.lane import BULK
+from embatch.pool.protocol import BULK
 from embatch.shard import COMPUTED_BY, Done, failed_results, refused, said_of
 from embatch.store.records import ResultShard
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from embatch.engine.models import Catalog, ServedModel
-    from embatch.pool import Pool
+    from embatch.pool.protocol import Pool
     from embatch.settings import Settings
     from embatch.store.blobs import Blobs
     from embatch.store.records import Claim

@@ -13,7 +13,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from embatch.errors import EngineTrouble
-from embatch.pool.process import CLOSING, End, EngineProcess
+from embatch.pool.local.process import EngineProcess
+from embatch.pool.protocol import CLOSING, End
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +81,7 @@ class Supervisor:
             else:
                 if order is None:
                     break
-                self._obey(order)
+                self._spawn(order)
             # A pause of ours, however long, is none of theirs.
             now = time.monotonic()
             if now - last >= self._tick / 2:
@@ -91,7 +92,7 @@ class Supervisor:
         for process in self._processes:
             process.join()
 
-    def _obey(self, order: _Order) -> None:
+    def _spawn(self, order: _Order) -> None:
         spec, nice, future = order
         try:
             process = EngineProcess(spec, nice, self._settings, self._environment)

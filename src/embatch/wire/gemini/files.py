@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from embatch.batch import check_display_name
 from embatch.errors import InvalidArgument
 from embatch.wire.gemini.read_json import load
-from embatch.wire.outputs import timestamp
+from embatch.wire.gemini.write_responses import timestamp
 
 if TYPE_CHECKING:
     from fastapi import Request
 
-    from embatch.store.records import FileRecord
+    from embatch.batch import FileRecord
 
 MIME_TYPES: Final = frozenset(
     {

@@ -18,7 +18,8 @@ from embatch.batch import TaskType, check_display_name
 from embatch.engine.texts import DEFAULT_PROMPT
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.jsontext import DEPTH, encodable, is_object
-from embatch.shard import ShardCutter, frozen, rows_of
+from embatch.service.cutting import ShardCutter
+from embatch.shard import precomputed, rows_of
 from embatch.store.cache import check_run
 from embatch.store.records import MIXED, NewBatch, PayloadShard
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from embatch.cached import Cached
     from embatch.engine.models import ServedModel
-    from embatch.pool import Pool
+    from embatch.pool.protocol import Pool
+    from embatch.service.caching import Cached
     from embatch.settings import Settings
     from embatch.shard import RequestRow
     from embatch.store.blobs import Blobs
@@ -101,7 +102,7 @@ def check_priority(priority: int) -> None:
 
 
 @dataclass(slots=True)
-class Judge:
+class RequestValidator:
     """Judges the requests of one batch, in order. Use one for each batch."""
 
     model: ServedModel
@@ -268,7 +269,7 @@ class ShardWriter:
 
     blobs: Blobs
     batch_id: str
-    judge: Judge
+    judge: RequestValidator
     cached: Cached | None = None
     """What to ask for known vectors; `None` where the batch is nobody's run."""
     earlier: Sequence[PayloadShard] = ()
@@ -327,9 +328,11 @@ class ShardWriter:
             return self.earlier[number]
         texts = shard.nbytes
         if self.cached is not None:
-            shard = self.cached.freeze(self.judge.model, shard)
+            shard = self.cached.with_precomputed(self.judge.model, shard)
         digest = self.blobs.write(path, shard)
-        return PayloadShard(number, path, digest, shard.num_rows, texts, dimensions, int(frozen(shard).sum()))
+        return PayloadShard(
+            number, path, digest, shard.num_rows, texts, dimensions, int(precomputed(shard).sum())
+        )
 
     def _dimensions(self, shard: pa.RecordBatch) -> int:
         """Return what the good requests ask for. A shard without any agrees with the one before."""

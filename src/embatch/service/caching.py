@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
+from embatch.engine.protocol import computed_by
 from embatch.errors import DataLoss, EngineTrouble, NotFound, Unavailable
-from embatch.pool.embedding import composed, computed_by
-from embatch.shard import COMPUTED_BY, IDENTITY, freeze, frozen
+from embatch.pool.embedding import composed
+from embatch.shard import COMPUTED_BY, IDENTITY, precomputed, with_precomputed
 from embatch.store.cache import Entries, key
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from embatch.engine.models import Catalog, ServedModel
-    from embatch.pool import Pool
+    from embatch.pool.protocol import Pool
     from embatch.store.blobs import Blobs
     from embatch.store.cache import VectorCache
     from embatch.store.records import BatchRecord, ShardRecord
@@ -40,7 +41,7 @@ class Cached:
     pool: Pool
     blobs: Blobs
 
-    def freeze(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
+    def with_precomputed(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """Return a payload shard with the vectors that are known of its requests; as it is without any."""
         if self.cache.empty:
             return requests
@@ -54,7 +55,7 @@ class Cached:
             return requests
         known = np.zeros(requests.num_rows, np.bool_)
         known[np.flatnonzero(sound)[found[0]]] = True
-        given = freeze(requests, known, found[1].vectors, found[1].tokens, found[1].truncated)
+        given = with_precomputed(requests, known, found[1].vectors, found[1].tokens, found[1].truncated)
         return given.replace_schema_metadata({COMPUTED_BY: computed_by(about).encode()})
 
     def stage(self, record: BatchRecord, shards: Sequence[ShardRecord], catalog: Catalog) -> None:
@@ -75,7 +76,7 @@ class Cached:
         payload = self.blobs.read(shard.payload.path, shard.payload.digest)
         results = self.blobs.read(shard.result.path, shard.result.digest)
         identity = (results.schema.metadata or {}).get(IDENTITY)
-        fresh = np.asarray(pc.is_null(results.column("error_code")), np.bool_) & ~frozen(payload)
+        fresh = np.asarray(pc.is_null(results.column("error_code")), np.bool_) & ~precomputed(payload)
         if identity is None or not fresh.any():
             return
         embedding: Any = results.column("embedding")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -20,9 +19,9 @@ from embatch.engine.protocol import ModelChanged, replaced
 from embatch.errors import EngineTrouble
 from embatch.pool.embedding import Embedding
 from embatch.pool.kept import Kept
-from embatch.pool.lane import BULK, QUERY, REFERENCE, Apart, Lane
-from embatch.pool.process import CLOSING, Stopped
-from embatch.pool.supervisor import Supervisor
+from embatch.pool.local.lane import Lane, Quarantine
+from embatch.pool.local.supervisor import Supervisor
+from embatch.pool.protocol import BULK, CLOSING, QUERY, REFERENCE, Referenced, Stopped
 from embatch.shard import Done, results_schema
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
     from embatch.engine.models import ServedModel
     from embatch.engine.protocol import Description
-    from embatch.pool.lane import EngineStatus
-    from embatch.pool.process import EngineProcess
+    from embatch.pool.local.process import EngineProcess
+    from embatch.pool.protocol import EngineStatus
     from embatch.settings import Settings
 
 
@@ -42,19 +41,6 @@ _CALIBRATED: Final = 64
 """Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
 _SAMPLED: Final = 8
 _log = logging.getLogger("embatch.pool")
-
-
-@dataclass(frozen=True, slots=True)
-class Referenced:
-    """What the reference path gave."""
-
-    results: pa.RecordBatch
-    """`shard.results_schema`, in the order of the requests."""
-    tokens: int
-    cpu_seconds: float
-    """What the engine spent on them, one at a time."""
-    compared: Description
-    """The bulk engine that these vectors stand against."""
 
 
 def _one_by_one(lane: Lane, requests: pa.RecordBatch) -> tuple[pa.RecordBatch, Done]:
@@ -112,7 +98,7 @@ class LocalPool:
     ) -> pa.RecordBatch | None:
         """As `Pool.embed`. Two at once overlap: the second is encoded while the first runs."""
         lane = self._lane(model, BULK)
-        apart = Apart(lane) if suspect else None
+        apart = Quarantine(lane) if suspect else None
         try:
             with self._working(model):
                 found = Embedding(

@@ -4,59 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from embatch.backoff import Backoff, meanwhile
 from embatch.errors import EngineTrouble
-from embatch.pool.process import End
+from embatch.pool.protocol import BULK, REFERENCE, End, EngineStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from embatch.engine.models import ServedModel
-    from embatch.pool.process import EngineProcess
-    from embatch.pool.supervisor import Supervisor
+    from embatch.pool.local.process import EngineProcess
+    from embatch.pool.local.supervisor import Supervisor
     from embatch.settings import Settings
 
-BULK: Final = "bulk"
-QUERY: Final = "query"
-REFERENCE: Final = "reference"
-"""Float32 beside a bulk lane that computes in less, for the few texts of a certificate."""
 _RESTART: Final = Backoff(first=0.5, limit=30.0, attempts=1_000_000)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """How the engine of a model in a lane does."""
-
-    model: str
-    lane: str
-    pid: int | None
-    """`None` while there is no process."""
-    state: str
-    """`starting`, `ready`, or `broken`: it does not come up, and `message` says why."""
-    restarts: int
-    """How often its process was replaced."""
-    message: str | None
-
-
-class Processes(Protocol):
-    """What the work of a shard needs of a lane. Both methods wait until the engine is loaded.
-
-    Both raise EngineTrouble when none comes up, and Stopped when `stop` is set first.
-    """
-
-    proven: bool
-    """Whether any text was ever embedded here: until then failures are the engine's, not a text's."""
-
-    def process(self, stop: threading.Event) -> EngineProcess:
-        """Return the process that works, started anew if need be."""
-        ...
-
-    def fresh(self, stop: threading.Event) -> EngineProcess:
-        """Start a process that nobody else uses. The caller ends it."""
-        ...
 
 
 class Lane:
@@ -118,7 +81,7 @@ class Lane:
         with self._lock:
             process = self._process
             if process is None or not process.usable:
-                self._heed_pause()
+                self._check_pause()
                 process = self._process = self._supervisor.start(self._spec, self._nice)
                 self._starts += 1
             return process
@@ -126,7 +89,7 @@ class Lane:
     def fresh(self, stop: threading.Event | None = None) -> EngineProcess:
         """Start a process that nobody else uses, loaded. The caller ends it. Raises as `process`."""
         with self._lock:
-            self._heed_pause()
+            self._check_pause()
             process = self._supervisor.start(self._spec, self._nice)
         try:
             self._await(process, stop)
@@ -158,7 +121,7 @@ class Lane:
             pid = process.pid if process is not None and process.alive else None
             return EngineStatus(self._model, self.name, pid, state, max(0, self._starts - 1), message)
 
-    def _heed_pause(self) -> None:
+    def _check_pause(self) -> None:
         wait = self._not_before - time.monotonic()
         if self._trouble is not None and wait > 0:
             raise type(self._trouble)(self._trouble.message, retry_after=wait)
@@ -184,7 +147,7 @@ class Lane:
             return max(0.0, self._not_before - time.monotonic())
 
 
-class Apart:
+class Quarantine:
     """The processes of a shard under suspicion: none that other shards use."""
 
     def __init__(self, lane: Lane) -> None:

@@ -16,14 +16,14 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
-from enum import Enum
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 
 from embatch.engine import frames
 from embatch.engine.protocol import Description
 from embatch.errors import EngineTrouble
-from embatch.pool.watchdog import Watchdog
+from embatch.pool.local.watchdog import Watchdog
+from embatch.pool.protocol import CLOSING, TICK, End, Gone, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,38 +33,11 @@ if TYPE_CHECKING:
 
 HEARTBEATS: Final = 4
 """Signs of life within the time after which a silent process is replaced."""
-TICK: Final = 0.1
-"""Seconds between two looks at a stop signal."""
-CLOSING: Final = "the service is closing"
 _LAST_WORDS: Final = 300
 _REAP_SECONDS: Final = 2.0
 _PIPE_BYTES: Final = 1 << 20
 """A job's texts go through in one piece: through 64 KiB they cost both sides a turn each time."""
 _log = logging.getLogger("embatch.pool")
-
-
-class Stopped(Exception):
-    """The caller's stop signal was set."""
-
-
-class End(Enum):
-    """How a process ended."""
-
-    DIED = "died"
-    KILLED = "killed"
-    """By a SIGKILL that is not ours."""
-    HUNG = "hung"
-    """It was silent, or too long at one piece of work, and we ended it."""
-    CLOSED = "closed"
-    """We ended it because it is not needed any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The last event of a job whose process ended."""
-
-    end: End
-    message: str
 
 
 class EngineProcess:
@@ -103,7 +76,7 @@ class EngineProcess:
             _widen(cast("BinaryIO", pipe))
         self._threads = [
             threading.Thread(target=self._read, name=f"engine-{self.pid}", daemon=True),
-            threading.Thread(target=self._overhear, name=f"engine-{self.pid}-stderr", daemon=True),
+            threading.Thread(target=self._read_stderr, name=f"engine-{self.pid}-stderr", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -240,7 +213,7 @@ class EngineProcess:
         except (ValueError, KeyError, OSError):
             self._child.kill()  # what it writes is no longer our protocol
         finally:
-            self._bury()
+            self._reap()
 
     def _take(self, frame: frames.Frame) -> None:
         header = frame.header
@@ -276,7 +249,7 @@ class EngineProcess:
             **{f"not_{name}": problem for name, problem in passed_over.items()},
         }
 
-    def _overhear(self) -> None:
+    def _read_stderr(self) -> None:
         """Read what the engine's libraries print. Once texts are there it may hold them: it is not logged."""
         with cast("BinaryIO", self._child.stderr) as source:
             for line in source:
@@ -285,7 +258,7 @@ class EngineProcess:
                     self._said = words[:_LAST_WORDS]
                 _log.debug("engine output", extra={"fields": {"pid": self.pid, "line": words}})
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """Reap the process and tell everybody who waits for it."""
         try:
             code = self._child.wait(_REAP_SECONDS)
@@ -323,18 +296,18 @@ class Job:
     """A job under way in a process: its events, in order. Closing it takes no further ones."""
 
     def __init__(self, process: EngineProcess, number: int) -> None:
-        self.process, self.number = process, number
+        self.worker, self.number = process, number
         self.events: queue.SimpleQueue[frames.Frame | Gone] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.close(self.number)
+        self.worker.close(self.number)
 
     def cancel(self) -> None:
         """Ask that no further micro-batch of it is begun."""
-        self.process.cancel(self.number)
+        self.worker.cancel(self.number)
 
 
 def _widen(pipe: BinaryIO) -> None:

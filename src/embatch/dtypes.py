@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Numbers(StrEnum):
+class Dtype(StrEnum):
     """A form; bytes of one dimension in brackets."""
 
     FLOAT32 = "float32"
@@ -25,25 +25,23 @@ class Numbers(StrEnum):
 
     def width(self, dimensions: int) -> int:
         """Return how many values a vector of so many dimensions has in this form."""
-        return -(-dimensions // 8) if self is Numbers.BITS else dimensions
+        return -(-dimensions // 8) if self is Dtype.BITS else dimensions
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of one value."""
-        return np.dtype(np.uint8 if self is Numbers.BITS else self.value)
+        return np.dtype(np.uint8 if self is Dtype.BITS else self.value)
 
 
-def narrowed(
-    vectors: NDArray[np.float32], numbers: Numbers
-) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+def quantize(vectors: NDArray[np.float32], numbers: Dtype) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """Return vectors in a form: values (n, width), and the scale of each for int8, float32 (n,), else `None`.
 
     A zero vector has the scale 0. `values * scale` is nearest to what it was.
     """
     match numbers:
-        case Numbers.BITS:
+        case Dtype.BITS:
             return np.packbits(vectors > 0, axis=1), None
-        case Numbers.INT8:
+        case Dtype.INT8:
             largest = np.abs(vectors).max(axis=1, initial=0.0)
             scales = (largest / 127.0).astype(np.float32)
             safe = np.where(scales > 0, scales, np.float32(1.0))
@@ -52,11 +50,11 @@ def narrowed(
             return np.ascontiguousarray(vectors, numbers.dtype), None
 
 
-def widened(
-    values: NDArray[Any], scales: NDArray[np.float32] | None, numbers: Numbers, dimensions: int
+def dequantize(
+    values: NDArray[Any], scales: NDArray[np.float32] | None, numbers: Dtype, dimensions: int
 ) -> NDArray[np.float32]:
     """Return what a form says of the vectors: float32 (n, dimensions). A bit reads as -1 or 1."""
-    if numbers is Numbers.BITS:
+    if numbers is Dtype.BITS:
         bits = np.unpackbits(values, axis=1, count=dimensions)
         return (bits.astype(np.float32) * 2) - 1
     wide = values.astype(np.float32)

@@ -51,7 +51,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ResponseRow:
     """The outcome of one request, as a list or file of results has it: exactly one of values and error."""
 
     key: str | None
@@ -165,7 +165,7 @@ def _stats(said: object, *, final: bool) -> BatchStats:
     return BatchStats(total, good, failed, pending, _count(counts.get("uncommittedRequestCount")))
 
 
-def parse_items(body: bytes) -> list[Found] | None:
+def parse_items(body: bytes) -> list[ResponseRow] | None:
     """Return the inlined results of an operation in the order they came; `None` where there are none."""
     said = _object(body)
     metadata = said.get("metadata")
@@ -183,20 +183,20 @@ def parse_items(body: bytes) -> list[Found] | None:
     return None
 
 
-def parse_line(line: bytes) -> Found:
+def parse_line(line: bytes) -> ResponseRow:
     """Return the result on one line of a responses file; a damaged line is an error without a key."""
     try:
         said = jsontext.loads(line)
     except ValueError:  # also an integer of more digits than Python reads
         said = None
     if not isinstance(said, dict):
-        return Found(
+        return ResponseRow(
             None, None, None, RequestError(Code.DATA_LOSS, Reason.BAD_LINE, "its result is damaged"), None
         )
     return _found(said)
 
 
-def _found(said: Any) -> Found:
+def _found(said: Any) -> ResponseRow:
     if not isinstance(said, dict):
         raise Internal("the service's results hold something that is no result")
     key = said.get("key", said.get("custom_id"))
@@ -214,7 +214,7 @@ def _found(said: Any) -> Found:
         error = RequestError(Code.INTERNAL, None, "the service gave neither an embedding nor an error for it")
     usage = response.get("usageMetadata")
     tokens = usage.get("promptTokenCount") if isinstance(usage, dict) else response.get("tokenCount")
-    return Found(
+    return ResponseRow(
         key if isinstance(key, str) else None,
         metadata if isinstance(metadata, dict) else None,
         None if error is not None else values,

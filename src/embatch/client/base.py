@@ -13,10 +13,10 @@ import httpx2
 
 from embatch import network
 from embatch.client import arguments
-from embatch.client.asking import NOT_SENT, Terms
-from embatch.client.calls import Outside
+from embatch.client.calls import Environment
 from embatch.client.local import Attachment, attach, default_data_folder
 from embatch.client.receiving import ENCODINGS
+from embatch.client.retry import NOT_SENT, Session
 from embatch.client.targets import SOCKET_URL, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 
@@ -30,7 +30,7 @@ _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx
 _WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL)
 
 
-class Shell:
+class BaseClient:
     """A client without its colour: target, attachment to the local service, and translations."""
 
     _transport: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None
@@ -44,7 +44,7 @@ class Shell:
             arguments.refuse("data", "a path", data)
         folder = default_data_folder() if data is None else Path(data)
         found = resolve(arguments.text("target", target), key=api_key, data=folder, environ=os.environ)
-        self._terms = Terms(found, Outside(time.monotonic, random.random))
+        self._session = Session(found, Environment(time.monotonic, random.random))
         self._attachment: Attachment | None = None
         self._owner = os.getpid()
         self._closed = False
@@ -54,15 +54,15 @@ class Shell:
     @property
     def ours(self) -> bool:
         """Whether the target is an embatch service, private or not; else it is Google's."""
-        return self._terms.target.ours
+        return self._session.target.ours
 
     @property
     def local(self) -> bool:
         """Whether the target is the private service of this machine, whose clock is then ours too."""
-        return self._terms.target.data is not None
+        return self._session.target.data is not None
 
     def __repr__(self) -> str:
-        target = self._terms.target
+        target = self._session.target
         return f"{type(self).__name__}({str(target.data or target.socket or target.url)!r})"
 
     def __reduce__(self) -> NoReturn:
@@ -88,11 +88,11 @@ class Shell:
         if self._closed:
             raise InvalidArgument("the client is closed: make another", field="client")
         self._owner = os.getpid()
-        self._terms.known.clear()
-        if self._terms.target.data is not None and self._transport is None:
+        self._session.known.clear()
+        if self._session.target.data is not None and self._transport is None:
             self._leave()
             importlib.import_module("httpcore2")  # what httpx2 would import once the service is there
-            self._attachment = attach(self._terms.target.data)
+            self._attachment = attach(self._session.target.data)
 
     def _leave(self) -> None:
         if self._attachment is not None:
@@ -106,17 +106,17 @@ class Shell:
             InvalidArgument: a variable of the environment names a proxy or certificates that cannot be.
         """
         place = self._attachment and self._attachment.place
-        socket = (place and place.socket) or self._terms.target.socket
+        socket = (place and place.socket) or self._session.target.socket
         self._via = ""
         if socket is not None or self._transport is not None:
             return {"uds": socket and str(socket), "verify": network.nobody(), "trust_env": False}
-        found = network.route((place and place.url) or self._terms.target.url)
+        found = network.route((place and place.url) or self._session.target.url)
         self._via = found.hint
         return {"proxy": found.proxy, "verify": found.verify, "trust_env": False}
 
     def _request(self, call: Call) -> dict[str, Any]:
         """Return the call in httpx's words."""
-        target = self._terms.target
+        target = self._session.target
         url = target.at(call.path)
         place = self._attachment and self._attachment.place.url
         if place and url.startswith(SOCKET_URL):
@@ -134,7 +134,7 @@ class Shell:
 
     def _translated(self, error: Exception) -> EmbatchError:
         """Return our error for one of httpx's. Never quotes headers: they hold the key."""
-        target = self._terms.target.url
+        target = self._session.target.url
         if isinstance(error, _WRONG):
             return InvalidArgument(
                 f"{target}: no such call can be made ({type(error).__name__})", field="target"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from embatch.errors import InvalidArgument
-from embatch.intake import Judge, known
-from embatch.shard import REQUESTS, ShardCutter
+from embatch.service.cutting import ShardCutter
+from embatch.service.intake import RequestValidator, known
+from embatch.shard import REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embatch.engine.models import Catalog, ServedModel
-    from embatch.pool import Pool, Referenced
+    from embatch.pool.protocol import Pool, Referenced
     from embatch.settings import Settings
     from embatch.shard import RequestRow
 
@@ -58,7 +59,7 @@ class Interactive:
         self, served: ServedModel, rows: Sequence[RequestRow], *, strict: bool = True
     ) -> pa.RecordBatch:
         wishes = any(row.dimensions is not None for row in rows)
-        judge = Judge(known(served, self._pool) if wishes else served, self._settings)
+        judge = RequestValidator(known(served, self._pool) if wishes else served, self._settings)
         cutter = ShardCutter(1 << 62, 1 << 30)
         for at, row in enumerate(rows):
             judged = judge.judge(row)

@@ -1,0 +1,101 @@
+"""A file on its way to the service, in chunks that survive broken connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from embatch.client.calls import Call
+from embatch.client.retry import send
+from embatch.errors import AlreadyExists, ConnectionFailed, NotFound, PermissionDenied
+from embatch.wire.gemini import read_errors, read_responses, uploads
+
+if TYPE_CHECKING:
+    from embatch.client.calls import Flow
+    from embatch.client.retry import Session
+    from embatch.errors import EmbatchError
+
+
+@dataclass(frozen=True, slots=True)
+class FileUpload:
+    """A file on its way to the service."""
+
+    file: BinaryIO
+    size: int
+    mime_type: str
+    display_name: str
+    names: tuple[str, ...] = ()
+    """Names `files/{id}` made from the content, tried in turn, so that the same content goes up once and is
+    found again; empty lets the service choose."""
+
+
+def send_file(session: Session, upload: FileUpload) -> Flow[str]:
+    """Upload a file in chunks and return its name, `files/{id}`; nothing is sent if it is there already.
+
+    A connection that breaks is taken up where the service says it stopped; an upload that the service no
+    longer knows is begun again. Repeating the whole is safe.
+    """
+    for name in upload.names:
+        try:
+            return (yield from _send(session, upload, name))
+        except AlreadyExists:
+            # It is there; or an upload that was killed blocks its name until the service drops it.
+            if (yield from _is_there(session, name)):
+                return name
+    return (yield from _send(session, upload, None))
+
+
+def _is_there(session: Session, name: str) -> Flow[bool]:
+    try:
+        yield from send(session, Call("GET", f"/{session.target.version}/{name}"))
+    except (NotFound, PermissionDenied):
+        return False
+    return True
+
+
+def _send(session: Session, upload: FileUpload, name: str | None) -> Flow[str]:
+    failures = 0
+    address = yield from _begin(session, upload, name)
+    offset, after = 0, 0.0
+    while True:
+        upload.file.seek(offset)
+        chunk = upload.file.read(uploads.CHUNK_BYTES)
+        final = offset + len(chunk) >= upload.size
+        headers = uploads.chunk_headers(offset, final=final)
+        error: EmbatchError
+        try:
+            reply = yield Call("POST", address, headers=headers, body=chunk, after=after)
+        except ConnectionFailed as lost:
+            error = lost
+        else:
+            if reply.status == 200:
+                if final:
+                    return read_responses.parse_file_name(reply.body)
+                offset, after, failures = offset + len(chunk), 0.0, 0
+                continue
+            error = read_errors.parse_error(reply.status, reply.headers, reply.body, reply.via)
+        failures += 1
+        delay = session.submit.delay(failures, session.outside.chance(), error.retry_after)
+        if delay is None or not (error.retryable or isinstance(error, NotFound)):
+            raise error
+        query = Call("POST", address, headers=uploads.query_headers(), after=delay)
+        try:
+            reply = yield from send(session, query)
+        except NotFound:
+            address, offset = (yield from _begin(session, upload, name)), 0
+            continue
+        found = uploads.arrived(reply.headers)
+        if found.final:
+            return read_responses.parse_file_name(reply.body)
+        failures = 0 if found.size > offset else failures
+        offset = found.size
+
+
+def _begin(session: Session, upload: FileUpload, name: str | None) -> Flow[str]:
+    call = Call(
+        "POST",
+        f"/upload/{session.target.version}/files",
+        headers=uploads.start_headers(upload.size, upload.mime_type),
+        body=uploads.start_body(upload.display_name, upload.mime_type, name),
+    )
+    return uploads.upload_address((yield from send(session, call)).headers)
