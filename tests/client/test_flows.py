@@ -343,7 +343,7 @@ def test_what_cannot_be_submitted_is_named(requests: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"),
+    ("defaults", "field"),
     [
         (RequestDefaults("m", "RETRIEVAL"), "task_type"),
         (RequestDefaults("m", None, 0), "output_dimensionality"),
