@@ -1,24 +1,29 @@
 """How work grows with its input: n against 4n, in processor time of this process.
 
-Whatever else is busy only adds to a time, so each is taken at its best of five, the two in turns; and a ratio
-that is too large is measured anew, for one that is never small enough is no accident.
+Whatever else is busy only adds to a time, so each is taken at its best of several, the two in turns; and a
+ratio that is too large is measured anew, for one that is never small enough is no accident.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import math
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MOST: Final = 6.0
 """Times the work of four times as much: four, and room for noise. A scan within a scan takes sixteen."""
-LEAST: Final = 0.04
+LEAST: Final = 0.02
 """Seconds that the smaller work takes when it is chosen, twice what is still a measure."""
-_ROUNDS: Final = 5
-_TRIES: Final = 4
+_ROUNDS: Final = (3, 5, 5, 5)
+"""Rounds of each try: a scan within a scan fails the first one, and a try more is for noise alone."""
+_STEP: Final = 8.0
+"""Times by which the input is enlarged at once at most: work that grows faster would never end."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -31,19 +36,15 @@ def seconds(work: Callable[[], object]) -> float:
 def ratio(small: Callable[[], float], large: Callable[[], float]) -> float:
     """Return how many times as long the large work takes; either returns its seconds."""
     found = float("inf")
-    gc.collect()
-    gc.disable()  # what it does depends on all that the suite has made before
-    try:
-        for _ in range(_TRIES):
-            turns = [(small(), large()) for _ in range(_ROUNDS)]
+    with _uncollected():
+        for rounds in _ROUNDS:
+            turns = [(small(), large()) for _ in range(rounds)]
             least, most = (min(times) for times in zip(*turns, strict=True))
-            assert least >= LEAST / 4, "too little work to tell"
+            assert least >= LEAST / 2, "too little work to tell"
             found = min(found, most / least)
             if found < MOST:
                 break
-        return found
-    finally:
-        gc.enable()
+    return found
 
 
 def growth(make: Callable[[int], Callable[[], object]], size: int, largest: int | None = None) -> float:
@@ -51,14 +52,51 @@ def growth(make: Callable[[int], Callable[[], object]], size: int, largest: int 
 
     Args:
         make: returns the work on an input of a size; what it does itself is not counted.
-        size: to begin with; it is doubled until the work is long enough to be measured.
+        size: to begin with; it is enlarged until the work is long enough to be measured.
         largest: size at which work that is still too short is none to fear; the growth is 1 then.
     """
     small = make(size)
-    while min(seconds(small) for _ in range(3)) < LEAST:
-        size *= 2
-        if largest is not None and size > largest:
-            return 1.0
-        small = make(size)
+    with _uncollected():
+        while (step := _lacking(small)) > 1:
+            if largest is not None and size >= largest:
+                return 1.0
+            size = min(math.ceil(size * step), largest or sys.maxsize)
+            small = make(size)
     large = make(4 * size)
     return ratio(lambda: seconds(small), lambda: seconds(large))
+
+
+def growth_of_little(make: Callable[[int], Callable[[], object]], size: int) -> float:
+    """Return the same, of work that is done again and again while it is short, with no larger input."""
+    once, times = make(size), 1
+    with _uncollected():
+        while (step := _lacking(_repeated(once, times))) > 1:
+            times = math.ceil(times * step)
+    small, large = _repeated(once, times), _repeated(make(4 * size), times)
+    return ratio(lambda: seconds(small), lambda: seconds(large))
+
+
+def _repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
+    def run() -> None:
+        for _ in range(times):
+            work()
+
+    return run
+
+
+def _lacking(work: Callable[[], object]) -> float:
+    """Return by what the input has to be enlarged for the work to be long enough; 1 where it is."""
+    for _ in range(3):
+        if (taken := seconds(work)) < LEAST:
+            return min(_STEP, 1.25 * LEAST / max(taken, LEAST / 100))
+    return 1.0
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let no garbage be collected: what that takes depends on all that the suite has made before."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
 import pyarrow as pa
 import pytest
-from growth import LEAST, MOST, ratio, seconds
+from growth import MOST, growth_of_little
 
 from embatch import Client
 from embatch.escapes import visible
@@ -28,30 +27,15 @@ if TYPE_CHECKING:
 BLOCK = Block(0, 0, 1, 1, 0, 0, 0, 1, 0, 0.0, 0, "models/m")
 
 
-def check(made: Callable[[int], Callable[[], object]], size: int) -> None:
-    """Demand that work of four times the size takes about four times as long; small work is repeated."""
-    once, times = made(size), 1
-    while min(seconds(partial(_repeated, once, times)) for _ in range(3)) < LEAST:
-        times *= 2
-    four = made(4 * size)
-    small, large = partial(_repeated, once, times), partial(_repeated, four, times)
-    assert ratio(partial(seconds, small), partial(seconds, large)) < MOST
-
-
-def _repeated(work: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        work()
-
-
 def test_rows_of_one_text_and_of_many() -> None:
     """Telling duplicates apart."""
-    check(lambda size: lambda: distinct(["the same"] * size, range(size)), 2_000)
+    assert growth_of_little(lambda size: lambda: distinct(["the same"] * size, range(size)), 2_000) < MOST
 
     def made(size: int) -> Callable[[], object]:
         texts = [f"text {number}" for number in range(size)]
         return lambda: distinct(texts, range(size))
 
-    check(made, 2_000)
+    assert growth_of_little(made, 2_000) < MOST
 
 
 def test_notes_of_many_blocks() -> None:
@@ -61,7 +45,7 @@ def test_notes_of_many_blocks() -> None:
         blocks = [replace(BLOCK, number=number, notes=(f"note {number}",)) for number in range(size)]
         return lambda: Summary.of(blocks, None)
 
-    check(made, 500)
+    assert growth_of_little(made, 500) < MOST
 
 
 @pytest.mark.parametrize("engine", [{}, {"identity": "x"}])
@@ -80,7 +64,7 @@ def test_judging_each_of_many_blocks(tmp_path: Path, engine: dict[str, object]) 
 
         return judged
 
-    check(made, 200)
+    assert growth_of_little(made, 200) < MOST
 
 
 def test_a_ledger_of_many_blocks(tmp_path: Path) -> None:
@@ -90,7 +74,7 @@ def test_a_ledger_of_many_blocks(tmp_path: Path) -> None:
         folder = tmp_path / f"{size}.embatch"
         return lambda: _ledger(folder, size, {})
 
-    check(made, 500)
+    assert growth_of_little(made, 500) < MOST
 
 
 def _ledger(folder: Path, blocks: int, engine: dict[str, object]) -> Ledger:
@@ -118,10 +102,10 @@ def test_many_rows_to_be_found(tmp_path: Path) -> None:
         source = open_source(path, None, None)
         return lambda: whereabouts(source, range(size))
 
-    check(made, 2_000)
+    assert growth_of_little(made, 2_000) < MOST
 
 
 @pytest.mark.parametrize("character", ["x", "\x1b", "\u200d", "\ufe0f", "\u202e", "\udcff", "\u0915\u200d"])
 def test_long_names(character: str) -> None:
     """Of what is shown as it is, and of what is not."""
-    check(lambda size: lambda: visible(character * size), 2_000)
+    assert growth_of_little(lambda size: lambda: visible(character * size), 2_000) < MOST
