@@ -135,10 +135,7 @@ def _watched(model: Any, about: dict[str, Any]) -> Loaded:
 def _fastembed(name: str, folder: str) -> Loaded:
     # Both are in .venv-fastembed only, and type checks run in .venv.
     from fastembed import TextEmbedding  # type: ignore[import-not-found]  # noqa: PLC0415
-    from fastembed.common.model_description import (  # type: ignore[import-not-found]  # noqa: PLC0415
-        ModelSource,
-        PoolingType,
-    )
+    from fastembed.common.model_description import ModelSource, PoolingType  # type: ignore[import-not-found]  # noqa: PLC0415
 
     # A source is demanded and never asked: `specific_model_path` is where the files are.
     TextEmbedding.add_custom_model(
