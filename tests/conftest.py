@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 # How long an example takes is the machine's affair. Nothing is kept from one run to the next: what fails
 # prints the line that repeats it. Where CI is set Hypothesis takes the same examples each time, for a change
@@ -27,10 +36,21 @@ _OF_THE_SHELL = {
 """Variables, in either case, that send a client elsewhere or change how a table looks."""
 
 
+_temporary: list[Path] = []
+"""A folder in the place of the user's data; one at most."""
+
+
 def pytest_configure() -> None:
     """Begin alike wherever the tests are started: their servers are their own, and Ctrl-C is heard."""
     for name in [name for name in os.environ if name.lower() in _OF_THE_SHELL]:
         del os.environ[name]
+    # Commands are started by the hundred: each would compile what it imports again, which doubles the time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    # What names no folder must not work in the user's.
+    _temporary.append(Path(tempfile.mkdtemp(prefix="embatch-nobodys-")))
+    os.environ["EMBATCH_DATA"] = str(_temporary[0] / "embatch")
+    os.environ["XDG_DATA_HOME"] = str(_temporary[0])
     # What the tests have embedded is little; niced it would stand still beside other load.
     os.environ.setdefault("EMBATCH_BULK_NICE", "0")
     # A shell without job control has SIGINT ignored by what it starts behind itself; our children would, too.
@@ -38,3 +58,19 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the same of `nohup`
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    while _temporary:
+        shutil.rmtree(_temporary.pop(), ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    """Fail a test that works in the default data folder: what it leaves there, others find."""
+    yield
+    if left := sorted(path.name for path in _temporary[0].iterdir()):
+        for name in left:
+            shutil.rmtree(_temporary[0] / name, ignore_errors=True)
+        pytest.fail(f"it names no data folder and worked in the default one: {left}")

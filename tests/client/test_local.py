@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -23,7 +24,6 @@ from embatch.server.folder import locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 DEADLINE = 120.0
 """Generous: the machine may be busy. A service ends two seconds after its last client."""
@@ -317,6 +317,14 @@ def test_the_default_folder() -> None:
     """EMBATCH_DATA moves it."""
     assert str(default_data_folder({"EMBATCH_DATA": "/elsewhere"})) == "/elsewhere"
     assert default_data_folder({}).name == "embatch"
+
+
+def test_tests_leave_the_users_own_folder_alone() -> None:
+    """A test that names no data folder finds a temporary one, and so does a command that it starts."""
+    shown = "from embatch.client.local import default_data_folder as folder; print(folder(), folder({}))"
+    said = subprocess.run([sys.executable, "-c", shown], capture_output=True, check=True, text=True).stdout
+    assert said.split() == [str(default_data_folder()), str(default_data_folder({}))]
+    assert {Path(place).parent.name.rpartition("-")[0] for place in said.split()} == {"embatch-nobodys"}
 
 
 def test_nothing_is_started_before_the_first_call(tmp_path: Path) -> None:
