@@ -36,6 +36,15 @@ _OF_THE_SHELL = {
 """Variables, in either case, that send a client elsewhere or change how a table looks."""
 
 
+_TESTS = Path(__file__).parent
+_LONGEST = (
+    *("cli/test_cli.py", "cli/test_streams.py", "server/test_start_stop.py", "engine/test_kernel.py"),
+    *("cli/test_batches.py", "pool/test_blame.py", "runs/test_run.py", "pool/test_local_pool.py"),
+    *("client/test_local.py", "examples/test_examples.py", "server/test_kill.py", "api/test_gemini_face.py"),
+    *("engine/test_amx_service.py", "engine/test_amx.py", "engine/test_endpoint_limits.py"),
+    *("engine/test_endpoint_service.py", "runs/test_reading_growth.py", "benchmarks/test_corpus.py"),
+)
+"""Files that take the longest, the longest first: begun late, one of them would run on alone at the end."""
 _temporary: list[Path] = []
 """A folder in the place of the user's data; one at most."""
 
@@ -58,6 +67,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the same of `nohup`
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)  # what puts tests in a random order comes after it
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, where files are run side by side."""
+    place = {_TESTS / name: at for at, name in enumerate(_LONGEST)}
+    assert all(path.exists() for path in place), "a file of _LONGEST is gone"
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_unconfigure() -> None:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embatch import cli
+from embatch import Client, cli
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "embatch"]
@@ -45,6 +45,17 @@ def _jsonl(path: Path, lines: list[bytes]) -> Path:
     return path
 
 
+def _passages(path: Path) -> Path:
+    """Write texts whose work lasts longer than it takes to see that it was accepted: a model is loaded."""
+    return _jsonl(
+        path,
+        [
+            orjson.dumps({"text": f"Passage {n} speaks of the number {n * n}. " * (n % 8 + 1)})
+            for n in range(100)
+        ],
+    )
+
+
 def _accepted(data: Path) -> bool:
     """Return whether a batch is in the store: its texts are durable earlier, but nobody was told so yet."""
     try:
@@ -52,6 +63,15 @@ def _accepted(data: Path) -> bool:
             return bool(database.execute("SELECT 1 FROM batch").fetchall())
     except sqlite3.OperationalError:  # there is no database yet, or no table in it
         return False
+
+
+@pytest.fixture(scope="module")
+def attended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder whose service has a client all the while: commands that need one find it running."""
+    data = tmp_path_factory.mktemp("attended") / "data"
+    with Client(data=data) as client:
+        assert list(client.list_batches()) == []
+        yield data
 
 
 def test_embed_keeps_order_ids_and_bad_rows(tmp_path: Path) -> None:
@@ -82,8 +102,7 @@ def test_embed_keeps_order_ids_and_bad_rows(tmp_path: Path) -> None:
 
 def test_embed_goes_on_after_kill_and_gives_the_same_bytes(tmp_path: Path) -> None:
     """Killed while it works, the same command finds its batch and writes what an undisturbed run writes."""
-    lines = [orjson.dumps({"text": f"Passage {n} speaks of the number {n * n}. " * 40}) for n in range(300)]
-    source = _jsonl(tmp_path / "in.jsonl", lines)
+    source = _passages(tmp_path / "in.jsonl")
     data = tmp_path / "data"
     first = subprocess.Popen(
         [*COMMAND, "embed", str(source), "-o", str(tmp_path / "out.parquet")],
@@ -97,7 +116,7 @@ def test_embed_goes_on_after_kill_and_gives_the_same_bytes(tmp_path: Path) -> No
     assert not (tmp_path / "out.parquet").exists()
     again = _run(data, "embed", str(source), "-o", str(tmp_path / "out.parquet"))
     assert again.returncode == 0, again.stderr
-    assert "300 rows had been done or handed over by an earlier call" in again.stderr
+    assert "100 rows had been done or handed over by an earlier call" in again.stderr
     fresh = _run(tmp_path / "other", "embed", str(source), "-o", str(tmp_path / "fresh.parquet"))
     assert fresh.returncode == 0, fresh.stderr
     assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "fresh.parquet"))
@@ -105,8 +124,7 @@ def test_embed_goes_on_after_kill_and_gives_the_same_bytes(tmp_path: Path) -> No
 
 def test_interrupting_says_that_the_work_stays(tmp_path: Path) -> None:
     """Ctrl-C ends with 130, leaves no half output, and the batch waits in the data folder."""
-    lines = [orjson.dumps({"text": f"Passage {n} speaks of the number {n * n}. " * 40}) for n in range(300)]
-    source = _jsonl(tmp_path / "in.jsonl", lines)
+    source = _passages(tmp_path / "in.jsonl")
     data = tmp_path / "data"
     with subprocess.Popen(
         [*COMMAND, "embed", str(source), "-o", str(tmp_path / "out.parquet")],
@@ -122,7 +140,7 @@ def test_interrupting_says_that_the_work_stays(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.jsonl", "out.parquet.embatch"]
     listed = _run(data, "list", "--json")
     (batch,) = [orjson.loads(line) for line in listed.stdout.splitlines()]
-    assert batch["request_count"] == 300
+    assert batch["request_count"] == 100
     assert batch["state"] in ("PENDING", "PROCESSING", "COMPLETED")
 
 
@@ -172,13 +190,15 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
         (["frobnicate"], "frobnicate"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_to_do(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_wrong_usage_ends_with_2_and_says_what_to_do(
+    attended: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     """Each mistake has its message and writes nothing."""
     source = _jsonl(tmp_path / "in.jsonl", [b'{"text":"one"}'])
     before, folder = source.read_bytes(), tmp_path / "folder.parquet"
     folder.mkdir()
     places = {"IN": str(source), "OUT": str(tmp_path / "out.parquet"), "FOLDER": str(folder)}
-    done = _run(tmp_path / "data", *[places.get(argument, argument) for argument in arguments])
+    done = _run(attended, *[places.get(argument, argument) for argument in arguments])
     assert done.returncode == 2, done.stderr
     assert said in done.stderr + done.stdout
     assert not (tmp_path / "out.parquet").exists()

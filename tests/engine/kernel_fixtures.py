@@ -50,14 +50,17 @@ def compiled(*flags: str, build: Literal["portable", "vectors", "native"] = "por
 
 @pytest.fixture(scope="session")
 def portable() -> Path:
-    """The library that computes the same on any processor."""
-    return compiled()
+    """The library that computes the same on any processor.
+
+    Optimized as here it takes a third of the time to compile, and little more to run.
+    """
+    return compiled("-O2")
 
 
 @pytest.fixture(scope="session")
 def pieces() -> Path:
-    """The same, but sums of more than 64 inputs are added up in pieces."""
-    return compiled("-DEMBATCH_RESIDENT=2")
+    """The same, but sums of more than 64 inputs are added up in pieces; little is computed with it."""
+    return compiled("-DEMBATCH_RESIDENT=2", "-O1")
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,9 @@ def test_production(tmp_path: Path) -> None:
 
 
 def test_demo_on_a_small_corpus(tmp_path: Path) -> None:
-    """The demo's whole way on 200 passages: progress, final counts, cost both ways, neighbours."""
-    said = _run(tmp_path, "demo.py", "--count", "200")
-    assert re.search(r"COMPLETED: 200 of 200 embedded, 0 failed", said)
+    """The demo's whole way on 60 passages: progress, final counts, cost both ways, neighbours."""
+    said = _run(tmp_path, "demo.py", "--count", "60")
+    assert re.search(r"COMPLETED: 60 of 60 embedded, 0 failed", said)
     assert re.search(r"seconds per 1,000 texts: [\d.]+ as a batch, [\d.]+ one by one", said)
     assert said.count("\n? ") == 4
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 POISON = "embatch-poison:nan"
 """A text that the engine fails on, as it may not do another time."""
-KILLS = 10
-ROWS = 600
 BLOCK = 25
 
 
@@ -142,16 +140,19 @@ def _past(moment: float) -> bool:
     return time.monotonic() > moment
 
 
-def test_ten_kills_lose_nothing_and_change_nothing(service: Served, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "times"), [(300, 4), pytest.param(600, 10, marks=pytest.mark.long)])
+def test_kills_lose_nothing_and_change_nothing(
+    service: Served, tmp_path: Path, rows: int, times: int
+) -> None:
     """Wherever it dies, the same command goes on, commits each block once, and writes the same bytes."""
-    texts = _texts(ROWS, "killed")
+    texts = _texts(rows, "killed")
     texts[100], texts[201] = (
         None,
         POISON,
     )  # the second one can be tried again, so the ledger stays to be looked at
     source, out, chance = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet", random.Random(7)
     kills = 0
-    while kills < KILLS:
+    while kills < times:
         seen = len(_committed(out))
         process = _embed(service, source, out)
         if _until(process, partial(_has, out, seen + chance.choice([0, 1, 1, 2]))):
@@ -167,13 +168,13 @@ def test_ten_kills_lose_nothing_and_change_nothing(service: Served, tmp_path: Pa
         _, said = process.communicate(timeout=240)
     assert process.returncode == 3, said
     assert "had been done or handed over by an earlier call" in said
-    assert _committed(out) == list(range(-(-ROWS // BLOCK)))
+    assert _committed(out) == list(range(-(-rows // BLOCK)))
     with Client(service.url) as client:
         fresh = tmp_path / "fresh" / "out.parquet"
         fresh.parent.mkdir()
         summary = _run(client, source, fresh, cache=False)
         assert list(client.list_batches()) == []
-    assert (summary.rows, summary.failed, summary.retryable) == (ROWS, 2, 1)
+    assert (summary.rows, summary.failed, summary.retryable) == (rows, 2, 1)
     assert out.read_bytes() == fresh.read_bytes()
 
 

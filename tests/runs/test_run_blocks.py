@@ -62,7 +62,7 @@ def _committed(out: Path) -> list[tuple[int, int]]:
 
 def test_blocks_cut_by_bytes_are_the_same_after_a_stop_and_a_loss(client: Client, tmp_path: Path) -> None:
     """Batches that were handed over are found again, and a lost block is worked again alone."""
-    texts = [f"{at:06} " + "x" * (TEXT - 7) for at in range(170)]
+    texts = [f"{at:06} " + "x" * (TEXT - 7) for at in range(100)]
     source, out = _write(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet"
 
     def stop_after_a_block() -> None:
@@ -77,7 +77,7 @@ def test_blocks_cut_by_bytes_are_the_same_after_a_stop_and_a_loss(client: Client
     summary = _run(client, source, out)
     assert list(client.list_batches()) == []
     assert waiting
-    assert (summary.rows, summary.failed) == (170, 0)
+    assert (summary.rows, summary.failed) == (100, 0)
     assert summary.notes[-1].startswith("74 rows were done before and worked again")
     fresh = tmp_path / "fresh.parquet"
     _run(client, source, fresh)
