@@ -100,7 +100,7 @@ def test_each_command_goes_on_without_a_display(service: Served, source: Path, t
         ("--help", 0),
         (f"delete {name} {to}", 0),
         (f"watch {name} {to}", 1),
-        (f"embed {source} -o out.nothing", 2),
+        (f"embed {source} {to} -o out.nothing", 2),
         ("frobnicate", 2),
     ]
     for (command, code), closed in zip(commands, cycle([">&- 2>&-", GONE, GONE]), strict=False):
