@@ -38,11 +38,12 @@ _OF_THE_SHELL = {
 
 _TESTS = Path(__file__).parent
 _LONGEST = (
-    *("cli/test_cli.py", "cli/test_streams.py", "server/test_start_stop.py", "engine/test_kernel.py"),
-    *("cli/test_batches.py", "pool/test_blame.py", "runs/test_run.py", "pool/test_local_pool.py"),
-    *("client/test_local.py", "examples/test_examples.py", "server/test_kill.py", "api/test_gemini_face.py"),
-    *("engine/test_amx_service.py", "engine/test_amx.py", "engine/test_endpoint_limits.py"),
-    *("engine/test_endpoint_service.py", "runs/test_reading_growth.py", "benchmarks/test_corpus.py"),
+    *("engine/test_kernel.py", "cli/test_streams.py", "server/test_start_stop.py", "cli/test_batches.py"),
+    *("cli/test_cli.py", "server/test_kill.py", "runs/test_run.py", "pool/test_blame.py"),
+    *("client/test_local.py", "pool/test_local_pool.py", "examples/test_examples.py"),
+    *("engine/test_endpoint_limits.py", "engine/test_endpoint_service.py", "api/test_gemini_face.py"),
+    *("engine/test_amx_service.py", "server/test_leaving.py", "api/test_asked_model.py"),
+    *("runs/test_reading_growth.py", "service/test_many_at_once.py", "benchmarks/test_corpus.py"),
 )
 """Files that take the longest, the longest first: begun late, one of them would run on alone at the end."""
 _temporary: list[Path] = []
