@@ -50,11 +50,8 @@ def compiled(*flags: str, build: Literal["portable", "vectors", "native"] = "por
 
 @pytest.fixture(scope="session")
 def portable() -> Path:
-    """The library that computes the same on any processor.
-
-    Optimized as here it takes a third of the time to compile, and little more to run.
-    """
-    return compiled("-O2")
+    """The library that computes the same on any processor."""
+    return compiled()
 
 
 @pytest.fixture(scope="session")
