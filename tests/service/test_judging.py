@@ -16,7 +16,7 @@ from embatch.service.cutting import ShardCutter
 from embatch.service.intake import METADATA_BYTES, Draft, RequestValidator, ShardWriter, refuse
 from embatch.settings import Settings
 from embatch.shard import RequestRow
-from embatch.store.blobs import Blobs
+from embatch.store.blobs import FolderBlobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +143,7 @@ def test_judging_depends_on_the_rows_alone(rows: list[RequestRow]) -> None:
 
 def written(folder: Path, rows: list[RequestRow]) -> tuple[list[int], tuple[str, ...]]:
     """Write the shards of some requests; return what each asks for, and the notes."""
-    writer = ShardWriter(Blobs(folder), "b", RequestValidator(MODEL, SETTINGS))
+    writer = ShardWriter(FolderBlobs(folder), "b", RequestValidator(MODEL, SETTINGS))
     writer._cutter.limit_requests = 2
     return [shard.dimensions for shard in writer.shards(rows)], writer.notes()
 
@@ -172,7 +172,7 @@ def test_shards_are_the_same_files_whenever_they_are_written(tmp_path: Path) -> 
 def test_notes_say_what_a_user_should_know(tmp_path: Path) -> None:
     """A task type without a prompt and fewer dimensions have a note each; nothing else has."""
     prompted = replace(MODEL, prompts={"CLUSTERING": "cluster: "})
-    writer = ShardWriter(Blobs(tmp_path), "b", RequestValidator(prompted, SETTINGS))
+    writer = ShardWriter(FolderBlobs(tmp_path), "b", RequestValidator(prompted, SETTINGS))
     rows = [
         RequestRow("a", task_type="CLUSTERING"),
         RequestRow("b", task_type="CLASSIFICATION", dimensions=4),
@@ -188,7 +188,7 @@ def test_notes_say_what_a_user_should_know(tmp_path: Path) -> None:
 def test_a_note_says_that_the_default_prompt_stands_before_texts(tmp_path: Path) -> None:
     """They are not embedded as they are then."""
     prompted = replace(MODEL, prompts={"CLUSTERING": "cluster: ", "": "text: "})
-    writer = ShardWriter(Blobs(tmp_path), "b", RequestValidator(prompted, SETTINGS))
+    writer = ShardWriter(FolderBlobs(tmp_path), "b", RequestValidator(prompted, SETTINGS))
     writer.judge.judge(RequestRow("a", task_type="CLASSIFICATION"))
     assert writer.notes() == ("test has no prompt for CLASSIFICATION: its texts get its default prompt",)
 

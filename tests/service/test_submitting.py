@@ -272,10 +272,16 @@ def test_queries_answer_at_once_and_refuse_faults(rig: Rig) -> None:
     """In the order given; a fault names its place, and so do dimensions above the native number."""
     part = rig.service.interactive.embed(None, [RequestRow("b"), RequestRow("a", dimensions=2)])
     assert part.column("embedding").to_pylist() == [vector("b"), vector("a")]
-    for bad in (RequestRow(""), RequestRow(None), RequestRow("\ud800"), RequestRow("a", dimensions=9)):
+    for bad in (RequestRow(""), RequestRow(None), RequestRow("\ud800")):
         with pytest.raises(InvalidArgument) as caught:
             rig.service.interactive.embed("models/test", [RequestRow("a"), bad])
         assert caught.value.field == "requests[1].content"
+    with pytest.raises(InvalidArgument) as caught:
+        rig.service.interactive.embed("models/test", [RequestRow("a"), RequestRow("a", dimensions=9)])
+    assert caught.value.field == "requests[1].outputDimensionality"
+    with pytest.raises(InvalidArgument) as caught:
+        rig.service.interactive.embed("models/test", [RequestRow("")], place="")
+    assert caught.value.field == "content"
     with pytest.raises(InvalidArgument):
         rig.service.interactive.embed(None, [])
     with pytest.raises(NotFound):

@@ -13,6 +13,7 @@ import pytest
 from service_rig import MODEL, OTHER, WITHIN
 
 from embatch.api.app import create_app
+from embatch.api.threads import Threads
 from embatch.api.waiting import THREADS, EngineThreads
 from embatch.engine.models import Catalog
 from embatch.errors import Unavailable
@@ -113,14 +114,12 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 2 * WITHIN))
 
 
-def test_beyond_its_capacity_a_line_refuses_and_says_when_to_come_back(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_beyond_its_capacity_a_line_refuses_and_says_when_to_come_back(rig: Rig) -> None:
     """With 503, Retry-After and RetryInfo, at once; whoever waits already is answered."""
-    monkeypatch.setattr("embatch.api.gemini.EngineThreads", lambda: EngineThreads(threads=2, waiting=3))
 
     async def calls() -> None:
-        transport = httpx2.ASGITransport(create_app(rig.service, rig.settings))
+        threads = Threads(engines=EngineThreads(threads=2, waiting=3))
+        transport = httpx2.ASGITransport(create_app(rig.service, rig.settings, threads=threads))
         async with httpx2.AsyncClient(transport=transport, base_url="http://service/v1") as http:
             waiting = {
                 asyncio.create_task(http.post("/models/test:embedContent", json=QUERY)) for _ in range(8)

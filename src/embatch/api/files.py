@@ -20,7 +20,6 @@ from embatch.api import problems
 from embatch.api.bodies import small_body
 from embatch.api.multipart import DESCRIPTION_BYTES, RelatedReader, boundary_of
 from embatch.api.streaming import StreamedResponse, begun
-from embatch.api.waiting import ResultThreads
 from embatch.errors import EmbatchError, InvalidArgument, NotFound, TooLarge
 from embatch.wire.gemini.files import announced, base_address, display_name, resource
 from embatch.wire.gemini.write_responses import lines
@@ -28,6 +27,7 @@ from embatch.wire.gemini.write_responses import lines
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from embatch.api.threads import Threads
     from embatch.batch import FileRecord
     from embatch.service.application import Service
     from embatch.settings import Settings
@@ -39,9 +39,9 @@ _PAGE: Final = 10
 _LARGEST_PAGE: Final = 100
 
 
-def router(service: Service, settings: Settings) -> APIRouter:
+def router(service: Service, settings: Settings, threads: Threads) -> APIRouter:
     """Return the file routes, the same under every version of the protocol."""
-    faces = _Files(service, settings)
+    faces = _Files(service, settings, threads)
     routes = APIRouter()
     for version in ("v1", "v1beta", "v1alpha"):
         for path in (f"/upload/{version}/files", f"/resumable/upload/{version}/files"):
@@ -58,9 +58,9 @@ def router(service: Service, settings: Settings) -> APIRouter:
 class _Files:
     """The handlers of the file routes."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, threads: Threads) -> None:
         self._service, self._uploads = service, service.uploads
-        self._settings, self._results = settings, ResultThreads()
+        self._settings, self._results = settings, threads.results
 
     async def upload(self, request: Request) -> Response:
         """Begin, continue or complete an upload; which, the headers and the address say."""

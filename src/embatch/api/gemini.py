@@ -13,11 +13,10 @@ import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from embatch.api.bodies import BodyThreads, large_body, small_body
+from embatch.api.bodies import large_body, small_body
 from embatch.api.streaming import StreamedResponse, begun
-from embatch.api.waiting import EngineThreads, ResultThreads
 from embatch.errors import InvalidArgument, NotFound
-from embatch.service.intake import Draft, check_dimensions
+from embatch.service.intake import Draft
 from embatch.states import State
 from embatch.wire import arrow
 from embatch.wire.arrow import write_results
@@ -26,6 +25,7 @@ from embatch.wire.gemini import read_requests, write_responses
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from embatch.api.threads import Threads
     from embatch.batch import Batch
     from embatch.engine.models import ServedModel
     from embatch.service.application import Service
@@ -37,9 +37,9 @@ _BATCHES_A_PAGE: Final = (50, 1000)
 _MODELS_A_PAGE: Final = (50, 1000)
 
 
-def router(service: Service, settings: Settings) -> APIRouter:
+def router(service: Service, settings: Settings, threads: Threads) -> APIRouter:
     """Return the routes over a service."""
-    face = _Face(service, settings)
+    face = _Face(service, settings, threads)
     routes = APIRouter()
     table: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
         ("POST", "/models/{model:path}:embedContent", face.embed, "Embed one text now"),
@@ -64,10 +64,10 @@ def router(service: Service, settings: Settings) -> APIRouter:
 class _Face:
     """The handlers."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, threads: Threads) -> None:
         self._service = service
         self._settings = settings
-        self._engines, self._bodies, self._results = EngineThreads(), BodyThreads(), ResultThreads()
+        self._engines, self._bodies, self._results = threads.engines, threads.bodies, threads.results
 
     # interactive
 
@@ -82,7 +82,8 @@ class _Face:
         return await self._engines.run(f"query {served.name}", self._embed, row, served)
 
     def _embed(self, row: Callable[[], RequestRow], served: ServedModel) -> Response:
-        return self._embedded(served, [row()], [""], single=True)
+        part = self._service.interactive.embed(served.name, [row()], place="")
+        return Response(write_responses.embeddings(part, single=True), media_type="application/json")
 
     async def embed_many(self, request: Request, model: str) -> Response:
         """Answer `batchEmbedContents`."""
@@ -99,21 +100,8 @@ class _Face:
         return await self._engines.run(f"query {served.name}", self._embed_many, rows, served)
 
     def _embed_many(self, read: Callable[[], list[RequestRow]], served: ServedModel) -> Response:
-        rows = read()
-        return self._embedded(served, rows, [f"requests[{at}]." for at in range(len(rows))], single=False)
-
-    def _embedded(
-        self, served: ServedModel, rows: list[RequestRow], places: list[str], *, single: bool
-    ) -> Response:
-        for row, place in zip(rows, places, strict=True):
-            check_dimensions(row.dimensions, served, f"{place}outputDimensionality")
-        part = self._service.interactive.embed(served.name, rows)
-        part = part.append_column("dimensions", _dimensions(rows))
-        failed = [code for code in part.column("error_code").to_pylist() if code is not None]
-        if failed:
-            at = part.column("error_code").to_pylist().index(failed[0])
-            raise InvalidArgument(part.column("error_message")[at].as_py(), field=f"{places[at]}content")
-        return Response(write_responses.embeddings(part, single=single), media_type="application/json")
+        part = self._service.interactive.embed(served.name, read())
+        return Response(write_responses.embeddings(part, single=False), media_type="application/json")
 
     async def count_tokens(self, request: Request, model: str) -> dict[str, int]:
         """Answer `countTokens`: as many contents as an inline batch may hold."""
@@ -151,7 +139,7 @@ class _Face:
             )
 
         made, draft = await to_thread.run_sync(await self._bodies.read(request, len(body), read))
-        if _may_wait(served, made, run):
+        if self._service.waits_for_engine(draft, made.rows or ()):
             return _json(await self._engines.run(_bulk(served), self._create, draft, made))
         return _json(await to_thread.run_sync(self._create, draft, made))
 
@@ -267,20 +255,6 @@ def _digest(model: str, body: bytes | bytearray) -> str:
 
 def _bulk(served: ServedModel) -> str:
     return f"bulk {served.name}"
-
-
-def _may_wait(served: ServedModel, made: read_requests.Created, run: str | None) -> bool:
-    """Return whether a submit needs what only a loaded model tells: its native dimensions, its identity."""
-    rows = made.rows or ()
-    return bool(rows) and (
-        run is not None or (served.dimensions is None and any(row.dimensions is not None for row in rows))
-    )
-
-
-def _dimensions(rows: list[RequestRow]) -> Any:
-    import pyarrow as pa  # noqa: PLC0415
-
-    return pa.array([row.dimensions for row in rows], pa.int32())
 
 
 def _model(served: ServedModel) -> dict[str, Any]:

@@ -8,22 +8,22 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from embatch.api.bodies import BodyThreads, large_body
-from embatch.api.waiting import EngineThreads
+from embatch.api.bodies import large_body
 from embatch.wire.gemini import read_requests, write_responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from embatch.api.threads import Threads
     from embatch.engine.models import ServedModel
     from embatch.service.application import Service
     from embatch.settings import Settings
     from embatch.shard import RequestRow
 
 
-def router(service: Service, settings: Settings, versions: tuple[str, ...]) -> APIRouter:
+def router(service: Service, settings: Settings, threads: Threads, versions: tuple[str, ...]) -> APIRouter:
     """Return the routes over a service."""
-    face = _Runs(service, settings)
+    face = _Runs(service, settings, threads)
     routes = APIRouter()
     table: tuple[tuple[str, Callable[..., Any], str], ...] = (
         ("/models/{model:path}:embedReference", face.reference, "Embed by the reference path"),
@@ -38,9 +38,9 @@ def router(service: Service, settings: Settings, versions: tuple[str, ...]) -> A
 class _Runs:
     """The handlers."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, threads: Threads) -> None:
         self._service, self._settings = service, settings
-        self._engines, self._bodies = EngineThreads(), BodyThreads()
+        self._engines, self._bodies = threads.engines, threads.bodies
 
     async def reference(self, request: Request, model: str) -> Response:
         """Answer `embedReference`: a few texts in float32, one at a time; none at all only get it ready."""

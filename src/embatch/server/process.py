@@ -1,7 +1,7 @@
 """The running service: its HTTP server, its signals, its end.
 
 Everything heavy that answering takes is imported with this module, so the engine can load meanwhile: see
-`compose`.
+`start`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ import uvicorn
 from embatch.api.app import create_app
 from embatch.api.limits import Bounds
 from embatch.api.private import Attached
-from embatch.server import folder, logs
+from embatch.server import compose, folder, logs
 from embatch.server.http_protocol import guarded
-from embatch.service.application import Service
-from embatch.store.blobs import Blobs
+from embatch.store.blobs import FolderBlobs
 from embatch.store.faults import database_gone
 from embatch.store.store import Store
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from embatch.engine.models import Catalog
     from embatch.pool.local import LocalPool
+    from embatch.service.application import Service
     from embatch.settings import Settings
 
 DONE: Final = 0
@@ -69,7 +69,7 @@ class Parts:
 
 def run(parts: Parts) -> int:
     """Serve until a signal, the last client's leave, or broken storage; return the exit code."""
-    blobs = Blobs(parts.place)
+    blobs = FolderBlobs(parts.place)
     blobs.ensure_layout()
     database = parts.place / "embatch.db"
     # Beside an empty database everything would count as left over by a crash, and be removed.
@@ -77,7 +77,10 @@ def run(parts: Parts) -> int:
         raise database_gone()
     store = Store.open(f"sqlite:///{database}")
     try:
-        service = Service(store, blobs, parts.catalog, parts.pool, parts.settings, now=_now)
+        held = compose.Held(store, blobs, parts.catalog, parts.pool, parts.settings, _now)
+        held.recover()
+        service = compose.service(held, compose.dispatcher(held), parts.place / "cache")
+        service.start()
         return asyncio.run(_Process(parts, service, store).run())
     finally:
         store.close()
