@@ -1,7 +1,7 @@
-"""Compose the service from its parts and run it until a signal, its last client's leave, or broken storage.
+"""Start the service and run it until a signal, its last client's leave, or broken storage.
 
-data folder locked → socket bound → engine loading, apart → store, service, app → listening, and noted in
-the folder
+data folder locked, and the database → socket bound → engine loading, apart → store, service, app → listening,
+and noted in the folder
 first signal → no new connections, running answers finished → running micro-batch finished, the rest
 released → exit 0; second signal → exit at once, nothing lost: what was not committed is done again
 """
@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Final
 from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
+from embatch.ownership import Taken
 from embatch.pool.local import LocalPool
-from embatch.server import folder, logs
+from embatch.server import folder, logs, storage
 from embatch.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from embatch.server.storage import Storage
+
 TAKEN: Final = 75
-"""Exit code when another service holds the data folder (EX_TEMPFAIL)."""
+"""Exit code when another service holds the data folder or the database (EX_TEMPFAIL)."""
 
 _OPEN_FILES: Final = 16_384
 
@@ -37,6 +40,11 @@ class ServeOptions:
     """What `embatch serve` was told."""
 
     data: Path
+    database: str | None = None
+    """Address of a Postgres database, without a password; `None`: that of the environment, else SQLite in the
+    data folder."""
+    blobs: Path | None = None
+    """Folder for texts and embeddings beside a Postgres database; `None`: the data folder."""
     host: str = "127.0.0.1"
     port: int = 8080
     socket: Path | None = None
@@ -63,19 +71,26 @@ def serve(options: ServeOptions) -> int:
     Raises:
         InvalidArgument: an option cannot be; nothing was started.
         NotFound: a model is not there; the message names the command that gets it.
-        Unavailable: the address is taken.
+        Unavailable: the address is taken, or the database cannot be reached.
+        FailedPrecondition: the database is not the one whose files the folder holds.
     """
     _check_address(options)
+    if options.private and options.database is not None:
+        raise InvalidArgument("a private service has its database in its folder", field=storage.FLAG)
+    database = None if options.private else storage.database_address(options.database, os.environ)
+    if options.blobs is not None and database is None:
+        raise InvalidArgument(f"--blobs goes with {storage.FLAG}: else all is in --data", field="--blobs")
     settings = Settings.read(os.environ)
     settings = replace(settings, threads=options.threads or settings.threads)
     _allow_many_connections()
     os.umask(0o077)  # texts, vectors and the socket are the owner's alone
     logs.configure()
     place = options.data.expanduser().absolute()
+    files = None if options.blobs is None else options.blobs.expanduser().absolute()
     try:
-        with folder.locked(place):
-            return _serve(options, settings, place)
-    except folder.FolderTaken as taken:
+        with storage.held(place, files, database) as held:
+            return _serve(options, settings, held)
+    except Taken as taken:
         print(f"embatch: {visible(str(taken))}", file=sys.stderr)  # noqa: T201  (for the person who typed the command)
         return TAKEN
 
@@ -88,8 +103,8 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _serve(options: ServeOptions, settings: Settings, place: Path) -> int:
-    listener = _bind(options, place)
+def _serve(options: ServeOptions, settings: Settings, held: Storage) -> int:
+    listener = _bind(options, held.place)
     pool = LocalPool(settings)
     try:
         catalog = _catalog(options, settings)
@@ -100,7 +115,7 @@ def _serve(options: ServeOptions, settings: Settings, place: Path) -> int:
         # Only browsers are fooled by a name, and only an address on this machine alone has no other guard.
         named = listener.path is None and _loopback(options.host)
         hosts = (options.host, *options.hosts) if named else None
-        return run(Parts(place, settings, catalog, pool, listener, hosts, options.private))
+        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private))
     finally:
         pool.close(0.0)
         listener.stream.close()
