@@ -112,7 +112,7 @@ def test_they_work_side_by_side_and_a_cancel_is_final_for_both(place: Place) -> 
         place.signals.until(lambda: pool.running == 1)
         pool.allow(1)
         place.signals.until(lambda: pool.micro_batches == 1)
-        assert service.get(name).batch_stats.processing_request_count == 0  # nobody here knows of them
+        assert service.get(name).batch_stats.uncommitted_request_count == 0  # nobody here knows of them
         cancelled = service.cancel(name)
         pool.open()
         place.signals.until(lambda: pool.running == 0 and not worker.at_work())
