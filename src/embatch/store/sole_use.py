@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from embatch.errors import InvalidArgument, Unavailable, printable
 from embatch.ownership import Taken
+from embatch.store.connect import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,9 +38,11 @@ _CONNECTING: Final = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    "options": "-c idle_session_timeout=0 -c statement_timeout=10000"
-    " -c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
 }
+_OPTIONS: Final = (
+    "-c idle_session_timeout=0 -c statement_timeout=10000"
+    " -c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+)
 _HOLDER: Final = text(
     "SELECT activity.application_name FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)"
     " WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low"
@@ -96,7 +99,7 @@ class SoleUse:
                     return
                 try:  # a server also tells of changed settings, unasked
                     self._connection.execute(text("SELECT 1"))
-                except DBAPIError:
+                except Exception:  # noqa: BLE001  (whatever it is: nobody knows whether the lock is held)
                     break
         lost()
 
@@ -118,7 +121,7 @@ def _connected(url: URL) -> Connection:
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
-            connect_args={**_CONNECTING, "application_name": name},
+            connect_args={**_CONNECTING, "application_name": name, "options": options_of(url, _OPTIONS)},
         )
     except ModuleNotFoundError as missing:
         raise InvalidArgument(
