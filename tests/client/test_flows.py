@@ -29,10 +29,10 @@ from embatch.client import flows
 from embatch.client.calls import Reply
 from embatch.client.flows import BatchOptions, RequestDefaults, Wait
 from embatch.client.providers.embatch import EMBATCH
-from embatch.client.providers.provider import FileUpload, Target
+from embatch.client.providers.provider import Target
 from embatch.client.retry import NOT_SENT
 from embatch.client.targets import resolve
-from embatch.client.upload import send_file
+from embatch.client.upload import FileUpload, send_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,8 +18,8 @@ from embatch.client import flows
 from embatch.client.calls import Reply
 from embatch.client.flows import BatchOptions, RequestDefaults
 from embatch.client.providers.embatch import EMBATCH
-from embatch.client.providers.provider import FileUpload, Target
-from embatch.client.upload import send_file
+from embatch.client.providers.provider import Target
+from embatch.client.upload import FileUpload, send_file
 from embatch.wire.gemini.uploads import CHUNK_BYTES
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from embatch.batch import DISPLAY_NAME, Request, Texts
 from embatch.client import arguments
-from embatch.client.providers.provider import FileUpload
+from embatch.client.upload import FileUpload
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.wire.gemini.write_requests import refuse_unsayable

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
 from embatch.errors import AlreadyExists, ConnectionFailed, NotFound, PermissionDenied
@@ -10,8 +11,20 @@ from embatch.wire.gemini import read_errors, read_responses, uploads
 
 if TYPE_CHECKING:
     from embatch.client.calls import Flow, Sender
-    from embatch.client.providers.provider import FileUpload
     from embatch.errors import EmbatchError
+
+
+@dataclass(frozen=True, slots=True)
+class FileUpload:
+    """A file on its way to the service."""
+
+    file: BinaryIO
+    size: int
+    mime_type: str
+    display_name: str
+    names: tuple[str, ...] = ()
+    """Names `files/{id}` made from the content, tried in turn, so that the same content goes up once and is
+    found again; empty lets the service choose."""
 
 
 def send_file(sender: Sender, upload: FileUpload, version: str) -> Flow[str]:

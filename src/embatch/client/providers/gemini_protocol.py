@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch, Page, Request
     from embatch.client.calls import Flow, Reply, Sender, T
-    from embatch.client.providers.provider import FileUpload
+    from embatch.client.upload import FileUpload
     from embatch.errors import EmbatchError
     from embatch.vectors import ContentEmbedding
 

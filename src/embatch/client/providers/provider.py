@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from embatch.batch import Batch, Page, Request
     from embatch.client.calls import Call, Exchange, Flow, Reply, Sender
     from embatch.client.results import BatchResult
+    from embatch.client.upload import FileUpload
     from embatch.errors import EmbatchError, NotFound
     from embatch.vectors import ContentEmbedding
     from embatch.wire.gemini.read_responses import Model, Reference
@@ -73,19 +74,6 @@ class RequestWriter(Protocol):
     def finish(self) -> None:
         """Complete the file, which stays open."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class FileUpload:
-    """A file on its way to the service."""
-
-    file: BinaryIO
-    size: int
-    mime_type: str
-    display_name: str
-    names: tuple[str, ...] = ()
-    """Names `files/{id}` made from the content, tried in turn, so that the same content goes up once and is
-    found again; empty lets the service choose."""
 
 
 @dataclass(frozen=True, slots=True)
