@@ -1,0 +1,121 @@
+"""The steps that are alike for all who speak Gemini's protocol: Google itself, and an embatch service."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from embatch.client.calls import SLOW, Call, Exchange
+from embatch.client.providers.provider import Provider
+from embatch.client.upload import send_file
+from embatch.wire.gemini import read_errors, read_responses, write_requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from embatch.batch import Batch, Page, Request
+    from embatch.client.calls import Flow, Reply, Sender, T
+    from embatch.client.upload import FileUpload
+    from embatch.errors import EmbatchError
+    from embatch.vectors import ContentEmbedding
+
+JSON: Final = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class GeminiProtocol(Provider, ABC):
+    """Who speaks it says how requests are written, what a submit carries beside, and how results come."""
+
+    version: str = field(kw_only=True)
+    """First part of every path."""
+
+    def sign(self, key: str | None) -> Mapping[str, str]:
+        """Send the key in Google's header."""
+        return {} if key is None else {"x-goog-api-key": key}
+
+    def read_error(self, reply: Reply) -> EmbatchError:
+        """Read Google's envelope, or what a proxy put in its place."""
+        return read_errors.parse_error(reply.status, reply.headers, reply.body, reply.via)
+
+    def upload(self, sender: Sender, upload: FileUpload) -> Flow[str]:
+        """Upload in chunks that survive broken connections."""
+        return (yield from send_file(sender, upload, self.version))
+
+    def inline_body(self, model: str, display_name: str, priority: int, requests: Sequence[Request]) -> bytes:
+        """Write the requests as JSON."""
+        return write_requests.create_body(model_path(model), display_name, priority, requests)
+
+    def file_body(self, model: str, display_name: str, priority: int, file: str) -> bytes:
+        """Name the file."""
+        return write_requests.create_from_file_body(model_path(model), display_name, priority, file)
+
+    def create(
+        self, model: str, body: bytes, idempotency_key: str | None, run: str | None
+    ) -> Exchange[Batch]:
+        """Submit a body under its model."""
+        path = self.path(f"{model_path(model)}:asyncBatchEmbedContent")
+        headers = {**JSON, **self.create_headers(idempotency_key, run)}
+        return Exchange(Call("POST", path, headers=headers, body=body), read_responses.parse_operation)
+
+    def create_headers(self, idempotency_key: str | None, run: str | None) -> Mapping[str, str]:  # noqa: ARG002
+        """Return what a submit carries in its headers."""
+        return {}
+
+    def batches(self, size: int | None, token: str | None) -> Exchange[Page[Batch]]:
+        """Ask for a page of operations."""
+        return Exchange(self._list("batches", size, token), read_responses.parse_batches)
+
+    def update(self, name: str, display_name: str | None, priority: int | None) -> Exchange[Batch]:
+        """Change what is named in the field mask."""
+        mask, body = write_requests.update_body(display_name, priority)
+        call = Call("PATCH", self.path(f"{name}:updateEmbedContentBatch"), {"updateMask": mask}, JSON, body)
+        return Exchange(call, read_responses.parse_batch)
+
+    def cancel(self, name: str) -> Call:
+        """Stop a batch; the answer is empty."""
+        return Call("POST", self.path(f"{name}:cancel"))
+
+    def delete(self, name: str) -> Call:
+        """Delete a batch; the answer is empty."""
+        return Call("DELETE", self.path(name))
+
+    def models(self, size: int | None, token: str | None) -> Exchange[Page[read_responses.Model]]:
+        """Ask for a page of models."""
+        return Exchange(self._list("models", size, token), read_responses.parse_models)
+
+    def embed(self, model: str, request: Request) -> Exchange[ContentEmbedding]:
+        """Embed one text."""
+        body = write_requests.embed_body(model_path(model), request)
+        return self.at_once(model, "embedContent", body, read_responses.parse_embedding)
+
+    def embed_many(self, model: str, requests: Sequence[Request]) -> Exchange[list[ContentEmbedding]]:
+        """Embed a few texts."""
+        body = write_requests.embed_many_body(model_path(model), requests)
+        return self.at_once(model, "batchEmbedContents", body, read_responses.parse_embeddings)
+
+    def count_tokens(self, model: str, texts: Sequence[str]) -> Exchange[int]:
+        """Count tokens."""
+        body = write_requests.count_body(model_path(model), texts)
+        return self.at_once(model, "countTokens", body, read_responses.parse_count)
+
+    def path(self, rest: str) -> str:
+        """Return the path of a resource."""
+        return f"/{self.version}/{rest}"
+
+    def at_once(self, model: str, verb: str, body: bytes, read: Callable[[bytes], T]) -> Exchange[T]:
+        """Return an interactive call of a model."""
+        path = self.path(f"{model_path(model)}:{verb}")
+        return Exchange(Call("POST", path, headers=JSON, body=body, patience=SLOW), read)
+
+    def _list(self, what: str, size: int | None, token: str | None) -> Call:
+        query = {} if size is None else {"pageSize": str(size)}
+        if token is not None:
+            query["pageToken"] = token
+        return Call("GET", self.path(what), query)
+
+
+def model_path(model: str) -> str:
+    """Return `models/{model}` as it stands in a path."""
+    return "models/" + quote(model, safe="/")
