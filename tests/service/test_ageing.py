@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from service_rig import Rig, large, rows
 from service_world import Clock
 
-from embatch.errors import NotFound, PermissionDenied
+from embatch.errors import NoSuchFile, NotFound
 from embatch.service.intake import Draft
 from embatch.service.sweeps import AgeClock, since_boot
 from embatch.states import State
@@ -107,7 +107,7 @@ def test_uploaded_files_are_deleted_after_their_time(rig: Rig) -> None:
     assert stored in rig.files()
     rig.clock.turn(1)
     rig.service.sweep()
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(NoSuchFile):
         rig.service.file(file)
     assert stored not in rig.files()
     assert rig.read(name)[0]["embedding"]
@@ -167,7 +167,7 @@ def test_a_wall_clock_that_is_set_ends_nothing_before_its_time(
     rig.service.sweep()
     if jump > 0:  # after a jump backwards things live longer than they should
         assert rig.service.get(name).state is State.EXPIRED
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(NoSuchFile):
             rig.service.file(file)
     rig.clock.turn(rig.settings.retention - rig.settings.batch_expiry - 1)
     rig.service.sweep()

@@ -196,21 +196,21 @@ def test_a_note_says_that_the_default_prompt_stands_before_texts(tmp_path: Path)
 @pytest.mark.parametrize(
     ("draft", "field"),
     [
-        (Draft(display_name="x" * 513), "displayName"),
-        (Draft(display_name="a\0b"), "displayName"),
-        (Draft(display_name=LONE), "displayName"),
+        (Draft(display_name="x" * 513), "display_name"),
+        (Draft(display_name="a\0b"), "display_name"),
+        (Draft(display_name=LONE), "display_name"),
         (Draft(priority=1 << 63), "priority"),
         (Draft(priority=-(1 << 63) - 1), "priority"),
-        (Draft(idempotency_key=""), "Idempotency-Key"),
-        (Draft(idempotency_key="ä" * 257), "Idempotency-Key"),
-        (Draft(idempotency_key="a\nb"), "Idempotency-Key"),
+        (Draft(idempotency_key=""), "idempotency_key"),
+        (Draft(idempotency_key="ä" * 257), "idempotency_key"),
+        (Draft(idempotency_key="a\nb"), "idempotency_key"),
     ],
 )
 def test_a_draft_that_is_wrong_by_its_form_is_refused(draft: Draft, field: str) -> None:
     """The refusal names the field."""
     with pytest.raises(InvalidArgument) as caught:
         draft.check()
-    assert field in (caught.value.field or "")
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize(
@@ -229,17 +229,17 @@ def test_a_draft_at_its_limits_is_accepted(draft: Draft) -> None:
 @pytest.mark.parametrize(
     ("row", "field"),
     [
-        (RequestRow("a", task_type="DANCE"), "taskType"),
-        (RequestRow("a", dimensions=0), "outputDimensionality"),
-        (RequestRow("a", dimensions=DIMENSIONS + 1), "outputDimensionality"),
+        (RequestRow("a", task_type="DANCE"), "task_type"),
+        (RequestRow("a", dimensions=0), "output_dimensionality"),
+        (RequestRow("a", dimensions=DIMENSIONS + 1), "output_dimensionality"),
     ],
 )
 def test_an_inline_request_with_a_wrong_option_is_refused(row: RequestRow, field: str) -> None:
     """Whole and at once, naming its place, and for dimensions the maximum."""
     with pytest.raises(InvalidArgument) as caught:
         refuse(row, 7, MODEL)
-    assert caught.value.field == f"batch.inputConfig.requests.requests[7].request.{field}"
-    if field == "outputDimensionality":
+    assert caught.value.field == f"requests[7].{field}"
+    if field == "output_dimensionality":
         assert str(DIMENSIONS) in caught.value.message
 
 

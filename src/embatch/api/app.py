@@ -45,9 +45,9 @@ def create_app(
     problems.install(app)
     app.include_router(_health(service))
     threads = threads or Threads()
-    app.include_router(files.router(service, settings, threads))
+    app.include_router(files.router(service, threads))
     app.include_router(gemini.router(service, settings, threads))
-    app.include_router(runs.router(service, settings, threads, gemini.VERSIONS))
+    app.include_router(runs.router(service, settings, threads))
     if attached is not None:
         app.include_router(private.router(attached))
     app.add_middleware(RequestLog)

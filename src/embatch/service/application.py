@@ -118,7 +118,7 @@ class Service:
 
         Raises:
             InvalidArgument, NotFound, AlreadyExists: as `submit_inline`.
-            PermissionDenied: no such file.
+            NoSuchFile: as it says.
             Unavailable: as `submit_inline`.
         """
         record = self._submitting.of_file(draft, file_name)
@@ -151,7 +151,7 @@ class Service:
             InvalidArgument: as `submit_inline`.
             NotFound: no such batch.
         """
-        check_display_name(display_name, "batch.displayName")
+        check_display_name(display_name, "display_name")
         check_priority(priority or 0)
         named = UNSET if display_name is None else display_name
         return self._shown(
@@ -264,7 +264,7 @@ class Service:
         """Return a file; the results of a file batch are one too, of unknown size.
 
         Raises:
-            PermissionDenied: there is none.
+            NoSuchFile: there is none.
         """
         return self._files.get(name)
 
@@ -276,7 +276,7 @@ class Service:
         """Delete an uploaded file; its bytes are gone on return.
 
         Raises:
-            PermissionDenied: there is none, as when repeated.
+            NoSuchFile: there is none, as when repeated.
             FailedPrecondition: a batch is still being planned from it.
         """
         self.uploads.delete(file_id(name, "name"))
@@ -285,7 +285,8 @@ class Service:
         """Return the results that a `files/batch-{id}` stands for; see `results`.
 
         Raises:
-            PermissionDenied: no such file, or one that was uploaded: those are not given out again.
+            NoSuchFile: as it says.
+            PermissionDenied: it was uploaded: such files are not given out again.
         """
         return self.results(self._files.batch_of(name))
 

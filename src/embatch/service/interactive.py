@@ -33,30 +33,23 @@ class Interactive:
     def __init__(self, catalog: Catalog, pool: Pool, settings: Settings) -> None:
         self._catalog, self._pool, self._settings = catalog, pool, settings
 
-    def embed(
-        self, model: str | None, rows: Sequence[RequestRow], *, place: str = "requests[{at}]."
-    ) -> pa.RecordBatch:
+    def embed(self, model: str | None, rows: Sequence[RequestRow]) -> pa.RecordBatch:
         """Embed a few requests in the query lane, all of them or none.
 
         Columns as `results_schema`, in order, native dimensions; and `dimensions`, what each asked for.
-
-        Args:
-            model: as `Catalog.resolve` takes it.
-            rows: the requests.
-            place: how whoever asks names a request, by its number `at`, for the field of an error.
 
         Raises:
             InvalidArgument: also where an engine cannot bear one: the first of them is named.
         """
         served = self._catalog.resolve(model)
         for at, row in enumerate(rows):
-            check_dimensions(row.dimensions, served, f"{place.format(at=at)}outputDimensionality")
-        results = self._pool.query(served, self._judged(served, rows, place))
+            check_dimensions(row.dimensions, at, served)
+        results = self._pool.query(served, self._judged(served, rows))
         codes = results.column("error_code")
         if codes.null_count < results.num_rows:
             at = codes.is_valid().index(pa.scalar(value=True)).as_py()
             message = results.column("error_message")[at].as_py()
-            raise InvalidArgument(message, field=f"{place.format(at=at)}content")
+            raise InvalidArgument(message, field=f"requests[{at}].text")
         asked = pa.array([row.dimensions for row in rows], pa.int32())
         return results.append_column("dimensions", asked)
 
@@ -78,12 +71,7 @@ class Interactive:
         return self._pool.count(served, self._judged(served, rows, strict=False))
 
     def _judged(
-        self,
-        served: ServedModel,
-        rows: Sequence[RequestRow],
-        place: str = "requests[{at}].",
-        *,
-        strict: bool = True,
+        self, served: ServedModel, rows: Sequence[RequestRow], *, strict: bool = True
     ) -> pa.RecordBatch:
         wishes = any(row.dimensions is not None for row in rows)
         judge = RequestValidator(known(served, self._pool) if wishes else served, self._settings)
@@ -92,9 +80,7 @@ class Interactive:
             judged = judge.judge(row)
             if strict and judged.fault is not None:
                 word = judged.fault.reason.value if judged.fault.reason else None
-                raise InvalidArgument(
-                    judged.fault.message, field=f"{place.format(at=at)}content", reason=word
-                )
+                raise InvalidArgument(judged.fault.message, field=f"requests[{at}].text", reason=word)
             cutter.add(judged)
         shard = cutter.rest()
         if shard is None:

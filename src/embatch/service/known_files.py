@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embatch.batch import FileRecord, Page
+from embatch.batch import RESULTS, FileRecord, Page
 from embatch.errors import NotFound, PermissionDenied
-from embatch.service.uploads import RESULTS, file_id
+from embatch.service.uploads import file_id
 from embatch.service.views import after, check_page_size, token
 
 if TYPE_CHECKING:

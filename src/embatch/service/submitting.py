@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from embatch.errors import EmbatchError, InvalidArgument
 from embatch.service.intake import Draft, RequestValidator, ShardWriter, known, refuse
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord
     from embatch.store.store import Store
-
-_REQUESTS: Final = "batch.inputConfig.requests.requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,11 @@ class Submitting:
         most = self.settings.inline_requests
         held = list(islice(rows, most + 1))
         if not held:
-            raise InvalidArgument("the batch has no requests", field=_REQUESTS, reason="EMPTY_BATCH")
+            raise InvalidArgument("the batch has no requests", field="requests", reason="EMPTY_BATCH")
         if len(held) > most:
             raise InvalidArgument(
                 f"an inline batch has at most {most} requests: upload a file",
-                field=_REQUESTS,
+                field="requests",
                 reason="TOO_MANY_REQUESTS_IN_BATCH",
             )
         if _asks_unknown(model, held):
@@ -88,7 +86,7 @@ class Submitting:
     def of_file(self, draft: Draft, file_name: str) -> BatchRecord:
         """Accept a batch whose requests stand in an uploaded file, `files/{id}`: durable on return."""
         model = self._accepting(draft)
-        file = file_id(file_name, "batch.inputConfig.fileName")
+        file = file_id(file_name, "input_file")
         return self.store.accept_of_file(draft.new(new_id(36), model, self.now(), self.settings, file))
 
     def _accepting(self, draft: Draft) -> ServedModel:

@@ -15,15 +15,8 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from embatch.batch import FileRecord
-from embatch.errors import (
-    EmbatchError,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    TooLarge,
-)
+from embatch.batch import FILE_ID, RESULTS, FileRecord, check_file_id
+from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument, NoSuchFile, NotFound, TooLarge
 from embatch.store.records import UploadRecord
 from embatch.store.spool import finished_path, is_token
 
@@ -36,11 +29,8 @@ if TYPE_CHECKING:
     from embatch.store.spool import Spool
     from embatch.store.store import Store
 
-RESULTS: Final = "batch-"
-"""How the ids of results files begin; no uploaded file may be named so."""
 _LETTERS: Final = string.ascii_lowercase + string.digits
-_ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-_NAME: Final = re.compile(rf"files/({RESULTS}[a-z0-9]{{1,64}}|{_ID.pattern})")
+_NAME: Final = re.compile(rf"files/({RESULTS}[a-z0-9]{{1,64}}|{FILE_ID.pattern})")
 
 
 def new_id(length: int) -> str:
@@ -52,14 +42,11 @@ def file_id(name: str, field: str) -> str:
     """Return the id in `files/{id}`.
 
     Raises:
-        PermissionDenied: the name cannot be one; Google answers a missing file so.
+        NoSuchFile: the name cannot be one.
     """
     found = _NAME.fullmatch(name)
     if found is None:
-        raise PermissionDenied(
-            "You do not have permission to access the File or it may not exist: a file is named files/{id}.",
-            field=field,
-        )
+        raise NoSuchFile("there is no such file: a file is named files/{id}", field=field)
     return found[1]
 
 
@@ -88,10 +75,10 @@ class Uploads:
             AlreadyExists: the name is taken.
             Unavailable: the disk is full (STORAGE_FULL, or nearly: STORAGE_LOW) or failed.
         """
-        if file_id is not None and (_ID.fullmatch(file_id) is None or file_id.startswith(RESULTS)):
-            raise InvalidArgument("a file cannot be named so", field="file.name")
+        if file_id is not None:
+            check_file_id(file_id, "file_id")
         if size is not None and size > self._settings.file_bytes:
-            raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="file.sizeBytes")
+            raise TooLarge(f"a file may have {self._settings.file_bytes} bytes", field="size")
         self._blobs.check_room(self._settings.free_bytes)
         token = secrets.token_urlsafe(32)
         record = UploadRecord(token, file_id or new_id(12), display_name, mime_type, size, self._now())
@@ -131,13 +118,12 @@ class Uploads:
             known = received - offset
             if known < 0 or not self._spool.holds(token, offset, chunk[:known]):
                 raise InvalidArgument(
-                    f"the upload has {received} bytes, this chunk begins at {offset}",
-                    field="X-Goog-Upload-Offset",
+                    f"the upload has {received} bytes, this chunk begins at {offset}", field="offset"
                 )
             chunk = chunk[known:]
             most = self._settings.file_bytes if record.declared_size is None else record.declared_size
             if received + len(chunk) > most:
-                raise TooLarge(f"the upload was to have at most {most} bytes", field="file.sizeBytes")
+                raise TooLarge(f"the upload was to have at most {most} bytes", field="size")
             if chunk:
                 self._spool.append(token, received, chunk)
             return received + len(chunk)
@@ -164,7 +150,7 @@ class Uploads:
         received = self.offset(upload.token)
         if upload.declared_size is not None and received != upload.declared_size:
             raise InvalidArgument(
-                f"{upload.declared_size} bytes were announced and {received} came", field="file.sizeBytes"
+                f"{upload.declared_size} bytes were announced and {received} came", field="size"
             )
         digest, now = self._spool.digest(upload.token), self._now()
         made = FileRecord(
@@ -209,7 +195,7 @@ class Uploads:
         """Delete a file.
 
         Raises:
-            PermissionDenied: there is none.
+            NoSuchFile: as it says.
             FailedPrecondition: a batch is still being planned from it.
         """
         self._blobs.remove(self._store.delete_file(file_id))
@@ -222,7 +208,7 @@ class Uploads:
         now = now or self._now()
         for record in self._store.expired_files(now):
             # A batch, or its user, may have been quicker; the name may be another file's by now.
-            with contextlib.suppress(FailedPrecondition, PermissionDenied):
+            with contextlib.suppress(FailedPrecondition, NoSuchFile):
                 self._blobs.remove(self._store.delete_file(record.id, path=record.path))
         for upload in self._store.uploads():
             if upload.create_time + timedelta(seconds=self._settings.file_expiry) <= now:

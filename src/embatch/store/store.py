@@ -163,7 +163,7 @@ class Store(Batches, Files):
 
         Raises:
             AlreadyExists: as `accept`.
-            PermissionDenied: there is no such file.
+            NoSuchFile: as it says.
         """
         if new.idempotency_key is not None and (found := self._of_key(new)) is not None:
             return found
@@ -178,7 +178,7 @@ class Store(Batches, Files):
         if found.body_digest != new.body_digest:
             raise AlreadyExists(
                 "this idempotency key was used for another batch: send a new key",
-                field="Idempotency-Key",
+                field="idempotency_key",
                 reason="IDEMPOTENCY_MISMATCH",
             )
         return self.get(found.id)
