@@ -44,6 +44,10 @@ _BUSY_SECONDS: Final = 5.0
 """When a client that was refused for want of room may come back."""
 
 
+_REMEDIES: Final = {HTTPStatus.METHOD_NOT_ALLOWED: {"Allow": "GET, POST, PATCH, DELETE"}}
+"""The headers that HTTP demands beside a status."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The limits of one listening address."""
@@ -110,9 +114,7 @@ class Refusal:
         """Return the whole response."""
         answer = write_errors.refusal(self.status.value, self.message, self.reason, self.retry_after)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(answer.body))}
-        if self.status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = "GET, POST, PATCH, DELETE"
-        headers |= {**answer.headers, "Connection": "close"}
+        headers |= {**_REMEDIES.get(self.status, {}), **answer.headers, "Connection": "close"}
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         return (
             f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n{''.join(lines)}\r\n".encode()

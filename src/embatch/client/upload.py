@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
 from embatch.errors import AlreadyExists, ConnectionFailed, NotFound, PermissionDenied
-from embatch.wire.gemini import read_errors, read_responses, uploads
+from embatch.wire.gemini import read_errors, read_responses, routes, uploads
 
 if TYPE_CHECKING:
     from embatch.client.calls import Flow, Sender
@@ -45,7 +45,7 @@ def send_file(sender: Sender, upload: FileUpload, version: str) -> Flow[str]:
 
 def _is_there(sender: Sender, version: str, name: str) -> Flow[bool]:
     try:
-        yield from sender.send(Call("GET", f"/{version}/{name}"))
+        yield from sender.send(Call(routes.GET_FILE.method, routes.GET_FILE.path(version, name)))
     except (NotFound, PermissionDenied):
         return False
     return True
@@ -92,7 +92,7 @@ def _send(sender: Sender, upload: FileUpload, version: str, name: str | None) ->
 def _begin(sender: Sender, upload: FileUpload, version: str, name: str | None) -> Flow[str]:
     call = Call(
         "POST",
-        f"/upload/{version}/files",
+        routes.UPLOAD.path(version),
         headers=uploads.start_headers(upload.size, upload.mime_type),
         body=uploads.start_body(upload.display_name, upload.mime_type, name),
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote
 
 from embatch.client import readers
-from embatch.client.calls import SLOW, Call, Exchange, work
+from embatch.client.calls import SLOW, Exchange, work
 from embatch.client.providers.gemini_protocol import GeminiProtocol, model_path
 from embatch.client.providers.provider import Capabilities
 from embatch.errors import EmbatchError, NotFound, printable
 from embatch.settings import Settings
 from embatch.wire.arrow.write_requests import StreamWriter
-from embatch.wire.gemini import read_responses, write_requests
+from embatch.wire.gemini import read_responses, routes, write_requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,31 +38,33 @@ class Embatch(GeminiProtocol):
 
     def create_headers(self, idempotency_key: str | None, run: str | None) -> Mapping[str, str]:
         """Name the submit and its run."""
-        headers = {"Idempotency-Key": idempotency_key, "Embatch-Run": run}
+        headers = {routes.IDEMPOTENCY_KEY: idempotency_key, routes.RUN: run}
         return {name: value for name, value in headers.items() if value is not None}
 
     def status(self, name: str) -> Exchange[Batch]:
         """Ask for the operation without its output."""
         # Without the view a finished inline batch answers every poll with all its embeddings.
-        return Exchange(Call("GET", self.path(name), {"view": "BASIC"}), read_responses.parse_operation)
+        return Exchange(
+            self.call(routes.GET_BATCH, name, {routes.VIEW: routes.BASIC}), read_responses.parse_operation
+        )
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read the Arrow stream, whose rows come in order."""
-        query = {} if dimensions is None else {"dimensions": str(dimensions)}
+        query = {} if dimensions is None else {routes.DIMENSIONS: str(dimensions)}
         buffer = readers.Buffer(batch.batch_stats.request_count)
-        path = self.path(f"{batch.name}/embeddings")
-        yield from sender.send(Call("GET", path, query, patience=SLOW, sink=buffer))
+        call = self.call(routes.READ_EMBEDDINGS, batch.name, query)
+        yield from sender.send(replace(call, patience=SLOW, sink=buffer))
         return (yield from work(lambda: readers.from_arrow(batch, buffer.content)))
 
     def embed_reference(self, model: str, requests: Sequence[Request]) -> Exchange[read_responses.Reference]:
         """Embed a few texts by the reference path."""
         body = write_requests.embed_many_body(model_path(model), requests)
-        return self.at_once(model, "embedReference", body, read_responses.parse_reference)
+        return self.at_once(routes.EMBED_REFERENCE, model, body, read_responses.parse_reference)
 
     def publish(self, run: str) -> Exchange[int]:
         """Add what a run computed to the cache."""
-        call = Call("POST", self.path(f"runs/{quote(run, safe='')}:publish"), patience=SLOW)
-        return Exchange(call, read_responses.parse_published)
+        call = self.call(routes.PUBLISH_RUN, f"runs/{quote(run, safe='')}")
+        return Exchange(replace(call, patience=SLOW), read_responses.parse_published)
 
     def not_served(self, sender: Sender, target: Target, model: str, error: NotFound) -> Flow[NotFound]:
         """Return what to type to have the model served."""

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.client import arguments, readers
-from embatch.client.calls import OUTPUT_BYTES, SLOW, Call, Exchange, work
+from embatch.client.calls import OUTPUT_BYTES, SLOW, Exchange, work
 from embatch.client.providers.gemini_protocol import GeminiProtocol
 from embatch.client.providers.provider import Capabilities, Target
 from embatch.errors import Unauthenticated, Unavailable
-from embatch.wire.gemini import read_responses
+from embatch.wire.gemini import read_responses, routes
 from embatch.wire.gemini.write_requests import LineWriter
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Gemini(GeminiProtocol):
     def status(self, name: str) -> Exchange[Batch]:
         """Ask for the operation, with all its output once it is finished."""
         # A finished inline batch answers every poll with all its embeddings.
-        return Exchange(Call("GET", self.path(name), most=OUTPUT_BYTES), read_responses.parse_operation)
+        call = replace(self.call(routes.GET_BATCH, name), most=OUTPUT_BYTES)
+        return Exchange(call, read_responses.parse_operation)
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read inlined responses or responses file. Either can appear later than the state says."""
@@ -66,8 +67,8 @@ class Gemini(GeminiProtocol):
             file = read_responses.parse_operation(body).responses_file
             if file is not None:
                 lines = readers.Lines(batch.batch_stats.request_count)
-                path = self.path(f"{file}:download")
-                yield from sender.send(Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
+                download = self.call(routes.DOWNLOAD, file, {routes.ALT: routes.MEDIA})
+                yield from sender.send(replace(download, patience=SLOW, sink=lines))
                 return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
             result = yield from work(partial(readers.from_operation, batch, body, dimensions))
             if result is not None:

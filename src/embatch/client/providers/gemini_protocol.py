@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from embatch.client.calls import SLOW, Call, Exchange
 from embatch.client.providers.provider import Provider
 from embatch.client.upload import send_file
-from embatch.wire.gemini import read_errors, read_responses, write_requests
+from embatch.wire.gemini import read_errors, read_responses, routes, write_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from embatch.client.upload import FileUpload
     from embatch.errors import EmbatchError
     from embatch.vectors import ContentEmbedding
+    from embatch.wire.gemini.routes import Route
 
 JSON: Final = {"Content-Type": "application/json"}
 
@@ -33,7 +34,7 @@ class GeminiProtocol(Provider, ABC):
 
     def sign(self, key: str | None) -> Mapping[str, str]:
         """Send the key in Google's header."""
-        return {} if key is None else {"x-goog-api-key": key}
+        return {} if key is None else {routes.API_KEY: key}
 
     def read_error(self, reply: Reply) -> EmbatchError:
         """Read Google's envelope, or what a proxy put in its place."""
@@ -55,9 +56,9 @@ class GeminiProtocol(Provider, ABC):
         self, model: str, body: bytes, idempotency_key: str | None, run: str | None
     ) -> Exchange[Batch]:
         """Submit a body under its model."""
-        path = self.path(f"{model_path(model)}:asyncBatchEmbedContent")
         headers = {**JSON, **self.create_headers(idempotency_key, run)}
-        return Exchange(Call("POST", path, headers=headers, body=body), read_responses.parse_operation)
+        call = self.call(routes.CREATE_BATCH, model_path(model), headers=headers, body=body)
+        return Exchange(call, read_responses.parse_operation)
 
     def create_headers(self, idempotency_key: str | None, run: str | None) -> Mapping[str, str]:  # noqa: ARG002
         """Return what a submit carries in its headers."""
@@ -65,55 +66,63 @@ class GeminiProtocol(Provider, ABC):
 
     def batches(self, size: int | None, token: str | None) -> Exchange[Page[Batch]]:
         """Ask for a page of operations."""
-        return Exchange(self._list("batches", size, token), read_responses.parse_batches)
+        return Exchange(self._list(routes.LIST_BATCHES, size, token), read_responses.parse_batches)
 
     def update(self, name: str, display_name: str | None, priority: int | None) -> Exchange[Batch]:
         """Change what is named in the field mask."""
         mask, body = write_requests.update_body(display_name, priority)
-        call = Call("PATCH", self.path(f"{name}:updateEmbedContentBatch"), {"updateMask": mask}, JSON, body)
+        call = self.call(routes.UPDATE_BATCH, name, {routes.UPDATE_MASK: mask}, headers=JSON, body=body)
         return Exchange(call, read_responses.parse_batch)
 
     def cancel(self, name: str) -> Call:
         """Stop a batch; the answer is empty."""
-        return Call("POST", self.path(f"{name}:cancel"))
+        return self.call(routes.CANCEL_BATCH, name)
 
     def delete(self, name: str) -> Call:
         """Delete a batch; the answer is empty."""
-        return Call("DELETE", self.path(name))
+        return self.call(routes.DELETE_BATCH, name)
 
     def models(self, size: int | None, token: str | None) -> Exchange[Page[read_responses.Model]]:
         """Ask for a page of models."""
-        return Exchange(self._list("models", size, token), read_responses.parse_models)
+        return Exchange(self._list(routes.LIST_MODELS, size, token), read_responses.parse_models)
 
     def embed(self, model: str, request: Request) -> Exchange[ContentEmbedding]:
         """Embed one text."""
         body = write_requests.embed_body(model_path(model), request)
-        return self.at_once(model, "embedContent", body, read_responses.parse_embedding)
+        return self.at_once(routes.EMBED, model, body, read_responses.parse_embedding)
 
     def embed_many(self, model: str, requests: Sequence[Request]) -> Exchange[list[ContentEmbedding]]:
         """Embed a few texts."""
         body = write_requests.embed_many_body(model_path(model), requests)
-        return self.at_once(model, "batchEmbedContents", body, read_responses.parse_embeddings)
+        return self.at_once(routes.EMBED_MANY, model, body, read_responses.parse_embeddings)
 
     def count_tokens(self, model: str, texts: Sequence[str]) -> Exchange[int]:
         """Count tokens."""
         body = write_requests.count_body(model_path(model), texts)
-        return self.at_once(model, "countTokens", body, read_responses.parse_count)
+        return self.at_once(routes.COUNT_TOKENS, model, body, read_responses.parse_count)
 
-    def path(self, rest: str) -> str:
-        """Return the path of a resource."""
-        return f"/{self.version}/{rest}"
+    def call(
+        self,
+        route: Route,
+        name: str | None = None,
+        query: Mapping[str, str] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Call:
+        """Return the call of a route; `name` is the resource's, `None` where there is only one."""
+        return Call(route.method, route.path(self.version, name), query or {}, headers or {}, body)
 
-    def at_once(self, model: str, verb: str, body: bytes, read: Callable[[bytes], T]) -> Exchange[T]:
+    def at_once(self, route: Route, model: str, body: bytes, read: Callable[[bytes], T]) -> Exchange[T]:
         """Return an interactive call of a model."""
-        path = self.path(f"{model_path(model)}:{verb}")
-        return Exchange(Call("POST", path, headers=JSON, body=body, patience=SLOW), read)
+        call = self.call(route, model_path(model), headers=JSON, body=body)
+        return Exchange(replace(call, patience=SLOW), read)
 
-    def _list(self, what: str, size: int | None, token: str | None) -> Call:
-        query = {} if size is None else {"pageSize": str(size)}
+    def _list(self, route: Route, size: int | None, token: str | None) -> Call:
+        query = {} if size is None else {routes.PAGE_SIZE: str(size)}
         if token is not None:
-            query["pageToken"] = token
-        return Call("GET", self.path(what), query)
+            query[routes.PAGE_TOKEN] = token
+        return self.call(route, query=query)
 
 
 def model_path(model: str) -> str:

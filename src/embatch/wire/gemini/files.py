@@ -118,7 +118,7 @@ def resource(record: FileRecord, address: str) -> dict[str, Any]:
     }
     if record.source == "GENERATED":
         # Results are put into words while they are read: size and digest are not known before.
-        said["downloadUri"] = f"{place}{routes.DOWNLOAD.verb}?{routes.ALT}=media"
+        said["downloadUri"] = f"{place}{routes.DOWNLOAD.verb}?{routes.ALT}={routes.MEDIA}"
     else:
         said["sizeBytes"] = str(record.size)
         # Google puts the hex digits, not the bytes, into base64.

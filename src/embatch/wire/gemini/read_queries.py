@@ -34,9 +34,9 @@ def page_size(text: str | None, usual: int, most: int) -> int:
 def is_basic(view: str | None) -> bool:
     """Return whether a batch is wanted without its output. Raises InvalidArgument for a view there is not."""
     word = "FULL" if view is None else view.upper()
-    if word not in ("BASIC", "FULL"):
+    if word not in (routes.BASIC, "FULL"):
         raise InvalidArgument("view is BASIC or FULL", field=routes.VIEW)
-    return word == "BASIC"
+    return word == routes.BASIC
 
 
 def _number(text: str, field: str, refusal: str, *, signed: bool = False) -> int:

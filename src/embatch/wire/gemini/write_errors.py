@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _TYPE: Final = "type.googleapis.com/google.rpc."
 _DOMAIN: Final = "embatch"
 _CODES: Final[Mapping[int, Code]] = {
+    401: Code.UNAUTHENTICATED,
     403: Code.PERMISSION_DENIED,
     404: Code.NOT_FOUND,
     405: Code.UNIMPLEMENTED,
