@@ -106,8 +106,9 @@ def held(place: Path, files: Path | None, database: URL | None) -> Iterator[Stor
         InvalidArgument: a folder cannot be used, or a driver is not installed.
         Unavailable: the database cannot be reached.
     """
-    files = place if files is None else files
-    with folder.locked(place), nullcontext() if files == place else folder.locked(files):
+    if files is None or files.resolve() == place.resolve():  # by another path it is the same lock
+        files = place
+    with folder.locked(place), nullcontext() if files is place else folder.locked(files):
         if database is None:
             yield Storage(place, files, None, None)
             return
