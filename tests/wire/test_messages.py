@@ -50,7 +50,7 @@ def growth(file: Path) -> tuple[float, str]:
         "import resource, sys\n"
         "from embatch.errors import InvalidArgument\n"
         "from embatch.shard import rows_of\n"
-        "from embatch.wire import columns\n"
+        "from embatch.wire.arrow.read_requests import read_batches\n"
         "import pyarrow.compute\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
