@@ -25,7 +25,7 @@ from embatch import (
     State,
     Unavailable,
 )
-from embatch.client import flows
+from embatch.client import flows, interactive
 from embatch.client.calls import Reply
 from embatch.client.flows import BatchOptions, RequestDefaults, Wait
 from embatch.client.providers.embatch import EMBATCH
@@ -439,3 +439,18 @@ def test_a_list_that_never_ends_is_noticed() -> None:
 def test_an_https_target_behind_a_path() -> None:
     """Paths are put behind the target's own."""
     assert Target("https://host/embed", EMBATCH).at("/v1/batches") == "https://host/embed/v1/batches"
+
+
+def test_a_default_model_is_asked_for_once_and_keeps_its_name() -> None:
+    """Also one whose name a path cannot hold as it is."""
+    known = session()
+    listed = json_reply({"models": [{"name": "models/my model"}]})
+    embedding = json_reply({"embedding": {"values": [1.0]}})
+    paths = [
+        [call.path for call in play(interactive.embed(known, "a", None, RequestDefaults()), script).calls]
+        for script in ([listed, embedding], [embedding])
+    ]
+    assert paths == [
+        ["/v1/models", "/v1/models/my%20model:embedContent"],
+        ["/v1/models/my%20model:embedContent"],
+    ]
