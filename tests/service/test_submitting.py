@@ -290,7 +290,7 @@ def test_queries_answer_at_once_and_refuse_faults(rig: Rig) -> None:
 
 
 def test_a_query_that_an_engine_cannot_bear_is_refused_whole(rig: Rig) -> None:
-    """The first such request is named, as whoever asks names his, with what the engine said of it."""
+    """The first such request is named, with what the engine said of it."""
 
     def query(model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         fault = RequestError(Code.INTERNAL, Reason.ENGINE_CRASH, "it dies of this")
@@ -299,10 +299,9 @@ def test_a_query_that_an_engine_cannot_bear_is_refused_whole(rig: Rig) -> None:
         return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
 
     rig.pool.query = query  # type: ignore[method-assign]  # a pool whose engine dies
-    for place, field in (("requests[{at}].", "requests[1].content"), ("input/{at}/", "input/1/content")):
-        with pytest.raises(InvalidArgument) as caught:
-            rig.service.interactive.embed(None, rows(3), place=place)
-        assert (caught.value.field, caught.value.message) == (field, "it dies of this")
+    with pytest.raises(InvalidArgument) as caught:
+        rig.service.interactive.embed(None, rows(3))
+    assert (caught.value.field, caught.value.message) == ("requests[1].text", "it dies of this")
 
 
 def test_which_submits_wait_for_a_model_to_load(tmp_path: Path) -> None:
