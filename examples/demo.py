@@ -18,7 +18,7 @@ from corpus import Passage, passages
 
 from embatch import Batch, Client
 from embatch.cli.display import Display, seconds_words
-from embatch.client.local import service_cpu_seconds
+from embatch.client.cpu_time import service_cpu_seconds
 
 if TYPE_CHECKING:
     from embatch.vectors import Vectors

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
 _SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _LONGEST: Final = 1e9
@@ -135,24 +135,41 @@ def meanwhile(asked: float, failures: int) -> float:
     return min(asked, _MEANWHILE.delay(min(failures, 64), 1.0) or _MEANWHILE.limit)
 
 
-def retry_after(header: str | None, now: datetime) -> float | None:
+def seconds(text: str) -> float | None:
+    """Return the seconds that somebody asks to wait: above 0, finite, at most thirty years.
+
+    `None` for what is no such number, with a fraction or without, or no time.
+    """
+    wait = float(text) if _SECONDS.fullmatch(text) else 0.0
+    return min(wait, _LONGEST) if wait > 0 else None
+
+
+def retry_after(header: str | None, now: datetime | None) -> float | None:
     """Return the seconds that a `Retry-After` header asks to wait: above 0, finite, at most thirty years.
 
     Args:
         header: seconds, also with a fraction, or an HTTP date in any of its forms; `None` if there is none.
-        now: the time by the clock of whoever answered (see `http_date`), else one's own; with a zone.
+        now: the time by the clock of whoever answered, with a zone. `None` where nobody knows it: a date then
+            means nothing, for our own clock may go otherwise.
 
     Returns:
         `None` where nothing is asked for: no header, one that makes no sense, no time, a time that is past.
     """
     said = (header or "").strip()
-    if _SECONDS.fullmatch(said):
-        seconds = float(said)
-    elif (until := http_date(said)) is not None:
-        seconds = (until - now).total_seconds()
-    else:
-        return None
-    return min(seconds, _LONGEST) if seconds > 0 else None
+    until = http_date(said) if now is not None and not _SECONDS.fullmatch(said) else None
+    if until is None or now is None:
+        return seconds(said)
+    wait = (until - now).total_seconds()
+    return min(wait, _LONGEST) if wait > 0 else None
+
+
+def wait_asked(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that an answer asks to wait; see `retry_after`.
+
+    Args:
+        headers: names in lower case, or found in any case.
+    """
+    return retry_after(headers.get("retry-after"), http_date(headers.get("date")))
 
 
 def http_date(header: str | None) -> datetime | None:

@@ -5,6 +5,7 @@ Nothing here knows the wire, a database or a clock.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 DISPLAY_NAME: Final = 512
 """Most characters of a display name, of a batch as of a file."""
+RESULTS: Final = "batch-"
+"""How the ids of results files begin; no uploaded file may be named so."""
+FILE_ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+"""What the id of an uploaded file is made of."""
 WAITS: Final = "it waits: "
 """How a note begins that says why a batch is not worked although it could be."""
 T = TypeVar("T")
@@ -47,6 +52,16 @@ def check_display_name(name: str | None, field: str) -> None:
     if name is not None and (len(name) > DISPLAY_NAME or "\0" in name or not encodable(name)):
         raise InvalidArgument(
             f"a display name has at most {DISPLAY_NAME} whole characters and no NUL", field=field
+        )
+
+
+def check_file_id(id_: str, field: str) -> None:
+    """Refuse an id that no uploaded file may have. Raises InvalidArgument."""
+    if FILE_ID.fullmatch(id_) is None or id_.startswith(RESULTS):
+        raise InvalidArgument(
+            "a file's name is files/ and up to 40 lower-case letters, digits and dashes, neither beginning "
+            "nor ending with a dash; names that begin with batch- are those of results",
+            field=field,
         )
 
 

@@ -3,12 +3,13 @@
     EmbatchError
     ├── InvalidArgument            the request is wrong; repeating it cannot help
     │   └── TooLarge               over a limit of size or count
-    ├── NotFound                   no such batch, file or model
+    ├── NotFound                   no such batch or model
+    │   └── NoSuchFile             no such file (the service; its clients see PermissionDenied)
     ├── AlreadyExists              the name or idempotency key is taken by something else
     ├── FailedPrecondition         right request, wrong moment (delete a running batch, …)
     │   ├── IllegalTransition      the state table has no such arrow
     │   └── BatchNotCompleted      results asked of a batch that has none yet
-    ├── PermissionDenied           not yours, or a file that does not exist (Google's word for it)
+    ├── PermissionDenied           not yours, or a file that is missing or expired (client)
     ├── Unauthenticated            no key, or a wrong one
     ├── ResourceExhausted          a quota or rate; wait `retry_after`
     ├── Unavailable                the service cannot work now; safe to repeat
@@ -193,6 +194,23 @@ class NotFound(EmbatchError):
     code = Code.NOT_FOUND
 
 
+class NoSuchFile(NotFound):
+    """No such file: never uploaded, deleted or expired. Of the service alone: see `PermissionDenied`."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file_id: str | None = None,
+        field: str | None = None,
+        reason: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, field=field, reason=reason, retry_after=retry_after)
+        self.file_id = file_id
+        """Without `files/`; `None` where a name cannot be a file's."""
+
+
 class AlreadyExists(EmbatchError):
     """The name, or the idempotency key with another body, is taken."""
 
@@ -214,7 +232,7 @@ class BatchNotCompleted(FailedPrecondition):
 
 
 class PermissionDenied(EmbatchError):
-    """Not allowed; also a file that is missing or expired, as Google answers it."""
+    """Not allowed. To a client also a file that is missing: Google's wire does not tell the two apart."""
 
     code = Code.PERMISSION_DENIED
 

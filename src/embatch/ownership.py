@@ -20,7 +20,7 @@ FIELD: Final = "data"
 NAMES: Final = (
     *("lock", "service.json", "service.log", "embatch.sock", "ballast", "cache", "runs"),
     *("embatch.db", "embatch.db-wal", "embatch.db-shm", "embatch.db-journal"),
-    *("batches", "files", "uploads"),
+    *("batches", "files", "uploads", "database.id"),
 )
 """What a data folder holds, by name."""
 _OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -28,6 +28,10 @@ _LINKS: Final = 40
 """Most links on the way to a folder, as systems have it."""
 _UNKNOWN_USER: Final = 65534
 """Who owns what belongs to nobody that a container knows; such a folder lies outside of it."""
+
+
+class Taken(Exception):
+    """Another service has the data folder or the database; the message names it."""
 
 
 def make_folder(folder: Path) -> None:

@@ -44,7 +44,7 @@ class Settings:
     inline_bytes: int = _setting(20 << 20, "bytes", "Largest body of a request that is not a file upload.")
     inline_requests: int = _setting(10_000, "requests", "Most requests in one inline batch.")
     interactive_requests: int = _setting(
-        100, "requests", "Most requests in one synchronous batchEmbedContents."
+        100, "requests", "Most requests of one call that are embedded at once."
     )
     file_bytes: int = _setting(2 << 30, "bytes", "Largest input file.")
     file_requests: int = _setting(1_000_000, "requests", "Most requests in one input file.")

@@ -12,8 +12,9 @@ import orjson
 
 from embatch import AsyncClient, Client, EmbatchError
 from embatch.client.calls import Call, Environment, Flow, Reply, Work
+from embatch.client.providers.embatch import EMBATCH
+from embatch.client.providers.provider import Target
 from embatch.client.retry import Session
-from embatch.client.targets import Target
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def session(target: Target | None = None, *, clock: Clock | None = None, chance:
     """Return terms without chance: waits have their full length, tokens count up."""
     tokens = iter(f"token-{number}" for number in range(1000))
     outside = Environment(clock or Clock(), lambda: chance, lambda: next(tokens))
-    return Session(target or Target("http://service"), outside)
+    return Session(target or Target("http://service", EMBATCH), outside)
 
 
 def play(flow: Flow[T], answers: Sequence[Reply | Exception], clock: Clock | None = None) -> Played:

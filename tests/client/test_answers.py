@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from embatch import Code, EmbatchError, Internal, State, TooLarge, Unavailable
 from embatch.wire.gemini import read_responses
 from embatch.wire.gemini.read_errors import parse_error
+from embatch.wire.gemini.states import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,10 +126,12 @@ def operation(**metadata: Any) -> bytes:
 
 def test_words_for_states() -> None:
     """Google's own, and the SDK's for the same; an unknown one of an unfinished batch is an error."""
-    states = {
-        word: read_responses.parse_operation(operation(state=word)).state for word in read_responses._STATES
+    read = {
+        state: read_responses.parse_operation(operation(state=word)).state for state, word in WORDS.items()
     }
-    assert set(states.values()) == set(State)
+    assert read == {state: state for state in State}
+    unspecified = operation(state="BATCH_STATE_UNSPECIFIED")
+    assert read_responses.parse_operation(unspecified).state is State.PENDING
     assert read_responses.parse_operation(operation(state="JOB_STATE_RUNNING")).state is State.PROCESSING
     assert read_responses.parse_operation(operation()).state is State.PENDING
     with pytest.raises(Internal, match="does not know"):

@@ -30,8 +30,9 @@ from embatch import (
 from embatch.client import flows
 from embatch.client.flows import BatchOptions, RequestDefaults
 from embatch.client.payload import blocks
+from embatch.client.providers.embatch import EMBATCH
+from embatch.client.providers.provider import Target
 from embatch.client.results import ResultBuilder
-from embatch.client.targets import Target
 from embatch.errors import Code, Reason, RequestError
 from embatch.wire.gemini import read_responses
 
@@ -198,7 +199,7 @@ def test_a_model_that_the_local_service_lacks_says_what_to_type(model: str, tmp_
     """The name again, a command that serves it, and how to go there."""
     from client_scripts import json_reply, problem
 
-    local = Target("http://localhost", data=tmp_path)
+    local = Target("http://localhost", EMBATCH, data=tmp_path)
     missing = json_reply(problem(404, "NOT_FOUND"), 404)
     served = json_reply({"models": [{"name": "models/all-MiniLM-L6-v2"}]})
     script = [missing, served] if model.startswith("B") else [served]

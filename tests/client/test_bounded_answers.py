@@ -17,9 +17,10 @@ from raw_server import Told, answering
 from embatch import AsyncClient, Batch, BatchStats, Client, DataLoss, EmbatchError, Internal, State
 from embatch.client import flows
 from embatch.client.calls import ANSWER_BYTES, Call, Reply
+from embatch.client.providers.gemini import GEMINI
+from embatch.client.providers.provider import Target
 from embatch.client.readers import LINE_BYTES, Buffer, Lines
 from embatch.client.receiving import MOST_RATIO, PLAIN_BYTES, REFUSAL_BYTES, Answer
-from embatch.client.targets import Target
 from embatch.errors import WORDS, printable
 from embatch.wire.gemini.read_errors import parse_error
 
@@ -127,7 +128,7 @@ def test_what_is_large_and_honest_is_taken() -> None:
 
 def test_the_results_of_a_whole_batch_fit() -> None:
     """10,000 embeddings of 3,072 dimensions as Google writes them, twice in one answer."""
-    call = next(flows.get(session(Target("http://service", ours=False)), NAME))
+    call = next(flows.get(session(Target("http://service", GEMINI)), NAME))
     assert isinstance(call, Call)
     assert 2 * 10_000 * 3072 * len("-0.0123456789012345678,") < call.most
 
@@ -224,7 +225,7 @@ def test_a_stream_of_results_is_what_it_seems() -> None:
 def test_a_number_of_requests_that_cannot_be_takes_no_room() -> None:
     """It is the service's word."""
     played = play(
-        flows.results(session(Target("http://service", ours=False)), done(1 << 40), None, partial=False),
+        flows.results(session(Target("http://service", GEMINI)), done(1 << 40), None, partial=False),
         [
             Reply(
                 200,

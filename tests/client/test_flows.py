@@ -25,11 +25,13 @@ from embatch import (
     State,
     Unavailable,
 )
-from embatch.client import flows
+from embatch.client import flows, interactive
 from embatch.client.calls import Reply
 from embatch.client.flows import BatchOptions, RequestDefaults, Wait
+from embatch.client.providers.embatch import EMBATCH
+from embatch.client.providers.provider import Target
 from embatch.client.retry import NOT_SENT
-from embatch.client.targets import Target, resolve
+from embatch.client.targets import resolve
 from embatch.client.upload import FileUpload, send_file
 
 if TYPE_CHECKING:
@@ -120,14 +122,14 @@ def test_who_asks_for_more_than_two_minutes_is_not_asked_again(said: str) -> Non
             flows.get(session(), NAME),
             flows.await_batch(session(), NAME, Wait(limit=math.inf), None),
             flows.cancel(session(), NAME),
-            send_file(session(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x")),
+            send_file(session(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x"), "v1"),
         ):
             played = play(flow, [refusal])
             assert isinstance(played.error, Unavailable | ResourceExhausted)
             assert played.error.retry_after is not None
             assert 120 < played.error.retry_after <= 1e9
     started = Reply(200, {"x-goog-upload-url": "http://service/upload/1"})
-    flow = send_file(session(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x"))
+    flow = send_file(session(), FileUpload(io.BytesIO(b"x"), 1, "text/plain", "x"), "v1")
     played = play(flow, [started, refusals[0]])
     assert isinstance(played.error, Unavailable)
 
@@ -436,4 +438,19 @@ def test_a_list_that_never_ends_is_noticed() -> None:
 
 def test_an_https_target_behind_a_path() -> None:
     """Paths are put behind the target's own."""
-    assert Target("https://host/embed").at("/v1/batches") == "https://host/embed/v1/batches"
+    assert Target("https://host/embed", EMBATCH).at("/v1/batches") == "https://host/embed/v1/batches"
+
+
+def test_a_default_model_is_asked_for_once_and_keeps_its_name() -> None:
+    """Also one whose name a path cannot hold as it is."""
+    known = session()
+    listed = json_reply({"models": [{"name": "models/my model"}]})
+    embedding = json_reply({"embedding": {"values": [1.0]}})
+    paths = [
+        [call.path for call in play(interactive.embed(known, "a", None, RequestDefaults()), script).calls]
+        for script in ([listed, embedding], [embedding])
+    ]
+    assert paths == [
+        ["/v1/models", "/v1/models/my%20model:embedContent"],
+        ["/v1/models/my%20model:embedContent"],
+    ]

@@ -19,7 +19,8 @@ import pytest
 from serving import serving
 
 from embatch import AsyncClient, Batch, Client, FailedPrecondition, InvalidArgument, State, Unavailable
-from embatch.client.local import attach, default_data_folder, service_cpu_seconds
+from embatch.client.cpu_time import service_cpu_seconds
+from embatch.client.local import attach, default_data_folder
 from embatch.server.folder import locked
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def starting(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(data: Path) -> None:
         raise Started(data)
 
-    monkeypatch.setattr("embatch.client.local._start", start)
+    monkeypatch.setattr("embatch.client.local.start", start)
 
 
 @pytest.mark.usefixtures("starting")

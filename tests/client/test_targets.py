@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from embatch import InvalidArgument, Unauthenticated
+from embatch.client.providers.embatch import EMBATCH
 from embatch.client.targets import resolve
 
 DATA = Path("/data")
@@ -20,8 +21,8 @@ def test_gemini_takes_googles_variables_and_googles_wins() -> None:
     found = resolve("gemini", key="mine", data=DATA, environ=both)
     assert found.headers == {"x-goog-api-key": "mine"}
     assert found.at("/v1beta/batches") == "https://generativelanguage.googleapis.com/v1beta/batches"
-    assert not found.ours
-    assert found.model == "gemini-embedding-001"
+    assert found.provider.name == "gemini"
+    assert found.provider.model == "gemini-embedding-001"
 
 
 def test_gemini_without_a_key_says_where_to_put_one() -> None:
@@ -38,10 +39,10 @@ def test_a_key_never_shows() -> None:
 def test_a_service_needs_no_key_and_takes_none_from_the_environment() -> None:
     """Google's key must not travel to somebody else's service."""
     found = resolve("http://host:8080/", key=None, data=DATA, environ={"GOOGLE_API_KEY": "google"})
-    assert (found.url, found.key, found.ours, found.socket, found.data) == (
+    assert (found.url, found.key, found.provider, found.socket, found.data) == (
         "http://host:8080",
         None,
-        True,
+        EMBATCH,
         None,
         None,
     )

@@ -17,11 +17,19 @@ from embatch import AsyncClient, Client, ConnectionFailed, EmbatchError, Invalid
 from embatch.client import flows
 from embatch.client.calls import Reply
 from embatch.client.flows import BatchOptions, RequestDefaults
-from embatch.client.targets import Target
+from embatch.client.providers.embatch import EMBATCH
+from embatch.client.providers.provider import Target
 from embatch.client.upload import FileUpload, send_file
 from embatch.wire.gemini.uploads import CHUNK_BYTES
 
-SMALL = replace(Target("http://service"), inline_requests=3)
+
+def limited(inline_requests: int = 3, inline_bytes: int = EMBATCH.capabilities.inline_bytes) -> Target:
+    """Return a service with lower limits."""
+    can = replace(EMBATCH.capabilities, inline_requests=inline_requests, inline_bytes=inline_bytes)
+    return Target("http://service", replace(EMBATCH, capabilities=can))
+
+
+SMALL = limited()
 ADDRESS = "http://service/upload/v1/files?upload_id=t"
 STARTED = Reply(200, {"x-goog-upload-url": ADDRESS, "x-goog-upload-status": "active"})
 FINAL = json_reply({"file": {"name": "files/f"}}, x_goog_upload_status="final")
@@ -64,7 +72,7 @@ def commands(calls: list[Any]) -> list[tuple[str, str | None, int]]:
 def test_chunks_of_eight_mebibytes() -> None:
     """17 MB go in three chunks, the last one completes the file."""
     size = 17_000_000
-    played = play(send_file(session(), parcel(size)), [STARTED, ACTIVE, ACTIVE, FINAL])
+    played = play(send_file(session(), parcel(size), "v1"), [STARTED, ACTIVE, ACTIVE, FINAL])
     assert played.value == "files/f"
     assert commands(played.calls) == [
         ("start", None, 0),
@@ -81,7 +89,7 @@ def test_a_broken_connection_is_taken_up_where_it_stopped() -> None:
     """The service says how much arrived; only the rest is sent again."""
     lost = ConnectionFailed("broke")
     answers: list[Reply | Exception] = [STARTED, ACTIVE, lost, lost, arrived(10_000_000), FINAL]
-    played = play(send_file(session(), parcel(17_000_000)), answers)
+    played = play(send_file(session(), parcel(17_000_000), "v1"), answers)
     assert commands(played.calls)[3:] == [
         ("query", None, 0),
         ("query", None, 0),
@@ -92,16 +100,16 @@ def test_a_broken_connection_is_taken_up_where_it_stopped() -> None:
 def test_a_lost_last_answer_is_asked_for() -> None:
     """The query says that the file is complete, or that only its completion is missing."""
     lost = ConnectionFailed("broke")
-    played = play(send_file(session(), parcel(100)), [STARTED, lost, FINAL])
+    played = play(send_file(session(), parcel(100), "v1"), [STARTED, lost, FINAL])
     assert played.value == "files/f"
-    played = play(send_file(session(), parcel(100)), [STARTED, lost, arrived(100), FINAL])
+    played = play(send_file(session(), parcel(100), "v1"), [STARTED, lost, arrived(100), FINAL])
     assert commands(played.calls)[-1] == ("upload, finalize", "100", 0)
 
 
 def test_an_upload_that_the_service_forgot_begins_again() -> None:
     """A service restarted on another folder does not know the address any more."""
     gone = json_reply(problem(404, "NOT_FOUND"), 404)
-    played = play(send_file(session(), parcel(100)), [STARTED, gone, gone, STARTED, FINAL])
+    played = play(send_file(session(), parcel(100), "v1"), [STARTED, gone, gone, STARTED, FINAL])
     assert played.value == "files/f"
 
 
@@ -110,7 +118,7 @@ def test_an_upload_that_never_gets_through_ends() -> None:
     script: list[Reply | Exception] = [STARTED]
     for _ in range(5):
         script += [ConnectionFailed("broke"), arrived(0)]
-    played = play(send_file(session(), parcel(100)), [*script, ConnectionFailed("broke")])
+    played = play(send_file(session(), parcel(100), "v1"), [*script, ConnectionFailed("broke")])
     assert isinstance(played.error, ConnectionFailed)
 
 
@@ -119,7 +127,7 @@ def test_progress_sets_the_count_of_failures_back() -> None:
     script: list[Reply | Exception] = [STARTED]
     for megabyte in range(1, 20):
         script += [ConnectionFailed("broke"), arrived(megabyte * 1_000_000)]
-    played = play(send_file(session(), parcel(20_000_000)), [*script, FINAL])
+    played = play(send_file(session(), parcel(20_000_000), "v1"), [*script, FINAL])
     assert played.value == "files/f"
 
 
@@ -128,7 +136,7 @@ def test_a_refused_chunk_is_an_error(status: int) -> None:
     """Sending the same again cannot help."""
     word = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED"}[status]
     refused = json_reply(problem(status, word), status)
-    assert isinstance(play(send_file(session(), parcel(100)), [STARTED, refused]).error, EmbatchError)
+    assert isinstance(play(send_file(session(), parcel(100), "v1"), [STARTED, refused]).error, EmbatchError)
 
 
 def test_above_the_inline_count_the_file_is_arrow() -> None:
@@ -159,7 +167,7 @@ def test_above_the_inline_count_the_file_is_arrow() -> None:
 
 def test_above_the_inline_bytes_a_file_too() -> None:
     """Three texts can be too much as well."""
-    target = replace(SMALL, inline_bytes=1000)
+    target = limited(inline_bytes=1000)
     played = play(
         flows.submit(session(target), ["x" * 990], WISH, BatchOptions("Test")), [STARTED, FINAL, OPERATION]
     )

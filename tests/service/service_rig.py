@@ -26,10 +26,10 @@ from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec, Shape, computed_by
 from embatch.pool.local import LocalPool
 from embatch.pool.protocol import Referenced
-from embatch.service.application import Service
+from embatch.server import compose
 from embatch.settings import Settings
 from embatch.shard import COMPUTED_BY, Done, RequestRow, results_schema
-from embatch.store.blobs import Blobs
+from embatch.store.blobs import FolderBlobs
 from embatch.store.store import Store
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class WatchedStore(Store):
         return found
 
 
-class WatchedBlobs(Blobs):
+class WatchedBlobs(FolderBlobs):
     """The real blobs, taking part in tests before each write."""
 
     def __init__(self, root: Path) -> None:
@@ -309,15 +309,11 @@ class Rig:
         self.store = WatchedStore.open(f"sqlite:///{self.folder / 'embatch.db'}")
         self.store.signals, self.store.before, self.store.after = self.signals, self.before, self.after
         pool = LocalPool(self.settings) if self._local else self.pool
-        self.service = Service(
-            self.store,
-            self.blobs,
-            self.catalog,
-            pool,
-            self.settings,
-            now=self.clock,
-            steady=self.clock.steady,
-        )
+        held = compose.Held(self.store, self.blobs, self.catalog, pool, self.settings, self.clock)
+        held.recover()
+        self.dispatcher = compose.dispatcher(held)
+        self.service = compose.service(held, self.dispatcher, self.folder / "cache", steady=self.clock.steady)
+        self.service.start()
         self._open = True
 
     def stop(self, grace: float = WITHIN) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from service_rig import Rig, large, rows
 from service_world import Clock
 
-from embatch.errors import NotFound, PermissionDenied
+from embatch.errors import NoSuchFile, NotFound
 from embatch.service.intake import Draft
 from embatch.service.sweeps import AgeClock, since_boot
 from embatch.states import State
@@ -31,7 +31,7 @@ def test_an_unfinished_batch_expires_and_keeps_what_it_has(rig: Rig) -> None:
     expired = rig.service.get(name)
     assert (expired.state, expired.end_time) == (State.EXPIRED, rig.clock())
     rig.pool.open()
-    rig.until(lambda: rig.pool.running == 0 and not rig.service._dispatcher._running)
+    rig.until(lambda: rig.pool.running == 0 and not rig.dispatcher._running)
     assert rig.service.get(name) == expired
     stats = expired.batch_stats
     assert (stats.successful_request_count, stats.failed_request_count) == (8, 24)
@@ -107,7 +107,7 @@ def test_uploaded_files_are_deleted_after_their_time(rig: Rig) -> None:
     assert stored in rig.files()
     rig.clock.turn(1)
     rig.service.sweep()
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(NoSuchFile):
         rig.service.file(file)
     assert stored not in rig.files()
     assert rig.read(name)[0]["embedding"]
@@ -167,7 +167,7 @@ def test_a_wall_clock_that_is_set_ends_nothing_before_its_time(
     rig.service.sweep()
     if jump > 0:  # after a jump backwards things live longer than they should
         assert rig.service.get(name).state is State.EXPIRED
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(NoSuchFile):
             rig.service.file(file)
     rig.clock.turn(rig.settings.retention - rig.settings.batch_expiry - 1)
     rig.service.sweep()

@@ -141,7 +141,7 @@ def test_a_disk_that_cannot_be_read_is_asked_ever_more_seldom_and_told_of_once(
     assert max(waited) > 6
     assert [record.getMessage() for record in caplog.records] == ["work pauses"]
     rig.service.cancel(name)
-    rig.until(lambda: not rig.service._dispatcher._running)
+    rig.until(lambda: not rig.dispatcher._running)
     assert rig.service.health().reasons == ()
 
 

@@ -108,7 +108,7 @@ def test_a_wait_of_years_is_tried_again_meanwhile(rig: Rig) -> None:
     rig.pool.broken["test"] = EngineTrouble("much later", retry_after=999_999_999.0)
     name = rig.service.submit_inline(Draft(), rows(5)).name
     rig.until(lambda: rig.service.get(name).notes)
-    assert rig.service._dispatcher._models.next_end(time.monotonic()) <= 30.0
+    assert rig.dispatcher._models.next_end(time.monotonic()) <= 30.0
 
 
 def test_a_model_in_trouble_is_paused_and_delays_no_other(rig: Rig) -> None:
@@ -123,9 +123,9 @@ def test_a_model_in_trouble_is_paused_and_delays_no_other(rig: Rig) -> None:
     assert rig.claimed(broken.name) == 0
     # Nobody waits for it any more once the batch is gone, and health forgets after the pause.
     rig.service.cancel(broken.name)
-    pauses = rig.service._dispatcher._models._pauses
+    pauses = rig.dispatcher._models._pauses
     pauses["other"] = replace(pauses["other"], until=0.0)
-    rig.service._dispatcher.wake()
+    rig.dispatcher.wake()
     rig.until(lambda: rig.service.health().ready)
 
 
@@ -196,7 +196,7 @@ def test_a_drain_leaves_no_claimed_shard(rig: Rig) -> None:
     assert rig.pool.micro_batches == worked
     assert rig.claimed(name) == 0
     calls = len(rig.pool.calls)
-    rig.service._dispatcher.wake()
+    rig.dispatcher.wake()
     assert len(rig.pool.calls) == calls
     rig.restart()
     assert rig.done(name).batch_stats.successful_request_count == 48
@@ -212,12 +212,12 @@ def test_a_drain_without_patience_releases_all_the_same(rig: Rig) -> None:
     def close() -> None:
         # The engine has finished; the commit comes after the service gave up waiting for it.
         rig.before.clear()
-        together(1, lambda _: rig.service._dispatcher.close(0.0))  # of another thread, as ever
+        together(1, lambda _: rig.dispatcher.close(0.0))  # of another thread, as ever
         late.append(rig.claimed(name) == 0)
 
     rig.before["commit"] = close
     rig.pool.allow(1)
-    rig.until(lambda: late and not rig.service._dispatcher._running)
+    rig.until(lambda: late and not rig.dispatcher._running)
     assert late == [True]
     assert rig.files() == {name, f"{name}/payload-00000.arrow"}
     rig.restart()
@@ -239,10 +239,10 @@ def test_a_killed_service_is_taken_up_where_it_was(rig: Rig) -> None:
     rig.pool.allow(2)
     rig.until(lambda: rig.service.get(name).batch_stats.successful_request_count >= 8)
     rig.until(lambda: rig.claimed(name) >= 1)  # the slots that committed take what follows
-    dead = rig.service
+    dead, slots = rig.service, rig.dispatcher
     # What a kill leaves: claims in the store, files without rows, nobody to clean up.
-    dead._dispatcher._store = Refusing()  # type: ignore[assignment]  # nothing it still does reaches the store
-    dead._dispatcher._closing.set()
+    slots._claims = Refusing()  # type: ignore[assignment]  # nothing it still does reaches the store
+    slots._closing.set()
     dead._ageing.close(0.0)
     rig.pool.open()
     for path in ("batches/orphan/payload-00000.arrow", "uploads/orphan", "files/orphan"):

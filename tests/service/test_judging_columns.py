@@ -18,7 +18,7 @@ from embatch.service.intake import Draft, RequestValidator, ShardWriter
 from embatch.settings import Settings
 from embatch.shard import GIVEN, RequestRow
 from embatch.states import State
-from embatch.store.blobs import Blobs
+from embatch.store.blobs import FolderBlobs
 from embatch.wire.arrow import MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def columns(rows: list[RequestRow]) -> pa.RecordBatch:
 
 def writer(folder: Path) -> ShardWriter:
     """Return a writer of small shards."""
-    made = ShardWriter(Blobs(folder), "b", RequestValidator(MODEL, SETTINGS))
+    made = ShardWriter(FolderBlobs(folder), "b", RequestValidator(MODEL, SETTINGS))
     made._cutter = ShardCutter(limit_bytes=400, limit_requests=5)
     return made
 
@@ -67,7 +67,7 @@ def stored(
     """Return shards with what their files say, without what names the bytes of a file."""
     found = []
     for shard in shards:
-        rows = Blobs(folder).read(shard.path, shard.digest).to_pylist()
+        rows = FolderBlobs(folder).read(shard.path, shard.digest).to_pylist()
         found.append((replace(shard, digest="", byte_count=0), rows))
     return found
 

@@ -13,7 +13,7 @@ import pytest
 from service_rig import MODEL, OTHER, QUICK, Rig, tree, vector
 
 from embatch.engine.models import Catalog
-from embatch.errors import AlreadyExists, FailedPrecondition, PermissionDenied, Unavailable
+from embatch.errors import AlreadyExists, FailedPrecondition, NoSuchFile, Unavailable
 from embatch.service.intake import Draft
 from embatch.settings import Settings
 from embatch.states import State
@@ -157,7 +157,7 @@ def test_counts_appear_when_planning_has_ended_and_the_file_is_pinned_until_then
     go_on.set()
     assert rig.done(name).batch_stats.request_count == 32
     rig.service.delete_file(file)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(NoSuchFile):
         rig.service.file(file)
 
 
@@ -419,6 +419,6 @@ def test_a_file_submit_repeated_with_its_key_is_one_batch(rig: Rig) -> None:
     assert rig.service.submit_file(draft, file).name == name
     with pytest.raises(AlreadyExists):
         rig.service.submit_file(Draft(idempotency_key="k", body_digest="another"), file)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(NoSuchFile):
         rig.service.submit_file(Draft(idempotency_key="new", body_digest="d"), file)
     assert len(rig.pool.calls) == 1

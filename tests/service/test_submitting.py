@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
-from service_rig import DIMENSIONS, Rig, large, rows, together, vector
+from service_rig import DIMENSIONS, MODEL, Rig, embedded, large, rows, together, vector
 
 from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec
 from embatch.errors import (
     AlreadyExists,
+    Code,
     EngineTrouble,
     InvalidArgument,
+    NoSuchFile,
     NotFound,
-    PermissionDenied,
     Reason,
+    RequestError,
     Unavailable,
 )
 from embatch.service.intake import Draft
 from embatch.settings import Settings
-from embatch.shard import RequestRow
+from embatch.shard import RequestRow, failed_results
 from embatch.states import State
 
 if TYPE_CHECKING:
@@ -272,10 +275,13 @@ def test_queries_answer_at_once_and_refuse_faults(rig: Rig) -> None:
     """In the order given; a fault names its place, and so do dimensions above the native number."""
     part = rig.service.interactive.embed(None, [RequestRow("b"), RequestRow("a", dimensions=2)])
     assert part.column("embedding").to_pylist() == [vector("b"), vector("a")]
-    for bad in (RequestRow(""), RequestRow(None), RequestRow("\ud800"), RequestRow("a", dimensions=9)):
+    for bad in (RequestRow(""), RequestRow(None), RequestRow("\ud800")):
         with pytest.raises(InvalidArgument) as caught:
             rig.service.interactive.embed("models/test", [RequestRow("a"), bad])
-        assert caught.value.field == "requests[1].content"
+        assert caught.value.field == "requests[1].text"
+    with pytest.raises(InvalidArgument) as caught:
+        rig.service.interactive.embed("models/test", [RequestRow("a"), RequestRow("a", dimensions=9)])
+    assert caught.value.field == "requests[1].output_dimensionality"
     with pytest.raises(InvalidArgument):
         rig.service.interactive.embed(None, [])
     with pytest.raises(NotFound):
@@ -283,9 +289,39 @@ def test_queries_answer_at_once_and_refuse_faults(rig: Rig) -> None:
     assert rig.pool.calls == []
 
 
+def test_a_query_that_an_engine_cannot_bear_is_refused_whole(rig: Rig) -> None:
+    """The first such request is named, with what the engine said of it."""
+
+    def query(model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
+        fault = RequestError(Code.INTERNAL, Reason.ENGINE_CRASH, "it dies of this")
+        good, bad = embedded(model, requests.slice(0, 1)), failed_results(1, 2, DIMENSIONS, fault)
+        parts = [part.replace_schema_metadata(None) for part in (good, bad)]
+        return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+
+    rig.pool.query = query  # type: ignore[method-assign]  # a pool whose engine dies
+    with pytest.raises(InvalidArgument) as caught:
+        rig.service.interactive.embed(None, rows(3))
+    assert (caught.value.field, caught.value.message) == ("requests[1].text", "it dies of this")
+
+
+def test_which_submits_wait_for_a_model_to_load(tmp_path: Path) -> None:
+    """Those whose dimensions only loading tells, and those of a run, whose cache asks for the identity."""
+    unknown = ServedModel("unknown", EngineSpec("hashing", "x", options={"dimensions": "8"}), None)
+    rig = Rig(tmp_path / "data", catalog=Catalog([MODEL, unknown]))
+    waits = rig.service.waits_for_engine
+    assert not waits(Draft(), rows(2, dimensions=4))
+    assert not waits(Draft("unknown"), rows(2))
+    assert waits(Draft("unknown"), [*rows(2), RequestRow("a", dimensions=4)])
+    assert waits(Draft(run="run"), rows(1))
+    assert not waits(Draft(run="run"), ())  # from a file: that is planned later
+    with pytest.raises(NotFound):
+        waits(Draft("nothing"), rows(1))
+    rig.stop()
+
+
 def test_a_file_that_is_not_there_makes_no_batch(rig: Rig) -> None:
-    """As Google says it, and nothing is half created."""
+    """The error says what is missing, and nothing is half created."""
     for name in ("files/nothing", "nothing", "files/../a", "files/batch-abc"):
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(NoSuchFile):
             rig.service.submit_file(Draft(), name)
     assert rig.service.list(10, None).items == ()

@@ -16,6 +16,7 @@ from embatch.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
+    NoSuchFile,
     NotFound,
     PermissionDenied,
     TooLarge,
@@ -327,7 +328,7 @@ def test_results_of_a_file_batch_are_a_file(rig: Rig) -> None:
     rig.pool.gated = True
     name = rig.service.submit_file(Draft(display_name="d"), file).name
     results = name.replace("batches/", "files/batch-")
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(NoSuchFile):
         rig.service.file(results)
     rig.pool.open()
     rig.done(name)
@@ -335,16 +336,18 @@ def test_results_of_a_file_batch_are_a_file(rig: Rig) -> None:
     assert (record.source, record.display_name) == ("GENERATED", "d")
     parts = list(rig.service.results_of_file(results).parts)
     assert [part.column("key").to_pylist() for part in parts] == [["k"]]
-    for other in (file, "files/nothing", "files/batch-nothing", "nothing"):
-        with pytest.raises(PermissionDenied):
-            rig.service.results_of_file(other)
     with pytest.raises(PermissionDenied):
+        rig.service.results_of_file(file)
+    for other in ("files/nothing", "files/batch-nothing", "nothing"):
+        with pytest.raises(NoSuchFile):
+            rig.service.results_of_file(other)
+    with pytest.raises(NoSuchFile):
         rig.service.delete_file(results)
     inline = rig.done(rig.service.submit_inline(Draft(), rows(1)).name).name
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(NoSuchFile):
         rig.service.file(inline.replace("batches/", "files/batch-"))
     rig.service.delete(name)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(NoSuchFile):
         rig.service.results_of_file(results)
 
 
@@ -418,4 +421,4 @@ def test_a_page_token_of_another_kind_is_refused(rig: Rig) -> None:
         for ask in (rig.service.list, rig.service.files):
             with pytest.raises(InvalidArgument) as caught:
                 ask(10, token)
-            assert caught.value.field == "pageToken"
+            assert caught.value.field == "page_token"

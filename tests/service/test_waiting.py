@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import httpx2
 import pytest
 from service_rig import MODEL, OTHER, WITHIN
 
 from embatch.api.app import create_app
-from embatch.api.waiting import THREADS, EngineThreads
+from embatch.api.threads import Threads
+from embatch.api.waiting import THREADS, EngineThreads, ResultThreads
 from embatch.engine.models import Catalog
 from embatch.errors import Unavailable
+from embatch.service.intake import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 pytest_plugins = ("rig_fixture",)
 CALLS = THREADS + 20
 QUERY = {"content": {"parts": [{"text": "a"}]}}
+LINE = b'{"request":{"content":{"parts":[{"text":"a"}]}}}\n'
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 def batch_of(**more: int) -> dict[str, Any]:
@@ -113,14 +118,12 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 2 * WITHIN))
 
 
-def test_beyond_its_capacity_a_line_refuses_and_says_when_to_come_back(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_beyond_its_capacity_a_line_refuses_and_says_when_to_come_back(rig: Rig) -> None:
     """With 503, Retry-After and RetryInfo, at once; whoever waits already is answered."""
-    monkeypatch.setattr("embatch.api.gemini.EngineThreads", lambda: EngineThreads(threads=2, waiting=3))
 
     async def calls() -> None:
-        transport = httpx2.ASGITransport(create_app(rig.service, rig.settings))
+        threads = Threads(engines=EngineThreads(threads=2, waiting=3))
+        transport = httpx2.ASGITransport(create_app(rig.service, rig.settings, threads=threads))
         async with httpx2.AsyncClient(transport=transport, base_url="http://service/v1") as http:
             waiting = {
                 asyncio.create_task(http.post("/models/test:embedContent", json=QUERY)) for _ in range(8)
@@ -152,5 +155,34 @@ def test_a_turn_that_does_not_come_in_time_is_given_up() -> None:
         go.set()
         assert await first
         assert await engines.run("line", int, "8") == 8
+
+    run(calls())
+
+
+class CountedThreads(ResultThreads):
+    """Threads that count what is begun in them."""
+
+    begun = 0
+
+    async def run(self, call: Callable[[*Args], T], *args: *Args) -> T:
+        """As `ResultThreads.run`."""
+        self.begun += 1
+        return await super().run(call, *args)
+
+
+def test_all_faces_read_results_in_the_same_threads(rig: Rig) -> None:
+    """However a batch's results are asked for: each face with threads of its own would read twice as many."""
+    name = rig.done(rig.service.submit_file(Draft(), rig.upload(LINE)).name).name
+    counted = CountedThreads()
+
+    async def calls() -> None:
+        transport = httpx2.ASGITransport(
+            create_app(rig.service, rig.settings, threads=Threads(results=counted))
+        )
+        async with httpx2.AsyncClient(transport=transport, base_url="http://service/v1") as http:
+            for path in (f"/{name}/embeddings", f"/files/batch-{name.removeprefix('batches/')}:download"):
+                before = counted.begun
+                assert (await http.get(path)).status_code == 200
+                assert counted.begun > before
 
     run(calls())

@@ -1,4 +1,4 @@
-"""Blobs: durable in the right order, whole or not there at all, and never served damaged."""
+"""FolderBlobs: durable in the right order, whole or not there at all, and never served damaged."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from embatch.errors import DataLoss, Unavailable
 from embatch.service.cutting import ShardCutter
 from embatch.shard import REQUESTS, RequestRow, results_schema
 from embatch.store import blobs as blobs_module
-from embatch.store.blobs import Blobs
+from embatch.store.blobs import FolderBlobs
 
 PATH = "batches/abc/payload-00000.arrow"
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
+def blobs(tmp_path: Path) -> FolderBlobs:
     """The blobs of an empty data folder."""
-    made = Blobs(tmp_path / "data")
+    made = FolderBlobs(tmp_path / "data")
     made.ensure_layout()
     return made
 
@@ -45,7 +45,7 @@ def shard(count: int = 50) -> pa.RecordBatch:
     return made
 
 
-def test_what_was_written_is_read(blobs: Blobs) -> None:
+def test_what_was_written_is_read(blobs: FolderBlobs) -> None:
     """Payloads and results come back with their schema, values, nulls and order."""
     first = shard()
     assert first.schema.equals(REQUESTS)
@@ -61,12 +61,12 @@ def test_what_was_written_is_read(blobs: Blobs) -> None:
     assert blobs.read(path, blobs.write(path, vectors)).equals(vectors)
 
 
-def test_equal_shards_have_equal_digests(blobs: Blobs) -> None:
+def test_equal_shards_have_equal_digests(blobs: FolderBlobs) -> None:
     """The bytes depend on the rows alone, so a repeated attempt gives the same digest."""
     assert blobs.write(PATH, shard()) == blobs.write("batches/other/payload-00000.arrow", shard())
 
 
-def test_a_repeated_write_replaces_the_file_whole(blobs: Blobs) -> None:
+def test_a_repeated_write_replaces_the_file_whole(blobs: FolderBlobs) -> None:
     """The name stands for the last shard written, and no temporary file is left."""
     old = blobs.write(PATH, shard(1))
     new = blobs.write(PATH, shard(2))
@@ -76,7 +76,7 @@ def test_a_repeated_write_replaces_the_file_whole(blobs: Blobs) -> None:
     assert names(blobs.path(PATH).parent) == ["payload-00000.arrow"]
 
 
-def test_every_flipped_bit_is_noticed(blobs: Blobs) -> None:
+def test_every_flipped_bit_is_noticed(blobs: FolderBlobs) -> None:
     """Of 200 single flipped bits anywhere in the file, none is served."""
     digest = blobs.write(PATH, shard())
     place = blobs.path(PATH)
@@ -96,7 +96,7 @@ def test_every_flipped_bit_is_noticed(blobs: Blobs) -> None:
 
 
 def test_missing_short_long_and_swapped_files_are_noticed(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever else can happen to a file is damage too."""
     digest = blobs.write(PATH, shard())
@@ -119,7 +119,7 @@ def test_missing_short_long_and_swapped_files_are_noticed(
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "batches/../../x", ""])
-def test_a_path_out_of_the_folder_is_damage(blobs: Blobs, path: str) -> None:
+def test_a_path_out_of_the_folder_is_damage(blobs: FolderBlobs, path: str) -> None:
     """A damaged path in the database reads and writes nothing elsewhere."""
     with pytest.raises(DataLoss):
         blobs.read(path, "")
@@ -127,7 +127,7 @@ def test_a_path_out_of_the_folder_is_damage(blobs: Blobs, path: str) -> None:
         blobs.write(path, shard(1))
 
 
-def test_only_the_owner_can_enter(blobs: Blobs) -> None:
+def test_only_the_owner_can_enter(blobs: FolderBlobs) -> None:
     """Folders are 0700, files 0600, whatever the umask would allow."""
     blobs.write(PATH, shard(1))
     place = blobs.path(PATH)
@@ -142,14 +142,14 @@ def test_only_the_owner_can_enter(blobs: Blobs) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_batches_come_and_go(blobs: Blobs) -> None:
+def test_batches_come_and_go(blobs: FolderBlobs) -> None:
     """Folders are listed by batch; removing one is safe to repeat, and its name can be used again."""
-    assert list(blobs.batch_folders()) == []
+    assert list(blobs.strays(0.0)) == []
     blobs.write(PATH, shard(1))
-    assert list(blobs.batch_folders()) == ["abc"]
+    assert list(blobs.strays(0.0)) == ["batches/abc"]
     blobs.remove_batch("abc")
     blobs.remove_batch("abc")
-    assert list(blobs.batch_folders()) == []
+    assert list(blobs.strays(0.0)) == []
     assert blobs.read(PATH, blobs.write(PATH, shard(1))).num_rows == 1
 
 
@@ -196,7 +196,7 @@ FIRST_WRITE = [
 
 
 def test_everything_is_synced_in_the_order_a_power_cut_demands(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Name of the new folder, bytes, then the rename and its folder; the next shard needs no new folder."""
     journal = Journal(monkeypatch)
@@ -208,18 +208,18 @@ def test_everything_is_synced_in_the_order_a_power_cut_demands(
 
 
 def test_a_folder_that_an_earlier_process_made_is_synced_all_the_same(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that is there may not be there after a power cut: its maker may have died before its fsync."""
     blobs.path(PATH).parent.mkdir()
-    later = Blobs(blobs.root)
+    later = FolderBlobs(blobs.root)
     journal = Journal(monkeypatch)
     later.write(PATH, shard(1))
     assert journal.steps == ["sync data", "sync batches", *FIRST_WRITE[2:]]
 
 
 def test_a_write_cut_short_anywhere_leaves_no_half_file(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However far it came, the name is absent or stands for the whole shard, and repeating succeeds."""
     whole = shard()
@@ -242,7 +242,7 @@ def test_a_write_cut_short_anywhere_leaves_no_half_file(
     assert blobs.write(PATH, whole) == digest
 
 
-def test_a_full_disk_is_told_apart(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_apart(blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is something a user can mend, so it has a reason of its own; nothing is left behind."""
 
     def full(_: int) -> None:
@@ -257,7 +257,7 @@ def test_a_full_disk_is_told_apart(blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_a_full_sync_that_fails_is_an_error(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch, number: int
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """On macOS: what the drive could not keep is not said to be durable."""
     _full_sync(monkeypatch, number)
@@ -267,7 +267,7 @@ def test_a_full_sync_that_fails_is_an_error(
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
 def test_a_file_system_without_a_full_sync_is_synced_as_it_can(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch, number: int
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """On macOS, on a network drive for instance: fsync it is then."""
     synced = _full_sync(monkeypatch, number)
@@ -288,7 +288,7 @@ def _full_sync(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
     return synced
 
 
-def test_many_threads_can_begin_one_batch(blobs: Blobs) -> None:
+def test_many_threads_can_begin_one_batch(blobs: FolderBlobs) -> None:
     """Shards of one new batch written at once all stand in its folder, each its own."""
     start = threading.Barrier(8)
 

@@ -361,7 +361,7 @@ def test_a_run_has_a_plain_name(tmp_path: Path, name: str) -> None:
     """It becomes a folder's name."""
     with pytest.raises(InvalidArgument) as error:
         VectorCache(tmp_path, LIMIT).publish(name)
-    assert error.value.field == "Embatch-Run"
+    assert error.value.field == "run"
 
 
 def test_lookups_go_on_while_runs_end(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from storing import open_store
 
 from embatch.errors import DataLoss, NotFound
 from embatch.states import State
-from embatch.store.blobs import Blobs
+from embatch.store.blobs import FolderBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +36,14 @@ from pathlib import Path
 import pyarrow as pa
 from storing import NOW, new_batch, open_store
 from embatch.shard import REQUESTS, results_schema
-from embatch.store.blobs import Blobs
+from embatch.store.blobs import FolderBlobs
 from embatch.store.records import PayloadShard, ResultShard
 
 root, life, weakness = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 if weakness == "no sync of blobs":
     from embatch.store import blobs as module
     module.sync = module.sync_folder = lambda _: None
-blobs, store = Blobs(root), open_store(root)
+blobs, store = FolderBlobs(root), open_store(root)
 blobs.ensure_layout()
 if weakness == "no sync of commits":
     with store._database.writer.connect() as connection:
@@ -106,7 +106,7 @@ class Tally:
 
     def check(self, root: Path) -> None:
         """Compare with what the volume holds."""
-        store, blobs = open_store(root), Blobs(root)
+        store, blobs = open_store(root), FolderBlobs(root)
         for name, words in self.acknowledged.items():
             try:
                 state = store.get(name).state

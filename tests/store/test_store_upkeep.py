@@ -25,7 +25,7 @@ from storing import (
     work_off,
 )
 
-from embatch.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
+from embatch.errors import AlreadyExists, FailedPrecondition, NoSuchFile, NotFound
 from embatch.states import State
 from embatch.store.times import micros
 
@@ -163,11 +163,12 @@ def test_a_dropped_upload_is_gone(store: Store) -> None:
     store.begin_upload(upload("u", "f"))
 
 
-def test_a_missing_file_is_answered_as_google_does(store: Store) -> None:
-    """There is no telling a missing file from somebody else's."""
+def test_a_missing_file_is_told_by_its_id(store: Store) -> None:
+    """Whoever answers for it has words of its own for that."""
     for ask in (store.file, store.delete_file):
-        with pytest.raises(PermissionDenied, match="may not exist"):
+        with pytest.raises(NoSuchFile, match="there is no file files/nothing") as missing:
             ask("nothing")
+        assert missing.value.file_id == "nothing"
 
 
 def test_a_file_is_told_by_where_its_bytes_stand(store: Store) -> None:
@@ -177,7 +178,7 @@ def test_a_file_is_told_by_where_its_bytes_stand(store: Store) -> None:
     for path in ("files/g", "f", ""):
         with pytest.raises(NotFound):
             store.file_at(path)
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(NoSuchFile):
             store.delete_file("f", path=path)
     assert store.delete_file("f", path="files/f") == "files/f"
     with pytest.raises(NotFound):

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embatch.backoff import Backoff, Pauses, http_date, meanwhile, poll_interval, retry_after, time_limit
+from embatch.backoff import (
+    Backoff,
+    Pauses,
+    http_date,
+    meanwhile,
+    poll_interval,
+    retry_after,
+    time_limit,
+    wait_asked,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CHANCE = st.floats(0, 1, exclude_max=True)
@@ -116,6 +125,15 @@ def test_no_header_raises(header: str) -> None:
     """Whatever stands there, the answer is a wait that can be reckoned with, or none."""
     seconds = retry_after(header, NOW)
     assert seconds is None or 0 < seconds <= 1e9
+
+
+def test_a_date_is_read_by_the_clock_of_whoever_wrote_it() -> None:
+    """Ours may go otherwise: without theirs a date means nothing, and seconds mean what they say."""
+    later = {"retry-after": "Sun, 01 Mar 2026 12:01:00 GMT"}
+    assert wait_asked({**later, "date": "Sun, 01 Mar 2026 12:00:30 GMT"}) == 30.0
+    assert wait_asked({**later, "date": "soon"}) is wait_asked(later) is None
+    assert wait_asked({"retry-after": "7"}) == wait_asked({"retry-after": "7", "date": "soon"}) == 7.0
+    assert wait_asked({"date": "Sun, 01 Mar 2026 12:00:30 GMT"}) is None
 
 
 @given(

@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, Response
 from starlette.requests import ClientDisconnect
 
 from embatch.api import files, gemini, private, problems, runs
+from embatch.api.threads import Threads
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("embatch.api")
 
 
-def create_app(service: Service, settings: Settings, *, attached: Attached | None = None) -> FastAPI:
+def create_app(
+    service: Service, settings: Settings, *, attached: Attached | None = None, threads: Threads | None = None
+) -> FastAPI:
     """Return the application over a service; `attached` adds the route that keeps a private one alive.
 
+    All faces share `threads`, those of the whole application. `None` makes the usual number.
     Limits of size and time are the connection's (`api.limits`): an app called in-process has none.
     """
     app = FastAPI(
@@ -40,9 +44,10 @@ def create_app(service: Service, settings: Settings, *, attached: Attached | Non
     )
     problems.install(app)
     app.include_router(_health(service))
-    app.include_router(files.router(service, settings))
-    app.include_router(gemini.router(service, settings))
-    app.include_router(runs.router(service, settings, gemini.VERSIONS))
+    threads = threads or Threads()
+    app.include_router(files.router(service, threads))
+    app.include_router(gemini.router(service, settings, threads))
+    app.include_router(runs.router(service, settings, threads))
     if attached is not None:
         app.include_router(private.router(attached))
     app.add_middleware(RequestLog)

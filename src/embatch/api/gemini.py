@@ -9,65 +9,66 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from embatch.api.bodies import BodyThreads, large_body, small_body
+from embatch.api import routing
+from embatch.api.bodies import large_body, small_body
+from embatch.api.routing import json_answer
 from embatch.api.streaming import StreamedResponse, begun
-from embatch.api.waiting import EngineThreads, ResultThreads
 from embatch.errors import InvalidArgument, NotFound
-from embatch.service.intake import Draft, check_dimensions
+from embatch.service.intake import Draft
 from embatch.states import State
 from embatch.wire import arrow
 from embatch.wire.arrow import write_results
-from embatch.wire.gemini import read_requests, write_responses
+from embatch.wire.gemini import read_queries, read_requests, routes, write_responses
+from embatch.wire.gemini.write_errors import in_words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fastapi import APIRouter
+
+    from embatch.api.threads import Threads
     from embatch.batch import Batch
     from embatch.engine.models import ServedModel
     from embatch.service.application import Service
     from embatch.settings import Settings
     from embatch.shard import RequestRow
+    from embatch.wire.gemini.routes import Route
 
-VERSIONS: Final = ("v1", "v1beta", "v1alpha")
 _BATCHES_A_PAGE: Final = (50, 1000)
 _MODELS_A_PAGE: Final = (50, 1000)
 
 
-def router(service: Service, settings: Settings) -> APIRouter:
+def router(service: Service, settings: Settings, threads: Threads) -> APIRouter:
     """Return the routes over a service."""
-    face = _Face(service, settings)
-    routes = APIRouter()
-    table: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
-        ("POST", "/models/{model:path}:embedContent", face.embed, "Embed one text now"),
-        ("POST", "/models/{model:path}:batchEmbedContents", face.embed_many, "Embed a few texts now"),
-        ("POST", "/models/{model:path}:countTokens", face.count_tokens, "Count the tokens of texts"),
-        ("POST", "/models/{model:path}:asyncBatchEmbedContent", face.create, "Submit a batch"),
-        ("GET", "/models", face.models, "List models"),
-        ("GET", "/models/{model:path}", face.model, "Look a model up"),
-        ("GET", "/batches", face.list, "List batches"),
-        ("POST", "/batches/{id}:cancel", face.cancel, "Cancel a batch"),
-        ("PATCH", "/batches/{id}:updateEmbedContentBatch", face.update, "Change display name or priority"),
-        ("GET", "/batches/{id}/embeddings", face.embeddings, "Read results as an Arrow stream"),
-        ("GET", "/batches/{id}", face.get, "Look a batch up"),
-        ("DELETE", "/batches/{id}", face.delete, "Delete a batch"),
+    face = _Face(service, settings, threads)
+    return routing.router(
+        (
+            (routes.EMBED, face.embed, "Embed one text now"),
+            (routes.EMBED_MANY, face.embed_many, "Embed a few texts now"),
+            (routes.COUNT_TOKENS, face.count_tokens, "Count the tokens of texts"),
+            (routes.CREATE_BATCH, face.create, "Submit a batch"),
+            (routes.LIST_MODELS, face.models, "List models"),
+            (routes.GET_MODEL, face.model, "Look a model up"),
+            (routes.LIST_BATCHES, face.list, "List batches"),
+            (routes.CANCEL_BATCH, face.cancel, "Cancel a batch"),
+            (routes.UPDATE_BATCH, face.update, "Change display name or priority"),
+            (routes.READ_EMBEDDINGS, face.embeddings, "Read results as an Arrow stream"),
+            (routes.GET_BATCH, face.get, "Look a batch up"),
+            (routes.DELETE_BATCH, face.delete, "Delete a batch"),
+        )
     )
-    for version in VERSIONS:
-        for method, path, handler, summary in table:
-            routes.add_api_route(f"/{version}{path}", handler, methods=[method], summary=summary)
-    return routes
 
 
 class _Face:
     """The handlers."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, threads: Threads) -> None:
         self._service = service
         self._settings = settings
-        self._engines, self._bodies, self._results = EngineThreads(), BodyThreads(), ResultThreads()
+        self._engines, self._bodies, self._results = threads.engines, threads.bodies, threads.results
 
     # interactive
 
@@ -82,7 +83,7 @@ class _Face:
         return await self._engines.run(f"query {served.name}", self._embed, row, served)
 
     def _embed(self, row: Callable[[], RequestRow], served: ServedModel) -> Response:
-        return self._embedded(served, [row()], [""], single=True)
+        return self._embedded(served, [row()], routes.EMBED)
 
     async def embed_many(self, request: Request, model: str) -> Response:
         """Answer `batchEmbedContents`."""
@@ -99,23 +100,15 @@ class _Face:
         return await self._engines.run(f"query {served.name}", self._embed_many, rows, served)
 
     def _embed_many(self, read: Callable[[], list[RequestRow]], served: ServedModel) -> Response:
-        rows = read()
-        return self._embedded(served, rows, [f"requests[{at}]." for at in range(len(rows))], single=False)
+        return self._embedded(served, read(), routes.EMBED_MANY)
 
-    def _embedded(
-        self, served: ServedModel, rows: list[RequestRow], places: list[str], *, single: bool
-    ) -> Response:
-        for row, place in zip(rows, places, strict=True):
-            check_dimensions(row.dimensions, served, f"{place}outputDimensionality")
-        part = self._service.interactive.embed(served.name, rows)
-        part = part.append_column("dimensions", _dimensions(rows))
-        failed = [code for code in part.column("error_code").to_pylist() if code is not None]
-        if failed:
-            at = part.column("error_code").to_pylist().index(failed[0])
-            raise InvalidArgument(part.column("error_message")[at].as_py(), field=f"{places[at]}content")
-        return Response(write_responses.embeddings(part, single=single), media_type="application/json")
+    def _embedded(self, served: ServedModel, rows: list[RequestRow], route: Route) -> Response:
+        with in_words_of(route):
+            part = self._service.interactive.embed(served.name, rows)
+        said = write_responses.embeddings(part, single=route is routes.EMBED)
+        return Response(said, media_type="application/json")
 
-    async def count_tokens(self, request: Request, model: str) -> dict[str, int]:
+    async def count_tokens(self, request: Request, model: str) -> Response:
         """Answer `countTokens`: as many contents as an inline batch may hold."""
         body = await large_body(request)
         served, most = self._service.model(model), self._settings.inline_requests
@@ -126,7 +119,8 @@ class _Face:
                 body, most, text_bytes=self._settings.text_bytes, pulse=pulse
             ),
         )
-        return {"totalTokens": await self._engines.run(_bulk(served), self._count_tokens, rows, served)}
+        count = await self._engines.run(_bulk(served), self._count_tokens, rows, served)
+        return json_answer(write_responses.counted(count))
 
     def _count_tokens(self, rows: Callable[[], list[RequestRow]], served: ServedModel) -> int:
         return int(self._service.interactive.count(served.name, rows()).sum())
@@ -136,8 +130,8 @@ class _Face:
     async def create(self, request: Request, model: str) -> Response:
         """Answer `asyncBatchEmbedContent`."""
         body = await large_body(request)
-        key = request.headers.get("idempotency-key")
-        run = request.headers.get("embatch-run")
+        key = request.headers.get(routes.IDEMPOTENCY_KEY)
+        run = request.headers.get(routes.RUN)
         served = self._service.model(model)
 
         def read(pulse: Callable[[], None]) -> tuple[read_requests.Created, Draft]:
@@ -151,26 +145,25 @@ class _Face:
             )
 
         made, draft = await to_thread.run_sync(await self._bodies.read(request, len(body), read))
-        if _may_wait(served, made, run):
-            return _json(await self._engines.run(_bulk(served), self._create, draft, made))
-        return _json(await to_thread.run_sync(self._create, draft, made))
+        if self._service.waits_for_engine(draft, made.rows or ()):
+            return json_answer(await self._engines.run(_bulk(served), self._create, draft, made))
+        return json_answer(await to_thread.run_sync(self._create, draft, made))
 
     def _create(self, draft: Draft, made: read_requests.Created) -> dict[str, Any]:
-        if made.rows is not None:
-            batch = self._service.submit_inline(draft, made.rows)
-        else:
-            assert made.file_name is not None  # noqa: S101  (inputs.create gives one of the two)
-            batch = self._service.submit_file(draft, made.file_name)
+        with in_words_of(routes.CREATE_BATCH):
+            if made.rows is not None:
+                batch = self._service.submit_inline(draft, made.rows)
+            else:
+                assert made.file_name is not None  # noqa: S101  (inputs.create gives one of the two)
+                batch = self._service.submit_file(draft, made.file_name)
         return write_responses.operation(batch, output=False)
 
     async def get(self, request: Request, id: str) -> Response:  # noqa: A002  (the path's name for it)
         """Answer a batch; with its output once it is final, unless `view=BASIC`."""
-        view = request.query_params.get("view", "FULL").upper()
-        if view not in ("BASIC", "FULL"):
-            raise InvalidArgument("view is BASIC or FULL", field="view")
+        basic = read_queries.is_basic(request.query_params.get(routes.VIEW))
         batch, inline = await to_thread.run_sync(self._get, f"batches/{id}")
-        if view == "BASIC" or not inline:
-            return _json(write_responses.operation(batch, output=True))
+        if basic or not inline:
+            return json_answer(write_responses.operation(batch, output=True))
         pieces = await self._results.run(self._with_items, batch)
         return StreamedResponse(self._results.stream(pieces), media_type="application/json")
 
@@ -185,49 +178,49 @@ class _Face:
 
     async def list(self, request: Request) -> Response:
         """Answer one page of batches, newest first, without output."""
-        if request.query_params.get("filter"):
-            raise InvalidArgument("filtering is not offered: leave filter out", field="filter")
-        size = _page_size(request, *_BATCHES_A_PAGE)
-        token = request.query_params.get("pageToken") or None
-        page = await to_thread.run_sync(self._service.list, size, token)
-        message: dict[str, Any] = {
-            "operations": [write_responses.operation(one, output=False) for one in page.items]
-        }
-        if page.next_page_token is not None:
-            message["nextPageToken"] = page.next_page_token
-        return _json(message)
+        if request.query_params.get(routes.FILTER):
+            raise InvalidArgument("filtering is not offered: leave filter out", field=routes.FILTER)
+        size = read_queries.page_size(request.query_params.get(routes.PAGE_SIZE), *_BATCHES_A_PAGE)
+        token = request.query_params.get(routes.PAGE_TOKEN) or None
+        with in_words_of(routes.LIST_BATCHES):
+            page = await to_thread.run_sync(self._service.list, size, token)
+        operations = (write_responses.operation(one, output=False) for one in page.items)
+        return json_answer(write_responses.page("operations", operations, page.next_page_token))
 
     async def cancel(self, id: str) -> Response:  # noqa: A002
         """Cancel a batch; one that is final already stays as it is."""
         await to_thread.run_sync(self._service.cancel, f"batches/{id}")
-        return _json({})
+        return json_answer({})
 
     async def delete(self, id: str) -> Response:  # noqa: A002
         """Delete a final batch."""
         # What a run computed is kept under the identity of its engine, which only loading tells.
         await self._engines.run("delete", self._service.delete, f"batches/{id}")
-        return _json({})
+        return json_answer({})
 
     async def update(self, request: Request, id: str) -> Response:  # noqa: A002
         """Change display name or priority; answer the bare batch, as Google does."""
         body = await small_body(request, "an update of a batch")
-        mask = request.query_params.get("updateMask")
+        mask = request.query_params.get(routes.UPDATE_MASK)
         read = await self._bodies.read(request, len(body), lambda _: read_requests.update(body, mask))
 
         def run() -> Batch:
             change = read()
-            return self._service.update(
-                f"batches/{id}", display_name=change.display_name, priority=change.priority
-            )
+            with in_words_of(routes.UPDATE_BATCH):
+                return self._service.update(
+                    f"batches/{id}", display_name=change.display_name, priority=change.priority
+                )
 
-        return _json(write_responses.batch_message(await to_thread.run_sync(run)))
+        return json_answer(write_responses.batch_message(await to_thread.run_sync(run)))
 
     async def embeddings(self, request: Request, id: str) -> Response:  # noqa: A002
         """Answer the results as an Arrow stream."""
-        numbers = request.query_params.get("numbers", "float32")
+        numbers = request.query_params.get(routes.NUMBERS, "float32")
         if numbers not in write_results.NUMBERS:
-            raise InvalidArgument(f"numbers is one of {', '.join(write_results.NUMBERS)}", field="numbers")
-        dimensions = _integer(request, "dimensions")
+            raise InvalidArgument(
+                f"numbers is one of {', '.join(write_results.NUMBERS)}", field=routes.NUMBERS
+            )
+        dimensions = read_queries.integer(request.query_params.get(routes.DIMENSIONS), routes.DIMENSIONS)
         pieces = await self._results.run(self._embeddings, f"batches/{id}", dimensions, numbers)
         return StreamedResponse(self._results.stream(pieces), media_type=arrow.MEDIA_TYPE)
 
@@ -243,20 +236,20 @@ class _Face:
 
     async def models(self, request: Request) -> Response:
         """Answer the served models, the default first."""
-        _page_size(request, *_MODELS_A_PAGE)
-        if request.query_params.get("pageToken"):
+        read_queries.page_size(request.query_params.get(routes.PAGE_SIZE), *_MODELS_A_PAGE)
+        if request.query_params.get(routes.PAGE_TOKEN):
             raise InvalidArgument(
-                "this page token is not one of ours: all models are on one page", field="pageToken"
+                "this page token is not one of ours: all models are on one page", field=routes.PAGE_TOKEN
             )
         served = await to_thread.run_sync(self._service.models)
-        return _json({"models": [_model(one) for one in served]})
+        return json_answer(write_responses.page("models", map(_model, served)))
 
     async def model(self, model: str) -> Response:
         """Answer one model, under the name it was asked for."""
         if ":" in model:
             raise NotFound("there is no such method of a model")
         served = await to_thread.run_sync(self._service.model, model)
-        return _json({**_model(served), "name": f"models/{model}"})
+        return json_answer({**_model(served), "name": f"models/{model}"})
 
 
 def _digest(model: str, body: bytes | bytearray) -> str:
@@ -269,41 +262,7 @@ def _bulk(served: ServedModel) -> str:
     return f"bulk {served.name}"
 
 
-def _may_wait(served: ServedModel, made: read_requests.Created, run: str | None) -> bool:
-    """Return whether a submit needs what only a loaded model tells: its native dimensions, its identity."""
-    rows = made.rows or ()
-    return bool(rows) and (
-        run is not None or (served.dimensions is None and any(row.dimensions is not None for row in rows))
-    )
-
-
-def _dimensions(rows: list[RequestRow]) -> Any:
-    import pyarrow as pa  # noqa: PLC0415
-
-    return pa.array([row.dimensions for row in rows], pa.int32())
-
-
 def _model(served: ServedModel) -> dict[str, Any]:
     return write_responses.model_message(
         served.name, served.dimensions, served.max_tokens, served.spec.engine
     )
-
-
-def _integer(request: Request, name: str) -> int | None:
-    value = request.query_params.get(name)
-    if not value:
-        return None
-    if not value.isascii() or not value.removeprefix("-").isdecimal() or len(value) > 18:
-        raise InvalidArgument("this must be a whole number", field=name)
-    return int(value)
-
-
-def _page_size(request: Request, usual: int, most: int) -> int:
-    size = _integer(request, "pageSize")
-    if size is not None and size < 0:
-        raise InvalidArgument("the page size is a number, 0 or more", field="pageSize")
-    return min(size or usual, most)
-
-
-def _json(message: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(message), media_type="application/json")

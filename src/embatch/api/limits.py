@@ -6,14 +6,13 @@ What to refuse is decided by pure functions over values (`judge_head`, `BodyCoun
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
-import orjson
+from embatch.wire.gemini import routes, write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,16 +21,9 @@ if TYPE_CHECKING:
 
     from embatch.settings import Settings
 
-UPLOADS: Final = (b"/upload/", b"/resumable/upload/")
-"""Paths whose bodies are files: larger, and of any content type."""
-TEXTS: Final = (
-    b":embedContent",
-    b":batchEmbedContents",
-    b":countTokens",
-    b":asyncBatchEmbedContent",
-    b":embedReference",
-)
-"""What the paths end with whose bodies are texts; those of all others say a few words."""
+_UPLOADS: Final = tuple(f"{before}/".encode() for before in routes.UPLOAD.before)
+"""How the paths begin whose bodies are files: larger, and of any content type."""
+_TEXTS: Final = tuple(route.verb.encode() for route in routes.TAKE_TEXTS)
 SMALL_BYTES: Final = 64 << 10
 """Most bytes of a body without texts."""
 _ENVELOPE_BYTES: Final = 64 << 10
@@ -51,12 +43,9 @@ FILE_PIECES: Final = 2 << 20
 _BUSY_SECONDS: Final = 5.0
 """When a client that was refused for want of room may come back."""
 
-_NAMES: Final = {
-    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
-    HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
-    HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
-    HTTPStatus.METHOD_NOT_ALLOWED: "UNIMPLEMENTED",
-}
+
+_REMEDIES: Final = {HTTPStatus.METHOD_NOT_ALLOWED: {"Allow": "GET, POST, PATCH, DELETE"}}
+"""The headers that HTTP demands beside a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +83,14 @@ class Bounds:
 
     def body_limit(self, target: bytes) -> int:
         """Return the most bytes a body sent to this target may have."""
-        if target.startswith(UPLOADS):
+        if target.startswith(_UPLOADS):
             return self.file_bytes
-        takes_texts = unquote_to_bytes(target.partition(b"?")[0]).endswith(TEXTS)
+        takes_texts = unquote_to_bytes(target.partition(b"?")[0]).endswith(_TEXTS)
         return self.body_bytes if takes_texts else min(SMALL_BYTES, self.body_bytes)
 
     def held_limit(self, target: bytes) -> int:
         """Return the most bytes of such a body that are in memory at once."""
-        return FILE_PIECES if target.startswith(UPLOADS) else self.body_bytes
+        return FILE_PIECES if target.startswith(_UPLOADS) else self.body_bytes
 
     def overdue(self, spent: float, passed: int) -> bool:
         """Return whether a body or an answer is held back: `passed` bytes went by in `spent` seconds.
@@ -123,31 +112,14 @@ class Refusal:
 
     def encode(self) -> bytes:
         """Return the whole response."""
-        details = [
-            {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": self.reason, "domain": "embatch"}
-        ]
-        again = ""
-        if self.retry_after is not None:
-            delay = f"{self.retry_after:.3f}s"
-            details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
-            again = f"Retry-After: {max(1, math.ceil(self.retry_after))}\r\n"
-        body = orjson.dumps(
-            {
-                "error": {
-                    "code": self.status.value,
-                    "message": self.message,
-                    "status": _NAMES.get(self.status, "INVALID_ARGUMENT"),
-                    "details": details,
-                }
-            }
+        answer = write_errors.refusal(self.status.value, self.message, self.reason, self.retry_after)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(answer.body))}
+        headers |= {**_REMEDIES.get(self.status, {}), **answer.headers, "Connection": "close"}
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        return (
+            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n{''.join(lines)}\r\n".encode()
+            + answer.body
         )
-        allow = "Allow: GET, POST, PATCH, DELETE\r\n" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
-        head = (
-            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{allow}{again}"
-            "Connection: close\r\n\r\n"
-        )
-        return head.encode() + body
 
 
 def bad(reason: str, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> Refusal:
@@ -236,7 +208,7 @@ def _judge_body(request: h11.Request, headers: dict[bytes, bytes], bounds: Bound
             "bodies are taken as they are: send this one without Content-Encoding",
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         )
-    if request.target.startswith(UPLOADS) or _is_json(headers.get(b"content-type", b"")):
+    if request.target.startswith(_UPLOADS) or _is_json(headers.get(b"content-type", b"")):
         return None
     return bad(
         "CONTENT_TYPE",

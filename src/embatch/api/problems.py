@@ -1,32 +1,21 @@
-"""Errors on their way out: every one becomes Google's envelope, names its field, and says when to come back.
-
-{"error": {"code": 400, "message": …, "status": "INVALID_ARGUMENT", "details": [BadRequest?, RetryInfo?]}}
-"""
+"""Errors on their way out: each becomes an envelope, names its field, and says when to come back."""
 
 from __future__ import annotations
 
 import logging
-import math
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from embatch.errors import Code, EmbatchError, TooLarge, Unavailable
+from embatch.errors import Code, EmbatchError, Unavailable
+from embatch.wire.gemini import write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_RPC: Final = "type.googleapis.com/google.rpc."
-_BY_HTTP: Final = {
-    404: Code.NOT_FOUND,
-    405: Code.UNIMPLEMENTED,
-    413: Code.INVALID_ARGUMENT,
-    400: Code.INVALID_ARGUMENT,
-}
 _RETURN_SECONDS: Final = 5.0
 """How long a service that ends may take until it is there again, with its models not yet loaded."""
 _log = logging.getLogger("embatch.api")
@@ -41,19 +30,8 @@ def install(app: FastAPI) -> None:
 
 
 def answer(error: EmbatchError) -> Response:
-    """Return the answer to an error of ours."""
-    details: list[dict[str, Any]] = []
-    if error.field is not None or error.reason is not None:
-        violation = {"field": error.field or "", "description": error.message}
-        if error.reason is not None:
-            violation["reason"] = error.reason
-        details.append({"@type": f"{_RPC}BadRequest", "fieldViolations": [violation]})
-    headers = {}
-    if error.retry_after is not None:
-        details.append({"@type": f"{_RPC}RetryInfo", "retryDelay": f"{error.retry_after:.3f}s"})
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    http = 413 if isinstance(error, TooLarge) else error.code.http
-    return envelope(http, error.message, error.code, details, headers)
+    """Return the answer to an error of ours, its field as it stands on the wire."""
+    return _response(write_errors.answer(error))
 
 
 def leaving() -> Unavailable:
@@ -65,19 +43,9 @@ def leaving() -> Unavailable:
     )
 
 
-def envelope(
-    http: int,
-    message: str,
-    code: Code,
-    details: list[dict[str, Any]] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Return Google's error envelope."""
-    error: dict[str, Any] = {"code": http, "message": message, "status": code.name}
-    if details:
-        error["details"] = details
+def _response(made: write_errors.Answer, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
-        orjson.dumps({"error": error}), http, headers=dict(headers or {}), media_type="application/json"
+        made.body, made.http, headers={**(headers or {}), **made.headers}, media_type="application/json"
     )
 
 
@@ -90,21 +58,19 @@ async def _ours(_: Request, error: Exception) -> Response:
 
 async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    words = HTTPStatus(error.status_code).phrase
-    code = _BY_HTTP.get(error.status_code, Code.INTERNAL)
-    headers = dict(error.headers or {})
     if error.status_code == 405:
-        return envelope(405, f"{request.method} is not a method of this address", code, headers=headers)
-    return envelope(error.status_code, f"{words}: there is nothing at this address", code, headers=headers)
+        words = f"{request.method} is not a method of this address"
+    else:
+        words = f"{HTTPStatus(error.status_code).phrase}: there is nothing at this address"
+    return _response(write_errors.plain(error.status_code, words), error.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:])
-    violation = {"field": field, "description": first["msg"]}
-    details = [{"@type": f"{_RPC}BadRequest", "fieldViolations": [violation]}]
-    return envelope(400, f"{field}: {first['msg']}", Code.INVALID_ARGUMENT, details)
+    details = [write_errors.violation(field, first["msg"])]
+    return _response(write_errors.plain(400, f"{field}: {first['msg']}", details))
 
 
 async def _bug(_: Request, error: Exception) -> Response:
@@ -114,4 +80,4 @@ async def _bug(_: Request, error: Exception) -> Response:
 def bug(error: Exception) -> Response:
     """Log an error that is nobody's; return the answer to it."""
     _log.error("bug", extra={"fields": {"kind": type(error).__name__}}, exc_info=error)
-    return envelope(500, "an error of the service: its log says more", Code.INTERNAL)
+    return _response(write_errors.plain(500, "an error of the service: its log says more"))

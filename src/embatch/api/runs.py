@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anyio import to_thread
-from fastapi import APIRouter, Request
+from fastapi import Request  # noqa: TC002  (read at run time, by FastAPI)
 from fastapi.responses import Response
 
-from embatch.api.bodies import BodyThreads, large_body
-from embatch.api.waiting import EngineThreads
-from embatch.wire.gemini import read_requests, write_responses
+from embatch.api import routing
+from embatch.api.bodies import large_body
+from embatch.api.routing import json_answer
+from embatch.wire.gemini import read_requests, routes, write_responses
+from embatch.wire.gemini.write_errors import in_words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastapi import APIRouter
+
+    from embatch.api.threads import Threads
     from embatch.engine.models import ServedModel
     from embatch.service.application import Service
     from embatch.settings import Settings
     from embatch.shard import RequestRow
 
 
-def router(service: Service, settings: Settings, versions: tuple[str, ...]) -> APIRouter:
+def router(service: Service, settings: Settings, threads: Threads) -> APIRouter:
     """Return the routes over a service."""
-    face = _Runs(service, settings)
-    routes = APIRouter()
-    table: tuple[tuple[str, Callable[..., Any], str], ...] = (
-        ("/models/{model:path}:embedReference", face.reference, "Embed by the reference path"),
-        ("/runs/{run}:publish", face.publish, "Let a run's vectors answer later runs"),
+    face = _Runs(service, settings, threads)
+    return routing.router(
+        (
+            (routes.EMBED_REFERENCE, face.reference, "Embed by the reference path"),
+            (routes.PUBLISH_RUN, face.publish, "Let a run's vectors answer later runs"),
+        )
     )
-    for version in versions:
-        for path, handler, summary in table:
-            routes.add_api_route(f"/{version}{path}", handler, methods=["POST"], summary=summary)
-    return routes
 
 
 class _Runs:
     """The handlers."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, threads: Threads) -> None:
         self._service, self._settings = service, settings
-        self._engines, self._bodies = EngineThreads(), BodyThreads()
+        self._engines, self._bodies = threads.engines, threads.bodies
 
     async def reference(self, request: Request, model: str) -> Response:
         """Answer `embedReference`: a few texts in float32, one at a time; none at all only get it ready."""
@@ -57,18 +59,18 @@ class _Runs:
         return await self._engines.run(f"reference {served.name}", self._reference, rows, served)
 
     def _reference(self, rows: Callable[[], list[RequestRow]], served: ServedModel) -> Response:
-        found = self._service.interactive.reference(served.name, rows())
+        requests = rows()
+        with in_words_of(routes.EMBED_REFERENCE):
+            found = self._service.interactive.reference(served.name, requests)
         about = found.compared
-        engine = {
-            "name": about.engine,
-            "identity": about.identity,
-            "precision": about.precision,
-            "maxTokens": about.max_tokens,
-            "files": dict(about.files),
-        }
+        engine = write_responses.engine_message(
+            about.engine, about.identity, about.precision, about.max_tokens, about.files
+        )
         said = write_responses.reference(found.results, found.tokens, found.cpu_seconds, engine)
         return Response(said, media_type="application/json")
 
-    async def publish(self, run: str) -> dict[str, str]:
+    async def publish(self, run: str) -> Response:
         """Answer the end of a run."""
-        return {"newVectorCount": str(await to_thread.run_sync(self._service.publish, run))}
+        with in_words_of(routes.PUBLISH_RUN):
+            vectors = await to_thread.run_sync(self._service.publish, run)
+        return json_answer(write_responses.published(vectors))

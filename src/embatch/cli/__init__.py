@@ -8,6 +8,7 @@ work went, whoever reads or does not read what is shown.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -36,23 +37,21 @@ _OPTIONS: Final = {
     "data": "--data",
     "dimensions": "--dim",
     "display_name": "--name",
-    "displayName": "--name",
     "engine": "--engine",
     "engine-option": "--engine-option",
     "model": "--model",
     "name": "NAME",
     "output_dimensionality": "--dim",
-    "outputDimensionality": "--dim",
     "poll_interval": "--interval",
     "precision": "--precision",
     "priority": "--priority",
     "target": "--to",
     "task_type": "--task-type",
-    "taskType": "--task-type",
     "threads": "--threads",
     "timeout": "--timeout",
 }
 """What a user types for a field of a call, by the last part of its name."""
+_CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def _exit_code(error: EmbatchError) -> int:
@@ -74,7 +73,9 @@ def _words(error: EmbatchError) -> str:
     """Return an error's message, with the option at fault where it does not name it."""
     if not error.field:
         return error.message
-    option = _OPTIONS.get(error.field.rpartition(".")[2], error.field)
+    # A service may spell the field as its wire does.
+    name = _CAPITAL.sub("_", error.field.rpartition(".")[2]).lower()
+    option = _OPTIONS.get(name, error.field)
     return error.message if option in error.message else f"{error.message} ({option})"
 
 

@@ -81,6 +81,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     stays = partial(_stays, out, folder, to)
     with saying(stays), client(to, data) as service, Display(notice=crowding(service)) as display:
         # Not before the private service has begun to start.
+        from embatch.client.base import target_of  # noqa: PLC0415
         from embatch.dtypes import Dtype  # noqa: PLC0415
         from embatch.runs.options import EmbedOptions, RunOptions  # noqa: PLC0415
         from embatch.runs.run import embed_dataset  # noqa: PLC0415
@@ -95,7 +96,8 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         opened = open_source(source, text, id)
         summary = embed_dataset(service, opened, out, embed_options, options, display.run)
         elapsed = display.elapsed
-    _report(summary, elapsed, free=service.ours)
+        provider = target_of(service).provider.name
+    _report(summary, elapsed, provider)
     return PARTLY if summary.failed else DONE
 
 
@@ -114,8 +116,8 @@ def _stays(out: str, data: Path, to: str) -> str:
     return f"finished blocks stay in {ledger}; {of_batches}; the same command goes on"
 
 
-def _report(summary: Summary, elapsed: float, *, free: bool) -> None:
-    """Print what a run did."""
+def _report(summary: Summary, elapsed: float, provider: str) -> None:
+    """Print what a run did, and what it cost: processor time, or a provider's price for the tokens."""
     size = "" if summary.bytes is None else f", {summary.bytes / 1e6:,.1f} MB"
     dimensions = " and ".join(map(str, summary.dimensions))
     report(
@@ -132,13 +134,14 @@ def _report(summary: Summary, elapsed: float, *, free: bool) -> None:
     )
     if summary.resumed:
         report(f"{summary.resumed:,} rows had been done or handed over by an earlier call")
-    if free and summary.cpu_seconds:
+    if summary.cpu_seconds:
         report(cost_line(summary.cpu_seconds, summary.interactive_cpu_seconds))
-    if not free and summary.tokens:
+    if summary.tokens:
         from embatch.runs.prices import DEFAULT  # noqa: PLC0415
 
-        batch, alone = DEFAULT.gemini(summary.tokens)
-        report(f"cost: ${batch:,.4f} as a batch, ${alone:,.4f} interactively, prices of {DEFAULT.date}")
+        if (price := DEFAULT.of(provider, summary.tokens)) is not None:
+            batch, alone = price
+            report(f"cost: ${batch:,.4f} as a batch, ${alone:,.4f} interactively, prices of {DEFAULT.date}")
     if summary.sample is not None:
         found = summary.sample
         report(

@@ -25,6 +25,13 @@ Precision = Annotated[str, Parameter(help="auto, f32 or bf16.")]
 def serve(  # noqa: PLR0913  (one parameter a flag)
     *,
     data: Data = None,
+    database: Annotated[
+        str | None,
+        Parameter(help="Postgres database in place of SQLite in --data; with a password: EMBATCH_DATABASE."),
+    ] = None,
+    blobs: Annotated[
+        Path | None, Parameter(help="Folder for texts and embeddings beside --database; --data by default.")
+    ] = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     socket: Annotated[Path | None, Parameter(help="Listen on this Unix socket instead.")] = None,
@@ -58,6 +65,8 @@ def serve(  # noqa: PLR0913  (one parameter a flag)
     return run(
         ServeOptions(
             data=data or data_folder(),
+            database=database,
+            blobs=blobs,
             host=host,
             port=port,
             socket=socket,

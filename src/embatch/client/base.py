@@ -22,6 +22,7 @@ from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, prin
 
 if TYPE_CHECKING:
     from embatch.client.calls import Call
+    from embatch.client.providers.provider import Target
 
 CONNECT_SECONDS = 10.0
 _SAID = 300
@@ -50,16 +51,6 @@ class BaseClient:
         self._closed = False
         self._model = model
         self._via = ""
-
-    @property
-    def ours(self) -> bool:
-        """Whether the target is an embatch service, private or not; else it is Google's."""
-        return self._session.target.ours
-
-    @property
-    def local(self) -> bool:
-        """Whether the target is the private service of this machine, whose clock is then ours too."""
-        return self._session.target.data is not None
 
     def __repr__(self) -> str:
         target = self._session.target
@@ -146,3 +137,8 @@ class BaseClient:
         if isinstance(error, _UNSENT):
             return ConnectionFailed(f"cannot reach {target}{via} ({said})", reason=NOT_SENT)
         return ConnectionFailed(f"the connection to {target}{via} broke before an answer came ({said})")
+
+
+def target_of(client: BaseClient) -> Target:
+    """Return where a client's calls go, for runs and commands that ask what its provider can do."""
+    return client._session.target  # noqa: SLF001  (the same module)

@@ -13,10 +13,12 @@ import secrets
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from embatch.backoff import Backoff
 
 T = TypeVar("T")
 
@@ -84,6 +86,14 @@ class Reply:
 Flow: TypeAlias = Generator[Call | Work, Reply, T]
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange(Generic[T]):
+    """One call and what is read from the body of its good reply."""
+
+    call: Call
+    read: Callable[[bytes], T]
+
+
 def work(function: Callable[[], T]) -> Flow[T]:
     """Run blocking work through the shell and return what it returns."""
     results: list[T] = []
@@ -101,3 +111,30 @@ class Environment:
     """Uniform from [0, 1): the jitter of waits."""
     token: Callable[[], str] = lambda: secrets.token_hex(16)
     """A name nobody else has: the idempotency key of a submit."""
+
+
+class Sender(Protocol):
+    """How a flow of several calls talks: repeats and waits are those of a session (`retry.Session`)."""
+
+    @property
+    def outside(self) -> Environment:
+        """Clock and chance."""
+        ...
+
+    @property
+    def submit(self) -> Backoff:
+        """How patiently calls are repeated."""
+        ...
+
+    @property
+    def poll(self) -> Backoff:
+        """How patiently one waits for what is not there yet."""
+        ...
+
+    def send(self, call: Call, *, once: bool = False, backoff: Backoff | None = None) -> Flow[Reply]:
+        """Send a call, repeat it while that can help, return its good reply."""
+        ...
+
+    def ask(self, exchange: Exchange[T], *, once: bool = False) -> Flow[T]:
+        """The same, and return what is read from the reply."""
+        ...

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from embatch.backoff import Backoff, poll_interval, time_limit
+from embatch.backoff import Backoff
 from embatch.batch import Batch, Page, Request
-from embatch.client import arguments, readers
+from embatch.client import arguments
 from embatch.client import payload as payloads
-from embatch.client.calls import ANSWER_BYTES, OUTPUT_BYTES, SLOW, Call, work
-from embatch.client.models import advanced, list_call, model_path, not_served, service_path
-from embatch.client.retry import repeatable, send
-from embatch.client.upload import send_file
+from embatch.client.calls import work
+from embatch.client.models import advanced, model_name, not_served
+from embatch.client.retry import repeatable
 from embatch.errors import (
     BatchFailed,
     BatchNotCompleted,
@@ -29,10 +28,8 @@ from embatch.errors import (
     InvalidArgument,
     NotFound,
     TooLarge,
-    Unavailable,
 )
 from embatch.states import State
-from embatch.wire.gemini import read_responses, write_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
 _ONCE: Final = Backoff(attempts=1)
 _NAME: Final = re.compile(r"batches/[^/?#\s]+")
-JSON: Final = {"Content-Type": "application/json"}
 _RETRY: Final = " (retry)"
 
 
@@ -103,55 +99,51 @@ def submit(
     """Submit a batch: inline if it is small, through an uploaded file if it is not."""
     labels = labels.checked()
     like = default_request(defaults)
-    payload = payloads.Payload(session.target)
+    provider = session.provider
+    _check_priority(session, labels.priority or None)
+    payload = payloads.Payload(provider)
     try:
         for block in payloads.blocks(requests, like):
             yield from work(partial(payload.add, block))
         yield from work(payload.close)
-        model = yield from model_path(session, defaults.model)
+        model = yield from model_name(session, defaults.model)
         if (inline := payload.inline) is not None:
-            if not session.target.ours:
-                inline = [readers.tagged_inline(one, index) for index, one in enumerate(inline)]
-            body = write_requests.create_body(model, labels.display_name, labels.priority, inline)
-            if len(body) <= session.target.inline_bytes:
+            body = provider.inline_body(model, labels.display_name, labels.priority, inline)
+            if len(body) <= session.can.inline_bytes:
                 try:
                     return (yield from _create(session, model, body, labels))
                 except TooLarge:  # the service's limits are lower than usual
                     pass
             yield from work(payload.to_file)
         parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
-        file = yield from send_file(session, parcel)
-        body = write_requests.create_from_file_body(model, labels.display_name, labels.priority, file)
+        file = yield from provider.upload(session, parcel)
+        body = provider.file_body(model, labels.display_name, labels.priority, file)
         return (yield from _create(session, model, body, labels))
     finally:
         payload.discard()
 
 
+def _check_priority(session: Session, priority: int | None) -> None:
+    """Refuse a priority where there is none. Raises InvalidArgument."""
+    if priority is not None and not session.can.priorities:
+        raise InvalidArgument(
+            f"{session.provider.name} knows no priority: leave priority out", field="priority"
+        )
+
+
 def _create(session: Session, model: str, body: bytes, labels: BatchOptions) -> Flow[Batch]:
-    headers: dict[str, str] = dict(JSON)
-    if session.target.ours:
-        headers["Idempotency-Key"] = labels.idempotency_key or session.outside.token()
-        if labels.run is not None:
-            headers["Embatch-Run"] = labels.run
-    call = Call("POST", service_path(session, f"{model}:asyncBatchEmbedContent"), headers=headers, body=body)
+    keyed = session.can.idempotency_keys
+    key = (labels.idempotency_key or session.outside.token()) if keyed else None
     try:
         # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
-        reply = yield from send(session, call, once=not session.target.ours)
+        return (yield from session.ask(session.provider.create(model, body, key, labels.run), once=not keyed))
     except NotFound as error:
         raise (yield from not_served(session, model, error)) from None
-    return read_responses.parse_operation(reply.body)
 
 
 def get(session: Session, which: str | Batch) -> Flow[Batch]:
     """Return a batch as it is now."""
-    return read_responses.parse_operation((yield from send(session, _get(session, _name(which)))).body)
-
-
-def _get(session: Session, name: str) -> Call:
-    # Without the view a finished inline batch answers every poll with all its embeddings.
-    query = {"view": "BASIC"} if session.target.ours else {}
-    most = ANSWER_BYTES if session.target.ours else OUTPUT_BYTES
-    return Call("GET", service_path(session, name), query=query, most=most)
+    return (yield from session.ask(session.provider.status(_name(which))))
 
 
 def await_batch(
@@ -162,18 +154,19 @@ def await_batch(
     The guide's limit counts from when the number of requests is known: a file is read first, however long.
     """
     name, clock = _name(which), session.outside.clock
+    status = session.provider.status(name)
     if on_progress is not None and not callable(on_progress):
         arguments.refuse("on_progress", "a function of the batch", on_progress)
     started, failures, count, after = clock(), 0, 0, 0.0
     state = "not heard of yet"
     while True:
         try:
-            reply = yield from send(session, replace(_get(session, name), after=after), backoff=_ONCE)
-            batch = read_responses.parse_operation(reply.body)
+            reply = yield from session.send(replace(status.call, after=after), backoff=_ONCE)
+            batch = status.read(reply.body)
         except EmbatchError as error:
             failures += 1
             delay = session.poll.delay(failures, session.outside.chance(), error.retry_after)
-            if delay is None or not repeatable(Call("GET", name), error):
+            if delay is None or not repeatable(status.call, error):
                 raise
             after = delay
         else:
@@ -184,8 +177,8 @@ def await_batch(
                 on_progress(batch)
             if batch.done:
                 return batch
-            after = poll_interval(count) if wait.interval is None else wait.interval
-        limit = (time_limit(count) if count else math.inf) if wait.limit is None else wait.limit
+            after = session.can.poll_interval(count) if wait.interval is None else wait.interval
+        limit = (session.can.time_limit(count) if count else math.inf) if wait.limit is None else wait.limit
         left = started + limit - clock()
         if left <= 0:
             raise BatchTimeout(
@@ -203,9 +196,7 @@ def results(
     arguments.flag("partial", partial)
     batch = which if isinstance(which, Batch) and which.done else (yield from get(session, which))
     _check_readable(batch, partial=partial)
-    if session.target.ours:
-        return (yield from _read_stream(session, batch, dimensions))
-    return (yield from _read_output(session, batch, dimensions))
+    return (yield from session.provider.results(session, batch, dimensions))
 
 
 def _check_readable(batch: Batch, *, partial: bool) -> None:
@@ -215,38 +206,6 @@ def _check_readable(batch: Batch, *, partial: bool) -> None:
         return
     remedy = "partial=True reads what it finished" if batch.done else "await_batch_completion waits for it"
     raise BatchNotCompleted(f"{batch.name} is not completed (current state: {batch.state}): {remedy}")
-
-
-def _read_stream(session: Session, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
-    query = {} if dimensions is None else {"dimensions": str(dimensions)}
-    buffer = readers.Buffer(batch.batch_stats.request_count)
-    path = service_path(session, f"{batch.name}/embeddings")
-    yield from send(session, Call("GET", path, query, patience=SLOW, sink=buffer))
-    return (yield from work(lambda: readers.from_arrow(batch, buffer.content)))
-
-
-def _read_output(session: Session, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
-    """Read Google's inlined responses or responses file. Either can appear later than the state says."""
-    failures = 0
-    call = replace(_get(session, batch.name), patience=SLOW)
-    while True:
-        body = (yield from send(session, call)).body
-        file = read_responses.parse_operation(body).responses_file
-        if file is not None:
-            lines = readers.Lines(batch.batch_stats.request_count)
-            path = service_path(session, f"{file}:download")
-            yield from send(session, Call("GET", path, {"alt": "media"}, patience=SLOW, sink=lines))
-            return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
-        result = yield from work(partial(readers.from_operation, batch, body, dimensions))
-        if result is not None:
-            return result
-        failures += 1
-        delay = session.poll.delay(failures, session.outside.chance())
-        if delay is None:
-            raise Unavailable(
-                f"{batch.name} is {batch.state}, but its results are not there yet: come back later"
-            )
-        call = replace(call, after=delay)
 
 
 def retry_failed(
@@ -278,10 +237,7 @@ def retry_failed(
 def page(session: Session, size: int | None, token: str | None) -> Flow[Page[Batch]]:
     """Return one page of all batches, newest first."""
     size = arguments.optional_whole("page_size", size, arguments.INT32_ABOVE_0)
-    found = read_responses.parse_batches(
-        (yield from send(session, list_call(session, "batches", size, token))).body
-    )
-    return advanced(found, token)
+    return advanced((yield from session.ask(session.provider.batches(size, token))), token)
 
 
 def update(
@@ -292,10 +248,8 @@ def update(
     priority = arguments.optional_whole("priority", priority, arguments.INT64)
     if display_name is None and priority is None:
         raise InvalidArgument("nothing to change: give display_name or priority", field="display_name")
-    mask, body = write_requests.update_body(display_name, priority)
-    path = service_path(session, f"{_name(which)}:updateEmbedContentBatch")
-    call = Call("PATCH", path, {"updateMask": mask}, JSON, body)
-    return read_responses.parse_batch((yield from send(session, call)).body)
+    _check_priority(session, priority)
+    return (yield from session.ask(session.provider.update(_name(which), display_name, priority)))
 
 
 def cancel(session: Session, which: str | Batch) -> Flow[Batch]:
@@ -303,7 +257,7 @@ def cancel(session: Session, which: str | Batch) -> Flow[Batch]:
     name = _name(which)
     refused: FailedPrecondition | None = None
     try:
-        yield from send(session, Call("POST", service_path(session, f"{name}:cancel")))
+        yield from session.send(session.provider.cancel(name))
     except FailedPrecondition as error:
         refused = error
     batch = yield from get(session, name)
@@ -316,7 +270,7 @@ def cancel(session: Session, which: str | Batch) -> Flow[Batch]:
 def delete(session: Session, which: str | Batch) -> Flow[None]:
     """Delete a finished batch."""
     try:
-        yield from send(session, Call("DELETE", service_path(session, _name(which))))
+        yield from session.send(session.provider.delete(_name(which)))
     except NotFound as gone:
         # The answer to an earlier attempt was lost, and that attempt deleted it.
         if gone.__cause__ is None:

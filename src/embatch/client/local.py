@@ -10,17 +10,11 @@ client that dies, however, drops its connection with it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
-import importlib.util
-import json
 import os
 import socket
-import subprocess
-import sys
 import time
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -28,51 +22,24 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from embatch import ownership
-from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument, Unavailable, printable
+from embatch.client.place import holder, read
+from embatch.client.starting import FOLDER_TAKEN, reap, start, why
+from embatch.errors import EmbatchError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embatch.client.base import BaseClient
+    from embatch.client.place import Place
+    from embatch.client.starting import Child
 
 START_SECONDS: Final = 120.0
 """A service that does not listen by then is given up; it loads no model before it listens."""
-_FOLDER_TAKEN: Final = 75
-_INSTANCE: Final = "Embatch-Instance"
-_NEEDED: Final = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
-_LOG_BYTES: Final = 8 << 20
-_SAID_BYTES: Final = 16 << 10
-"""Of the log, from its end, where it has to say why a service did not come up."""
-_NOTE_BYTES: Final = 64 << 10
 
 
 def default_data_folder(environ: Mapping[str, str] | None = None) -> Path:
     """Return the data folder of the local service: EMBATCH_DATA, else the platform's place for user data."""
     named = (os.environ if environ is None else environ).get("EMBATCH_DATA")
     return Path(named) if named else platformdirs.user_data_path("embatch")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the service of a data folder listens, as `service.json` says."""
-
-    pid: int
-    socket: Path | None
-    url: str | None
-    """Set instead of `socket` when somebody runs `embatch serve --data` here on a port."""
-    instance: str | None
-    """What the service's answers name it in a header; `None` for an earlier version, which has no name."""
-
-    def answered(self, reply: http.client.HTTPResponse) -> bool:
-        """Return whether an answer is this service's."""
-        return self.instance is None or reply.getheader(_INSTANCE) == self.instance
-
-
-class _Child(subprocess.Popen[bytes]):
-    """The service's process. It outlives this object on purpose, so its end is not warned about."""
-
-    def __del__(self) -> None:
-        pass
 
 
 class Attachment:
@@ -109,12 +76,11 @@ class Attachment:
         """Let go of the service. Repeating is safe."""
         if self._connection is not None:
             self._connection.close()
-        _reap()
+        reap()
 
 
 _attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
-_children: list[_Child] = []
-_begun: dict[Path, _Child] = {}
+_begun: dict[Path, Child] = {}
 """Services that were started and not attached to yet, by data folder."""
 
 
@@ -146,16 +112,16 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
     child = _begun.pop(data, None)
     pause = 0.01
     while True:
-        if (place := _read(data)) and _holder(data) == place.pid and (attachment := _try(place)):
+        if (place := read(data)) and holder(data) == place.pid and (attachment := _try(place)):
             return attachment
         if child is None:
-            child = _start(data)
+            child = start(data)
         elif (code := child.poll()) is not None:
-            if code != _FOLDER_TAKEN:
-                raise Unavailable(_why(data, f"the local service ended with code {code}"))
+            if code != FOLDER_TAKEN:
+                raise Unavailable(why(data, f"the local service ended with code {code}"))
             child = None  # another one holds the folder: it is starting, or just ending
         if time.monotonic() > deadline:
-            raise Unavailable(_why(data, f"the local service did not answer within {seconds:.0f} s"))
+            raise Unavailable(why(data, f"the local service did not answer within {seconds:.0f} s"))
         time.sleep(pause)
         pause = min(0.05, pause * 1.5)
 
@@ -168,41 +134,8 @@ def begin(data: Path) -> None:
     data = data.expanduser().absolute()
     with contextlib.suppress(EmbatchError):
         ownership.check_folder(data)
-        if data not in _begun and _read(data) is None:
-            _begun[data] = _start(data)
-
-
-def _read(data: Path) -> Place | None:
-    """Return where the service of this folder listens, or listened before it was killed."""
-    try:
-        with os.fdopen(ownership.open_own(data / "service.json", os.O_RDONLY), "rb") as note:
-            found = json.loads(note.read(_NOTE_BYTES))
-        named = found.get("socket")
-        return Place(
-            int(found["pid"]), Path(named) if named else None, found.get("url"), found.get("instance")
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _holder(data: Path) -> int | None:
-    """Return the process id of the service that holds the data folder, `None` if none does."""
-    try:
-        lock = ownership.open_own(data / "lock", os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # At once: a service that starts is trying to take it. Closing alone would leave it to a forked child.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-    except BlockingIOError:
-        said = os.pread(lock, 32, 0).strip()
-        return int(said) if said.isdigit() else None
-    except OSError:
-        return None
-    finally:
-        os.close(lock)
-    return None
+        if data not in _begun and read(data) is None:
+            _begun[data] = start(data)
 
 
 def _try(place: Place) -> Attachment | None:
@@ -247,84 +180,3 @@ def _answers(place: Place) -> bool:
     finally:
         if speaker is not None:
             speaker.close()
-
-
-def _start(data: Path) -> _Child:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise FailedPrecondition(
-            f'the local service needs {", ".join(missing)}: pip install "embatch[local]", '
-            "or name a service's address as the target",
-            field="target",
-        )
-    if not sys.executable:
-        raise FailedPrecondition(
-            "this Python does not know its own path, so it cannot start the local service: run "
-            "`embatch serve` and name its address as the target",
-            field="target",
-        )
-    try:
-        ownership.make_folder(data)
-        log = ownership.open_own(_log(data), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    except OSError as error:
-        raise InvalidArgument(f"the data folder cannot be used: {error}", field="data") from None
-    try:
-        if os.fstat(log).st_size > _LOG_BYTES:
-            os.ftruncate(log, 0)
-        child = _Child(
-            [sys.executable, "-m", "embatch.server", str(data)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            # The folder a user happens to work in must not shadow the service's modules.
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-        )
-    finally:
-        os.close(log)
-    _reap()
-    _children.append(child)
-    return child
-
-
-def _reap() -> None:
-    """Take leave of services that we started and that have ended."""
-    _children[:] = [child for child in _children if child.poll() is None]
-
-
-def _log(data: Path) -> Path:
-    return data / "service.log"
-
-
-def _why(data: Path, what: str) -> str:
-    lines: list[str] = []
-    with contextlib.suppress(OSError), os.fdopen(ownership.open_own(_log(data), os.O_RDONLY), "rb") as log:
-        log.seek(max(0, os.fstat(log.fileno()).st_size - _SAID_BYTES))
-        lines = log.read().decode(errors="replace").splitlines()[-5:]
-    said = "".join(f"\n  {printable(line, 300)}" for line in lines)
-    return f"{what}; its log is {_log(data)}{':' if said else ''}{said}"
-
-
-def service_cpu_seconds(client: BaseClient) -> float | None:
-    """Return the CPU seconds spent so far by the local service with its engine processes.
-
-    `None` where the client has no local service, or the system does not tell (Linux does).
-    """
-    attachment = client._attachment  # noqa: SLF001  (the same package)
-    if attachment is None:
-        return None
-    spent: dict[int, tuple[int, float]] = {}
-    tick = os.sysconf("SC_CLK_TCK")
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            numbers = (entry / "stat").read_text().rpartition(")")[2].split()
-            # After the name: state, parent, …; 11 to 14 are user and system time, own and of ended children.
-            spent[int(entry.name)] = (int(numbers[1]), sum(map(int, numbers[11:15])) / tick)
-    root = attachment.place.pid
-    if root not in spent:
-        return None
-    family, total = [root], 0.0
-    for pid in family:
-        total += spent[pid][1]
-        family += [child for child, (parent, _) in spent.items() if parent == pid]
-    return total

@@ -9,42 +9,26 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import islice
 from numbers import Real
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from embatch.batch import DISPLAY_NAME, Request, Texts
 from embatch.client import arguments
-from embatch.client.readers import tagged_line
 from embatch.client.upload import FileUpload
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.wire.arrow.write_requests import StreamWriter
-from embatch.wire.gemini.write_requests import LineWriter, refuse_unsayable
+from embatch.wire.gemini.write_requests import refuse_unsayable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from io import BufferedRandom
 
-    from embatch.client.targets import Target
+    from embatch.client.providers.provider import Provider, RequestWriter
 
 BLOCK_REQUESTS: Final = 4096
 """Requests encoded at a time: some milliseconds of work."""
 _OVERHEAD: Final = 64
 """Least bytes of JSON around one text."""
 _MISSING: Final = ("NAType", "NaTType")
-
-
-class RequestWriter(Protocol):
-    """Encodes requests into a file, in their order."""
-
-    mime_type: ClassVar[str]
-
-    def write(self, requests: Sequence[Request]) -> None:
-        """Append requests."""
-        ...
-
-    def finish(self) -> None:
-        """Complete the file, which stays open."""
-        ...
 
 
 def request(given: object, index: int, defaults: Request) -> Request:
@@ -119,17 +103,16 @@ def blocks(
 
 
 class Payload:
-    """Gathers the requests of one batch in the form its target takes.
+    """Gathers the requests of one batch in the form its provider takes.
 
     Attributes:
         inline: all requests while they are few enough to be sent inline; `None` once there is a file.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, provider: Provider) -> None:
         self.inline: list[Request] | None = []
-        self._target = target
+        self._provider = provider
         self._bytes = 0
-        self._written = 0
         self._file: BufferedRandom | None = None
         self._writer: RequestWriter | None = None
 
@@ -141,26 +124,24 @@ class Payload:
         self.inline += block
         texts = [one.text or "" for one in block]
         self._bytes += sum(_OVERHEAD + len(text) for text in texts)
+        can = self._provider.capabilities
         if (
-            len(self.inline) > self._target.inline_requests
-            or self._bytes > self._target.inline_bytes
-            # JSON has no such text; a file for our own service says what it is, so that its error does too.
-            or (self._target.ours and not all(map(encodable, texts)))
+            len(self.inline) > can.inline_requests
+            or self._bytes > can.inline_bytes
+            # JSON has no such text; where a file says what it is, its error does too.
+            or (can.any_text_in_files and not all(map(encodable, texts)))
         ):
             self._spill()
 
     def _spill(self) -> None:
         held, self.inline = self.inline or [], None
         self._file = tempfile.TemporaryFile(prefix="embatch-")  # noqa: SIM115  (see discard)
-        self._writer = StreamWriter(self._file) if self._target.ours else LineWriter(self._file)
+        self._writer = self._provider.writer(self._file)
         self._write(held)
 
     def _write(self, block: Sequence[Request]) -> None:
         assert self._writer is not None  # noqa: S101
-        if not self._target.ours:
-            block = [tagged_line(one, self._written + at) for at, one in enumerate(block)]
         self._writer.write(block)
-        self._written += len(block)
 
     def close(self) -> None:
         """All requests are here: complete the file, if there is one."""
@@ -179,7 +160,7 @@ class Payload:
         assert self._writer is not None  # noqa: S101
         size = self._file.seek(0, 2)
         names: tuple[str, ...] = ()
-        if named and self._target.ours:
+        if named and self._provider.capabilities.content_names:
             self._file.seek(0)
             digest = hashlib.file_digest(self._file, "sha256").hexdigest()
             name = f"files/embatch-{digest[:30]}"

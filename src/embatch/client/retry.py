@@ -9,11 +9,10 @@ from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import Call, Environment
 from embatch.client.receiving import TOO_LARGE
 from embatch.errors import ConnectionFailed, Internal
-from embatch.wire.gemini import read_errors
 
 if TYPE_CHECKING:
-    from embatch.client.calls import Flow, Reply
-    from embatch.client.targets import Target
+    from embatch.client.calls import Exchange, Flow, Reply, T
+    from embatch.client.providers.provider import Capabilities, Provider, Target
     from embatch.errors import EmbatchError
 
 NOT_SENT = "NOT_SENT"
@@ -31,38 +30,51 @@ class Session:
     known: dict[str, str] = field(default_factory=dict)
     """What the service said of itself (its `model`), so that a query is one call; emptied on reconnecting."""
 
+    @property
+    def provider(self) -> Provider:
+        """Whose protocol is spoken."""
+        return self.target.provider
 
-def send(session: Session, call: Call, *, once: bool = False, backoff: Backoff | None = None) -> Flow[Reply]:
-    """Send a call, repeat it while that can help, return its good reply.
+    @property
+    def can(self) -> Capabilities:
+        """What the provider can do."""
+        return self.target.provider.capabilities
 
-    Args:
-        session: where and how patiently.
-        call: what to send.
-        once: the call must not take effect twice, so it is repeated only where the service refused it or
-            cannot have seen it.
-        backoff: how patiently; that of a submit by default.
+    def send(self, call: Call, *, once: bool = False, backoff: Backoff | None = None) -> Flow[Reply]:
+        """Send a call, repeat it while that can help, return its good reply.
 
-    Raises:
-        EmbatchError: what the service answered, or `ConnectionFailed`, once repeating cannot help or has not
-            helped. Its `__cause__` is the last broken connection of an earlier attempt, if there was one.
-    """
-    patience = backoff or session.submit
-    failures, lost = 0, None
-    while True:
-        error: EmbatchError
-        try:
-            reply = yield call
-        except ConnectionFailed as failure:
-            error, lost = failure, failure
-        else:
-            if 200 <= reply.status < 300:
-                return reply
-            error = read_errors.parse_error(reply.status, reply.headers, reply.body, reply.via)
-        failures += 1
-        delay = patience.delay(failures, session.outside.chance(), error.retry_after)
-        if delay is None or not repeatable(call, error, once=once):
-            raise error from (None if error is lost else lost)
-        call = replace(call, after=delay)
+        Args:
+            call: what to send.
+            once: the call must not take effect twice, so it is repeated only where the service refused it or
+                cannot have seen it.
+            backoff: how patiently; that of a submit by default.
+
+        Raises:
+            EmbatchError: what the service answered, or `ConnectionFailed`, once repeating cannot help or has
+                not helped. Its `__cause__` is the last broken connection of an earlier attempt, if there was
+                one.
+        """
+        patience = backoff or self.submit
+        failures, lost = 0, None
+        while True:
+            error: EmbatchError
+            try:
+                reply = yield call
+            except ConnectionFailed as failure:
+                error, lost = failure, failure
+            else:
+                if 200 <= reply.status < 300:
+                    return reply
+                error = self.provider.read_error(reply)
+            failures += 1
+            delay = patience.delay(failures, self.outside.chance(), error.retry_after)
+            if delay is None or not repeatable(call, error, once=once):
+                raise error from (None if error is lost else lost)
+            call = replace(call, after=delay)
+
+    def ask(self, exchange: Exchange[T], *, once: bool = False) -> Flow[T]:
+        """Send a call as `send` does, and return what is read from its reply."""
+        return exchange.read((yield from self.send(exchange.call, once=once)).body)
 
 
 def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
-from embatch.client.retry import send
 from embatch.errors import AlreadyExists, ConnectionFailed, NotFound, PermissionDenied
-from embatch.wire.gemini import read_errors, read_responses, uploads
+from embatch.wire.gemini import read_errors, read_responses, routes, uploads
 
 if TYPE_CHECKING:
-    from embatch.client.calls import Flow
-    from embatch.client.retry import Session
+    from embatch.client.calls import Flow, Sender
     from embatch.errors import EmbatchError
 
 
@@ -29,7 +27,7 @@ class FileUpload:
     found again; empty lets the service choose."""
 
 
-def send_file(session: Session, upload: FileUpload) -> Flow[str]:
+def send_file(sender: Sender, upload: FileUpload, version: str) -> Flow[str]:
     """Upload a file in chunks and return its name, `files/{id}`; nothing is sent if it is there already.
 
     A connection that breaks is taken up where the service says it stopped; an upload that the service no
@@ -37,25 +35,25 @@ def send_file(session: Session, upload: FileUpload) -> Flow[str]:
     """
     for name in upload.names:
         try:
-            return (yield from _send(session, upload, name))
+            return (yield from _send(sender, upload, version, name))
         except AlreadyExists:
             # It is there; or an upload that was killed blocks its name until the service drops it.
-            if (yield from _is_there(session, name)):
+            if (yield from _is_there(sender, version, name)):
                 return name
-    return (yield from _send(session, upload, None))
+    return (yield from _send(sender, upload, version, None))
 
 
-def _is_there(session: Session, name: str) -> Flow[bool]:
+def _is_there(sender: Sender, version: str, name: str) -> Flow[bool]:
     try:
-        yield from send(session, Call("GET", f"/{session.target.version}/{name}"))
+        yield from sender.send(Call(routes.GET_FILE.method, routes.GET_FILE.path(version, name)))
     except (NotFound, PermissionDenied):
         return False
     return True
 
 
-def _send(session: Session, upload: FileUpload, name: str | None) -> Flow[str]:
+def _send(sender: Sender, upload: FileUpload, version: str, name: str | None) -> Flow[str]:
     failures = 0
-    address = yield from _begin(session, upload, name)
+    address = yield from _begin(sender, upload, version, name)
     offset, after = 0, 0.0
     while True:
         upload.file.seek(offset)
@@ -75,14 +73,14 @@ def _send(session: Session, upload: FileUpload, name: str | None) -> Flow[str]:
                 continue
             error = read_errors.parse_error(reply.status, reply.headers, reply.body, reply.via)
         failures += 1
-        delay = session.submit.delay(failures, session.outside.chance(), error.retry_after)
+        delay = sender.submit.delay(failures, sender.outside.chance(), error.retry_after)
         if delay is None or not (error.retryable or isinstance(error, NotFound)):
             raise error
         query = Call("POST", address, headers=uploads.query_headers(), after=delay)
         try:
-            reply = yield from send(session, query)
+            reply = yield from sender.send(query)
         except NotFound:
-            address, offset = (yield from _begin(session, upload, name)), 0
+            address, offset = (yield from _begin(sender, upload, version, name)), 0
             continue
         found = uploads.arrived(reply.headers)
         if found.final:
@@ -91,11 +89,11 @@ def _send(session: Session, upload: FileUpload, name: str | None) -> Flow[str]:
         offset = found.size
 
 
-def _begin(session: Session, upload: FileUpload, name: str | None) -> Flow[str]:
+def _begin(sender: Sender, upload: FileUpload, version: str, name: str | None) -> Flow[str]:
     call = Call(
         "POST",
-        f"/upload/{session.target.version}/files",
+        routes.UPLOAD.path(version),
         headers=uploads.start_headers(upload.size, upload.mime_type),
         body=uploads.start_body(upload.display_name, upload.mime_type, name),
     )
-    return uploads.upload_address((yield from send(session, call)).headers)
+    return uploads.upload_address((yield from sender.send(call)).headers)

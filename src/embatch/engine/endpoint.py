@@ -8,14 +8,13 @@ from __future__ import annotations
 import socket
 import ssl
 import zlib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 import orjson
 
 from embatch import network
-from embatch.backoff import Backoff, http_date, retry_after
+from embatch.backoff import Backoff, wait_asked
 from embatch.engine import answers
 from embatch.engine.answers import Expected, OtherModel, WrongAnswer
 from embatch.engine.protocol import EndpointTrouble
@@ -258,11 +257,8 @@ def _judge(answer: httpx2.Response) -> None:
     if status in _REJECTED:
         raise Rejected(f"the endpoint answered {status}")
     hint = ": --engine-url leads to another address" if 300 <= status < 400 else _HINTS.get(status, "")
-    now = http_date(answer.headers.get("date")) or datetime.now(UTC)
     raise Unwell(
-        f"the endpoint answered {status}{hint}",
-        status=status,
-        retry_after=retry_after(answer.headers.get("retry-after"), now),
+        f"the endpoint answered {status}{hint}", status=status, retry_after=wait_asked(answer.headers)
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TOO_LONG: Final = RequestError(
     Code.INVALID_ARGUMENT,
     Reason.TOO_LONG,
-    "the text is longer than the model takes: shorten it, or leave autoTruncate out to have it cut",
+    "the text is longer than the model takes: shorten it, or leave auto_truncate out to have it cut",
 )
 _BEYOND: Final = RequestError(
     Code.INVALID_ARGUMENT,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embatch.batch import DISPLAY_NAME
+from embatch.client.base import target_of
 from embatch.errors import AlreadyExists, FailedPrecondition
 from embatch.runs.identity import batch_key
 from embatch.states import State
@@ -36,6 +37,7 @@ class Adoption:
             FailedPrecondition: they were handed over before in another way.
         """
         embed_options = self.embed_options
+        native = target_of(self.client).provider.capabilities.native_results
         said = f"rows {rows.first}-{rows.first + len(rows.texts) - 1}"
         while True:
             try:
@@ -44,9 +46,7 @@ class Adoption:
                     display_name=f"{self.display_name} {said}"[-DISPLAY_NAME:],
                     model=embed_options.model,
                     task_type=embed_options.task_type,
-                    output_dimensionality=None
-                    if self.client.ours
-                    else max(embed_options.dimensions, default=None),
+                    output_dimensionality=None if native else max(embed_options.dimensions, default=None),
                     priority=embed_options.priority,
                     idempotency_key=batch_key(
                         self.ledger, number, embed_options.priority, texts, cache=self.run is not None

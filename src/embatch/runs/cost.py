@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from embatch.client.base import target_of
 from embatch.errors import BatchFailed, InvalidArgument
 from embatch.runs.part import distinct
 from embatch.states import State
@@ -126,7 +127,7 @@ def _unmeasured(client: Client, texts: int, measure: int) -> str:
     """Return why the rate is not measured; empty where it is, or nobody asked for it."""
     if not measure:
         return ""
-    if not client.ours:
+    if not target_of(client).provider.capabilities.cpu_accounting:
         return "the target is no service of embatch's"
     if texts < _SHORTEST:
         found = f"there are {texts}" if measure >= _SHORTEST else f"--measure gives {measure}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from embatch.client.base import target_of
 from embatch.runs.locations import shown
 
 if TYPE_CHECKING:
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
 
 def about(client: Client, source: Source, embed_options: EmbedOptions, block_rows: int) -> dict[str, object]:
     """Return what makes two calls the same run, as JSON."""
+    provider = target_of(client).provider
+    native = provider.capabilities.native_results
     return {
         "version": 1,
         "input": source.fingerprint(),
         "model": embed_options.model,
         "task type": embed_options.task_type and embed_options.task_type.value,
-        "target": "embatch" if client.ours else "gemini",
-        # A service of ours gives native vectors, whatever is written; elsewhere they come shortened.
-        "dimensions": None if client.ours else max(embed_options.dimensions, default=None),
+        "target": provider.name,
+        # Where results are native, they are whatever is written; elsewhere they come shortened.
+        "dimensions": None if native else max(embed_options.dimensions, default=None),
         "block rows": block_rows,
     }
 

@@ -35,6 +35,11 @@ class Prices:
         """Return what tokens cost as a batch, and interactively."""
         return tokens / 1e6 * self.gemini_batch, tokens / 1e6 * self.gemini_interactive
 
+    def of(self, provider: str, tokens: int) -> tuple[float, float] | None:
+        """Return the same for a provider by its name; `None` for one that the table does not have."""
+        price = {"gemini": self.gemini}.get(provider)
+        return None if price is None else price(tokens)
+
 
 DEFAULT: Final = Prices()
 

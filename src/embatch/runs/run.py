@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from embatch.client.base import target_of
 from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
@@ -268,7 +269,7 @@ class _Run:
         batch = self._adoption.batch(number, rows, texts) if texts else None
         self._handed |= batch is not None
         sent = Sent(number, rows, part, batch, places, texts, len(part.to_mend))
-        skew = timedelta(seconds=0 if self._client.local else 1)  # between another machine's clock and ours
+        skew = timedelta(seconds=target_of(self._client).clock_skew)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
             self._resumed += len(rows.texts)
             requests, tokens = finished(batch)

@@ -1,147 +1,99 @@
-"""Compose the service from its parts and run it until a signal, its last client's leave, or broken storage.
+"""The parts of a service put together. Nothing here begins anything: see `Service.start`.
 
-data folder locked → socket bound → engine loading, apart → store, service, app → listening, and noted in
-the folder
-first signal → no new connections, running answers finished → running micro-batch finished, the rest
-released → exit 0; second signal → exit at once, nothing lost: what was not committed is done again
+held ─┬─ dispatcher ────────┐  works shards: alone in a process, it is a worker
+└─ service(workers) ◄─┘  answers, plans and sweeps: with `Elsewhere` for workers, it only answers
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import resource
-import sys
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
-from embatch.errors import InvalidArgument
-from embatch.escapes import visible
-from embatch.pool.local import LocalPool
-from embatch.server import folder, logs
-from embatch.settings import Settings
+from embatch.service.application import Parts, Service
+from embatch.service.caching import Cached
+from embatch.service.dispatcher import Dispatcher
+from embatch.service.interactive import Interactive
+from embatch.service.planner import Planner
+from embatch.service.recovery import recover
+from embatch.service.sweeps import AgeClock, Ageing, since_boot
+from embatch.service.uploads import Uploads
+from embatch.store.cache import VectorCache
+from embatch.store.claims import SoleClaims
+from embatch.store.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
 
-TAKEN: Final = 75
-"""Exit code when another service holds the data folder (EX_TEMPFAIL)."""
-
-_OPEN_FILES: Final = 16_384
+    from embatch.engine.models import Catalog
+    from embatch.pool.protocol import Pool
+    from embatch.service.workers import Workers
+    from embatch.settings import Settings
+    from embatch.store.blobs import FolderBlobs
+    from embatch.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What `embatch serve` was told."""
+class Held:
+    """What parts stand on: a store and its blobs, the models and where they run, and the time."""
 
-    data: Path
-    host: str = "127.0.0.1"
-    port: int = 8080
-    socket: Path | None = None
-    """Listen on this Unix socket instead of host and port."""
-    models: tuple[str, ...] = ()
-    """Folders or Hub names, the first is the default; empty for the default model alone."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    engine: str = "auto"
-    engine_url: str | None = None
-    engine_options: Mapping[str, str] = field(default_factory=dict)
-    precision: str = "auto"
-    threads: int = 0
-    """0 takes the setting `threads`."""
-    private: bool = False
-    """End when no client is attached; listens on a socket of its own unless one is named."""
-    insecure_no_auth: bool = False
-    hosts: tuple[str, ...] = ()
-    """Names beyond those of the loopback address by which a service on it may be called, as by a proxy."""
+    store: Store
+    blobs: FolderBlobs
+    catalog: Catalog
+    pool: Pool
+    settings: Settings
+    now: Callable[[], datetime]
+
+    def recover(self) -> None:
+        """Take up what the last service left: for whoever has store and blobs to itself; see `recovery`."""
+        recover(self.store, self.blobs, Spool(self.blobs))
 
 
-def serve(options: ServeOptions) -> int:
-    """Run the service until it is told to end; return its exit code: 0, `TAKEN`, or `process.BROKEN`.
+def dispatcher(held: Held) -> Dispatcher:
+    """Return what works the shards of a store, beside a service or by itself."""
+    claims = SoleClaims(held.store, held.now)
+    return Dispatcher(claims, held.blobs, held.catalog, held.pool, held.settings)
 
-    Raises:
-        InvalidArgument: an option cannot be; nothing was started.
-        NotFound: a model is not there; the message names the command that gets it.
-        Unavailable: the address is taken.
+
+def service(
+    held: Held, workers: Workers, cache: Path, *, steady: Callable[[], float] = since_boot
+) -> Service:
+    """Return a service.
+
+    Args:
+        held: what it stands on.
+        workers: who works what it accepts: a dispatcher, or `Elsewhere` where another process does.
+        cache: folder of this machine for vectors that runs computed.
+        steady: seconds that nobody sets, those since the machine was switched on.
     """
-    _check_address(options)
-    settings = Settings.read(os.environ)
-    settings = replace(settings, threads=options.threads or settings.threads)
-    _allow_many_connections()
-    os.umask(0o077)  # texts, vectors and the socket are the owner's alone
-    logs.configure()
-    place = options.data.expanduser().absolute()
-    try:
-        with folder.locked(place):
-            return _serve(options, settings, place)
-    except folder.FolderTaken as taken:
-        print(f"embatch: {visible(str(taken))}", file=sys.stderr)  # noqa: T201  (for the person who typed the command)
-        return TAKEN
+    store, blobs, settings, now = held.store, held.blobs, held.settings, held.now
+    uploads = Uploads(store, blobs, Spool(blobs), settings, now)
+    cached = Cached(VectorCache(cache, settings.cache_bytes), held.pool, blobs)
+    planner = Planner(store, blobs, held.catalog, held.pool, settings, now, cached, planned=workers.wake)
 
+    def expired(batch_id: str) -> None:
+        workers.cancel(batch_id)
+        planner.stop(batch_id)
 
-def _allow_many_connections() -> None:
-    """Raise the soft limit of open files, often 1,024, as the system allows: pollers keep theirs open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _serve(options: ServeOptions, settings: Settings, place: Path) -> int:
-    listener = _bind(options, place)
-    pool = LocalPool(settings)
-    try:
-        catalog = _catalog(options, settings)
-        pool.begin(catalog.default)
-        # Half of the time to the first vector: this takes two seconds, the engine loads in another process.
-        from embatch.server.process import Parts, run  # noqa: PLC0415
-
-        # Only browsers are fooled by a name, and only an address on this machine alone has no other guard.
-        named = listener.path is None and _loopback(options.host)
-        hosts = (options.host, *options.hosts) if named else None
-        return run(Parts(place, settings, catalog, pool, listener, hosts, options.private))
-    finally:
-        pool.close(0.0)
-        listener.stream.close()
-        listener.remove()
-
-
-def _catalog(options: ServeOptions, settings: Settings) -> Catalog:
-    served = (
-        serve_model(
-            model,
-            engine=options.engine,
-            precision=options.precision,
-            threads=settings.threads,
-            url=options.engine_url,
-            options=options.engine_options,
+    clock = AgeClock(now, steady)
+    ageing = Ageing(store, blobs, settings, clock, expired=expired)
+    ageing.sweeps.append(lambda: uploads.sweep(clock.by(settings.file_expiry)))
+    ageing.sweeps.append(cached.cache.prune)
+    interactive = Interactive(held.catalog, held.pool, settings)
+    return Service(
+        Parts(
+            store=store,
+            blobs=blobs,
+            catalog=held.catalog,
+            pool=held.pool,
+            settings=settings,
+            now=now,
+            workers=workers,
+            planner=planner,
+            ageing=ageing,
+            cached=cached,
+            uploads=uploads,
+            interactive=interactive,
         )
-        for model in options.models or (DEFAULT_MODEL,)
     )
-    return Catalog(list(served), options.aliases)
-
-
-def _check_address(options: ServeOptions) -> None:
-    if options.socket is not None or options.private or options.insecure_no_auth or _loopback(options.host):
-        return
-    raise InvalidArgument(
-        f"{options.host} can be reached by others and this service asks for no key: listen on 127.0.0.1 or "
-        "a socket, or say --insecure-no-auth",
-        field="--host",
-    )
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bind(options: ServeOptions, place: Path) -> folder.Listener:
-    if options.socket is not None:
-        return folder.bind_unix(options.socket.expanduser().absolute())
-    if options.private:
-        return folder.bind_unix(folder.own_socket(place))
-    return folder.bind_tcp(options.host, options.port)

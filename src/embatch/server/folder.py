@@ -30,7 +30,7 @@ _SOCKET_BYTES: Final = 100
 """Longest path of a Unix socket that every platform takes (Linux 108, macOS 104, both with a zero byte)."""
 
 
-class FolderTaken(Exception):
+class FolderTaken(ownership.Taken):
     """Another service holds the data folder; the message names it."""
 
 

@@ -1,7 +1,7 @@
 """The running service: its HTTP server, its signals, its end.
 
 Everything heavy that answering takes is imported with this module, so the engine can load meanwhile: see
-`compose`.
+`start`.
 """
 
 from __future__ import annotations
@@ -23,25 +23,23 @@ import uvicorn
 from embatch.api.app import create_app
 from embatch.api.limits import Bounds
 from embatch.api.private import Attached
-from embatch.server import folder, logs
+from embatch.server import compose, folder, logs
 from embatch.server.http_protocol import guarded
-from embatch.service.application import Service
-from embatch.store.blobs import Blobs
-from embatch.store.faults import database_gone
-from embatch.store.store import Store
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
-    from pathlib import Path
 
     from embatch.engine.models import Catalog
     from embatch.pool.local import LocalPool
+    from embatch.server.storage import Storage
+    from embatch.service.application import Service
     from embatch.settings import Settings
+    from embatch.store.store import Store
 
 DONE: Final = 0
 BROKEN: Final = 74
-"""Exit code when a commit's fate is unknown (EX_IOERR): the next start finds out."""
+"""Exit code when a commit's fate is unknown, or the database lost (EX_IOERR): the next start finds out."""
 
 _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than any sensible poll interval, so that pollers keep their connection."""
@@ -55,8 +53,8 @@ _log = logging.getLogger("embatch.server")
 class Parts:
     """What a service is made of."""
 
-    place: Path
-    """The data folder, locked."""
+    storage: Storage
+    """Data folder and database, held."""
     settings: Settings
     catalog: Catalog
     pool: LocalPool
@@ -69,25 +67,27 @@ class Parts:
 
 def run(parts: Parts) -> int:
     """Serve until a signal, the last client's leave, or broken storage; return the exit code."""
-    blobs = Blobs(parts.place)
-    blobs.ensure_layout()
-    database = parts.place / "embatch.db"
-    # Beside an empty database everything would count as left over by a crash, and be removed.
-    if not _written(database) and blobs.hold_anything():
-        raise database_gone()
-    store = Store.open(f"sqlite:///{database}")
+    store, blobs = parts.storage.open()
     try:
-        service = Service(store, blobs, parts.catalog, parts.pool, parts.settings, now=_now)
+        _leave_when_lost(parts.storage, store)
+        held = compose.Held(store, blobs, parts.catalog, parts.pool, parts.settings, _now)
+        held.recover()
+        service = compose.service(held, compose.dispatcher(held), parts.storage.place / "cache")
+        service.start()
         return asyncio.run(_Process(parts, service, store).run())
     finally:
         store.close()
 
 
-def _written(database: Path) -> bool:
-    try:
-        return database.stat().st_size > 0
-    except FileNotFoundError:
-        return False
+def _leave_when_lost(storage: Storage, store: Store) -> None:
+    """Have the service end when the database is not its own alone any more."""
+
+    def lost() -> None:
+        _log.critical("the connection that keeps the database to this service has broken")
+        store.give_up()
+
+    if storage.sole_use is not None:
+        storage.sole_use.watch(lost)
 
 
 def _now() -> datetime:
@@ -137,7 +137,9 @@ class _Process:
             listening = asyncio.create_task(self._server.listening.wait())
             await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
-                self._remove_traces.enter_context(folder.noted(self._parts.place, listener, self._instance))
+                self._remove_traces.enter_context(
+                    folder.noted(self._parts.storage.place, listener, self._instance)
+                )
                 if self._attached is not None:
                     self._attached.begin()
                 _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
@@ -188,7 +190,7 @@ class _Process:
     def _watch_store(self, loop: asyncio.AbstractEventLoop) -> None:
         def watch() -> None:
             self._store.broken_signal.wait()
-            _log.critical("a commit failed in storage and its fate is unknown: the next start finds out")
+            _log.critical("the storage failed, and what it holds is not known: the next start finds out")
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(self._leave)
 

@@ -9,93 +9,83 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import replace
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from embatch.batch import FileRecord, Page, check_display_name
-from embatch.errors import (
-    EmbatchError,
-    FailedPrecondition,
-    IllegalTransition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    Unavailable,
-)
-from embatch.service.caching import Cached
-from embatch.service.dispatcher import Dispatcher
-from embatch.service.intake import Draft, RequestValidator, ShardWriter, check_priority, known, refuse
-from embatch.service.interactive import Interactive
-from embatch.service.planner import Planner
+from embatch.errors import FailedPrecondition, IllegalTransition, NotFound, Unavailable
+from embatch.service.intake import Draft, check_priority
+from embatch.service.known_files import KnownFiles
 from embatch.service.results import Results, read_results, unless_deleted
-from embatch.service.sweeps import AgeClock, Ageing, since_boot
-from embatch.service.uploads import RESULTS, Uploads, file_id, new_id
+from embatch.service.submitting import Submitting
+from embatch.service.uploads import file_id
 from embatch.service.views import Health, after, batch_id, check_page_size, health, shown, token
 from embatch.shard import Done
 from embatch.states import State
-from embatch.store.cache import VectorCache
 from embatch.store.store import UNSET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from datetime import datetime
 
     from embatch.batch import Batch
     from embatch.engine.models import Catalog, ServedModel
     from embatch.pool.protocol import Pool
+    from embatch.service.caching import Cached
+    from embatch.service.interactive import Interactive
+    from embatch.service.planner import Planner
+    from embatch.service.sweeps import Ageing
+    from embatch.service.uploads import Uploads
+    from embatch.service.workers import Workers
     from embatch.settings import Settings
     from embatch.shard import RequestRow
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord
     from embatch.store.store import Store
 
-_REQUESTS: Final = "batch.inputConfig.requests.requests"
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service is wired from; nobody starts them but the service."""
+
+    store: Store
+    blobs: Blobs
+    catalog: Catalog
+    pool: Pool
+    settings: Settings
+    now: Callable[[], datetime]
+    workers: Workers
+    planner: Planner
+    ageing: Ageing
+    cached: Cached
+    uploads: Uploads
+    interactive: Interactive
 
 
 class Service:
-    """Batches, files and models over one data folder.
+    """Batches, files and models over one store and its blobs.
 
-    What is answered at once is `interactive`, and what comes in as a file `uploads`.
-
-    Making one takes up what the last service left, however it ended: claimed shards wait again, folders and
-    files that no row speaks of are removed, planning goes on. Then it works until `close`.
+    What is answered at once is `interactive`, and what comes in as a file `uploads`. Making one begins
+    nothing: it plans, works and sweeps from `start` to `close`.
     """
 
-    def __init__(  # noqa: PLR0913  (the machine's two clocks among them)
-        self,
-        store: Store,
-        blobs: Blobs,
-        catalog: Catalog,
-        pool: Pool,
-        settings: Settings,
-        *,
-        now: Callable[[], datetime],
-        steady: Callable[[], float] = since_boot,
-    ) -> None:
-        self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
-        self._settings, self._now = settings, now
-        self.interactive = Interactive(catalog, pool, settings)
-        self.uploads = Uploads(store, blobs, settings, now)
-        self._dispatcher = Dispatcher(store, blobs, catalog, pool, settings, now=now)
-        self._cached = Cached(VectorCache(blobs.root / "cache", settings.cache_bytes), pool, blobs)
-        clock = AgeClock(now, steady)
-        self._ageing = Ageing(store, blobs, settings, clock, expired=self._stopped)
-        self._ageing.sweeps.append(lambda: self.uploads.sweep(clock.by(settings.file_expiry)))
-        self._ageing.sweeps.append(self._cached.cache.prune)
-        self._planner = Planner(
-            store, blobs, catalog, pool, settings, now, self._cached, planned=self._dispatcher.wake
+    def __init__(self, parts: Parts) -> None:
+        self._store, self._blobs = parts.store, parts.blobs
+        self._catalog, self._pool = parts.catalog, parts.pool
+        self._settings, self._now = parts.settings, parts.now
+        self._workers, self._planner, self._ageing = parts.workers, parts.planner, parts.ageing
+        self._cached = parts.cached
+        self.uploads, self.interactive = parts.uploads, parts.interactive
+        self._files = KnownFiles(parts.store)
+        self._submitting = Submitting(
+            parts.store, parts.blobs, parts.catalog, parts.pool, parts.settings, parts.now, parts.cached
         )
-        self._recover()
-        self._planner.start()
-        self._dispatcher.start()
-        self._ageing.start()
 
-    def _recover(self) -> None:
-        self._store.release_all()
-        for orphan in set(self._blobs.batch_folders()) - self._store.ids_of_batches():
-            self._blobs.remove_batch(orphan)
-        self.uploads.collect_orphans()
+    def start(self) -> None:
+        """Begin, with what was accepted before. Once; see `recovery` for what a dead service left."""
+        self._planner.start()
+        self._workers.start()
+        self._ageing.start()
 
     # submit
 
@@ -111,41 +101,13 @@ class Service:
             EngineTrouble: requests name dimensions, and only loading tells how many this model has.
             Unavailable: the disk has no room for more (STORAGE_LOW).
         """
-        model = self._accepting(draft)
-        most = self._settings.inline_requests
-        held = list(islice(rows, most + 1))
-        if not held:
-            raise InvalidArgument("the batch has no requests", field=_REQUESTS, reason="EMPTY_BATCH")
-        if len(held) > most:
-            raise InvalidArgument(
-                f"an inline batch has at most {most} requests: upload a file",
-                field=_REQUESTS,
-                reason="TOO_MANY_REQUESTS_IN_BATCH",
-            )
-        if any(row.dimensions is not None for row in held):
-            model = known(model, self._pool)
-        for at, row in enumerate(held):
-            refuse(row, at, model)
-        new_name = new_id(36)
-        cached = None if draft.run is None else self._cached
-        writer = ShardWriter(self._blobs, new_name, RequestValidator(model, self._settings), cached)
-        try:
-            shards = list(writer.shards(held))
-        except BaseException:
-            self._blobs.remove_batch(new_name)
-            raise
-        new = replace(draft.new(new_name, model, self._now(), self._settings), notes=writer.notes())
-        try:
-            record, existed = self._store.accept(new, shards)
-        except EmbatchError as error:
-            # After STORAGE_ERROR the batch may yet turn out to be accepted: the next start finds out.
-            if error.reason != "STORAGE_ERROR":
-                self._blobs.remove_batch(new_name)
-            raise
-        if existed:
-            self._blobs.remove_batch(new_name)
-        self._dispatcher.wake()
+        record = self._submitting.inline(draft, rows)
+        self._workers.wake()
         return self._shown(record)
+
+    def waits_for_engine(self, draft: Draft, rows: Collection[RequestRow]) -> bool:
+        """Return whether `submit_inline` has to wait until the model is loaded. Raises NotFound."""
+        return self._submitting.waits_for_engine(draft, rows)
 
     def submit_file(self, draft: Draft, file_name: str) -> Batch:
         """Accept a batch whose requests stand in an uploaded file, `files/{id}`: durable on return.
@@ -156,21 +118,12 @@ class Service:
 
         Raises:
             InvalidArgument, NotFound, AlreadyExists: as `submit_inline`.
-            PermissionDenied: no such file.
+            NoSuchFile: as it says.
             Unavailable: as `submit_inline`.
         """
-        model = self._accepting(draft)
-        file = file_id(file_name, "batch.inputConfig.fileName")
-        record = self._store.accept_of_file(draft.new(new_id(36), model, self._now(), self._settings, file))
+        record = self._submitting.of_file(draft, file_name)
         self._planner.wake()
         return self._shown(record)
-
-    def _accepting(self, draft: Draft) -> ServedModel:
-        """Return the model of a batch that may be accepted."""
-        draft.check()
-        model = self._catalog.resolve(draft.model)
-        self._blobs.check_room(self._settings.free_bytes)
-        return model
 
     # look, change, stop
 
@@ -198,7 +151,7 @@ class Service:
             InvalidArgument: as `submit_inline`.
             NotFound: no such batch.
         """
-        check_display_name(display_name, "batch.displayName")
+        check_display_name(display_name, "display_name")
         check_priority(priority or 0)
         named = UNSET if display_name is None else display_name
         return self._shown(
@@ -218,12 +171,9 @@ class Service:
             record = self._store.cancel(id_, self._now())
         except IllegalTransition:
             return self.get(name)
-        self._stopped(id_)
-        return self._shown(record)
-
-    def _stopped(self, id_: str) -> None:
-        self._dispatcher.cancel(id_)
+        self._workers.cancel(id_)
         self._planner.stop(id_)
+        return self._shown(record)
 
     def delete(self, name: str) -> None:
         """Delete a final batch with its texts and embeddings; gone for good on return.
@@ -276,7 +226,7 @@ class Service:
 
     def _ahead(self, record: BatchRecord) -> str | None:
         """Return why a batch that nothing keeps from being worked has not begun; `None`: it is about to."""
-        at_work = self._dispatcher.at_work()
+        at_work = self._workers.at_work()
         if record.state is not State.PENDING or not record.planned or record.id in at_work:
             return None
         for other in at_work:
@@ -290,9 +240,9 @@ class Service:
         alone = self._pool.alone(record.model)
         if record.state.final:
             return shown(record, Done(0), alone)
-        troubles = self._dispatcher.troubles()
+        troubles = self._workers.troubles()
         waits = troubles.get(f"batches/{record.id}", troubles.get(record.model, ahead))
-        return shown(record, self._dispatcher.uncommitted(record.id), alone, waits)
+        return shown(record, self._workers.uncommitted(record.id), alone, waits)
 
     # models
 
@@ -314,27 +264,19 @@ class Service:
         """Return a file; the results of a file batch are one too, of unknown size.
 
         Raises:
-            PermissionDenied: there is none.
+            NoSuchFile: there is none.
         """
-        id_ = file_id(name, "name")
-        record = self._batch_of(id_)
-        if record is None:
-            return self._store.file(id_)
-        end, kind = record.end_time or record.update_time, "application/jsonl"
-        return FileRecord(id_, record.display_name, kind, 0, "", end, end, None, "GENERATED", "")
+        return self._files.get(name)
 
     def files(self, page_size: int, page_token: str | None) -> Page[FileRecord]:
         """Return one page of uploaded files, newest first. Raises as `list`."""
-        check_page_size(page_size)
-        records = self._store.files(page_size + 1, after(page_token))
-        last = records[page_size - 1] if len(records) > page_size else None
-        return Page(tuple(records[:page_size]), None if last is None else token(last.create_time, last.id))
+        return self._files.list(page_size, page_token)
 
     def delete_file(self, name: str) -> None:
         """Delete an uploaded file; its bytes are gone on return.
 
         Raises:
-            PermissionDenied: there is none, as when repeated.
+            NoSuchFile: there is none, as when repeated.
             FailedPrecondition: a batch is still being planned from it.
         """
         self.uploads.delete(file_id(name, "name"))
@@ -343,24 +285,10 @@ class Service:
         """Return the results that a `files/batch-{id}` stands for; see `results`.
 
         Raises:
-            PermissionDenied: no such file, or one that was uploaded: those are not given out again.
+            NoSuchFile: as it says.
+            PermissionDenied: it was uploaded: such files are not given out again.
         """
-        id_ = file_id(name, "name")
-        record = self._batch_of(id_)
-        if record is None:
-            self._store.file(id_)
-            raise PermissionDenied("uploaded files are not given out again", field="name")
-        return self.results(f"batches/{record.id}")
-
-    def _batch_of(self, id_: str) -> BatchRecord | None:
-        """Return the final batch whose results a file is; `None` for other files."""
-        if not id_.startswith(RESULTS):
-            return None
-        try:
-            record = self._store.get(id_.removeprefix(RESULTS))
-        except NotFound:
-            return None
-        return None if record.inline or not record.state.final else record
+        return self.results(self._files.batch_of(name))
 
     # life
 
@@ -372,7 +300,7 @@ class Service:
         except Unavailable as error:
             lack = error.message
         served = {model.name for model in self._catalog}
-        return health(self._dispatcher.troubles(), served, lack, self._store, self._pool.status())
+        return health(self._workers.troubles(), served, lack, self._store, self._pool.status())
 
     def sweep(self) -> None:
         """Expire and delete what has grown too old, as is done every few seconds. Repeating is safe."""
@@ -389,7 +317,7 @@ class Service:
             return max(0.0, deadline - time.monotonic())
 
         self._planner.close(0.0)
-        self._dispatcher.close(left())
+        self._workers.close(left())
         self._planner.close(left())
         self._ageing.close(left())
         self._pool.close(left())

@@ -35,8 +35,7 @@ from embatch.shard import COMPUTED_BY, Done, failed_results, refused, said_of
 from embatch.store.records import ResultShard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from collections.abc import Mapping
 
     import pyarrow as pa
 
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
     from embatch.pool.protocol import Pool
     from embatch.settings import Settings
     from embatch.store.blobs import Blobs
+    from embatch.store.claims import Claims
     from embatch.store.records import Claim
-    from embatch.store.store import Store
 
 SLOTS: Final = 2
 _REST_SECONDS: Final = 5.0
@@ -76,17 +75,10 @@ class Dispatcher:
     """Works the store's shards until closed."""
 
     def __init__(
-        self,
-        store: Store,
-        blobs: Blobs,
-        catalog: Catalog,
-        pool: Pool,
-        settings: Settings,
-        *,
-        now: Callable[[], datetime],
+        self, claims: Claims, blobs: Blobs, catalog: Catalog, pool: Pool, settings: Settings
     ) -> None:
-        self._store, self._blobs, self._catalog, self._pool = store, blobs, catalog, pool
-        self._settings, self._now = settings, now
+        self._claims, self._blobs, self._catalog, self._pool = claims, blobs, catalog, pool
+        self._settings = settings
         self._wake = threading.Condition()
         self._news = 0
         self._closing = threading.Event()
@@ -182,13 +174,13 @@ class Dispatcher:
             with self._lock:
                 paused, resting = self._models.waiting(now), self._batches.waiting(now)
                 at_work = [running.claim for running in self._running]
-            claim = self._store.claim(self._now(), without=paused, resting=resting)
+            claimed = self._claims.claim(1, without=paused, resting=resting)
             with self._lock:
-                if claim is None:  # nothing of the others waits: what troubled them troubles nobody any more
+                if not claimed:  # nothing of the others waits: what troubled them troubles nobody any more
                     self._models.keep(paused | {one.model for one in at_work})
                     self._batches.keep(resting | {one.batch_id for one in at_work})
                     return None
-                running = _Running(claim)
+                running = _Running(claimed[0])
                 self._running.append(running)
                 return running
 
@@ -205,7 +197,7 @@ class Dispatcher:
         try:
             results = self._embed(running)
             if results is None:  # stopped
-                self._store.release(claim, excused=True)
+                self._claims.release(claim, excused=True)
             else:
                 self._commit(claim, results, running.done.cpu_seconds)
                 with self._lock:
@@ -231,7 +223,7 @@ class Dispatcher:
     def _release(self, claim: Claim, *, excused: bool = False) -> None:
         """Give a shard back after something went wrong. If that goes wrong too, the next start does it."""
         with suppress(EmbatchError):
-            self._store.release(claim, excused=excused)
+            self._claims.release(claim, excused=excused)
 
     def _pause(self, pauses: Pauses, name: str, message: str, asked: float | None = None) -> None:
         """Claim nothing of a model or a batch for a while, and say why once: no text is to blame.
@@ -292,7 +284,7 @@ class Dispatcher:
             said_of(results, COMPUTED_BY) if failed < results.num_rows else None,
         )
         try:
-            done = self._store.commit(claim, shard, self._now())
+            done = self._claims.commit(claim, shard)
         except Unavailable as error:
             # Unless its fate is unknown, nothing was committed, and nobody will ask for this file.
             if error.reason != "STORAGE_ERROR":

@@ -62,7 +62,7 @@ class Draft:
 
     def check(self) -> None:
         """Refuse what is wrong by its form. Raises InvalidArgument naming the field."""
-        check_display_name(self.display_name, "batch.displayName")
+        check_display_name(self.display_name, "display_name")
         check_priority(self.priority)
         if self.run is not None:
             check_run(self.run)
@@ -71,7 +71,7 @@ class Draft:
             1 <= len(key.encode(errors="replace")) <= IDEMPOTENCY_KEY and key.isprintable()
         ):
             raise InvalidArgument(
-                f"an idempotency key has 1 to {IDEMPOTENCY_KEY} printable bytes", field="Idempotency-Key"
+                f"an idempotency key has 1 to {IDEMPOTENCY_KEY} printable bytes", field="idempotency_key"
             )
 
     def new(
@@ -98,7 +98,7 @@ class Draft:
 def check_priority(priority: int) -> None:
     """Refuse a priority that is no 64-bit integer. Raises InvalidArgument."""
     if priority not in _INT64:
-        raise InvalidArgument("priority is a 64-bit integer", field="batch.priority", reason="OUT_OF_RANGE")
+        raise InvalidArgument("priority is a 64-bit integer", field="priority", reason="OUT_OF_RANGE")
 
 
 @dataclass(slots=True)
@@ -179,14 +179,14 @@ class RequestValidator:
 
     def _options(self, row: RequestRow) -> RequestError | None:
         if row.task_type is not None and row.task_type not in _TASK_TYPES:
-            return _fault(Reason.BAD_FIELD, f"taskType is one of {', '.join(TaskType)}")
+            return _fault(Reason.BAD_FIELD, f"task_type is one of {', '.join(TaskType)}")
         if row.title is not None and row.task_type != TaskType.RETRIEVAL_DOCUMENT:
             return _fault(
-                Reason.BAD_FIELD, "title counts with taskType RETRIEVAL_DOCUMENT only: leave it out"
+                Reason.BAD_FIELD, "title counts with task_type RETRIEVAL_DOCUMENT only: leave it out"
             )
         if not self._possible(row.dimensions):
             most = self.model.dimensions or "the native number"
-            return _fault(Reason.BAD_FIELD, f"outputDimensionality is from 1 to {most}")
+            return _fault(Reason.BAD_FIELD, f"output_dimensionality is from 1 to {most}")
         return None
 
     def _possible(self, dimensions: int | None) -> bool:
@@ -248,19 +248,22 @@ def refuse(row: RequestRow, at: int, model: ServedModel) -> None:
     Raises:
         InvalidArgument: naming the field.
     """
-    place = f"batch.inputConfig.requests.requests[{at}].request"
     if row.task_type is not None and row.task_type not in _TASK_TYPES:
-        raise InvalidArgument(f"taskType is one of {', '.join(TaskType)}", field=f"{place}.taskType")
-    check_dimensions(row.dimensions, model, f"{place}.outputDimensionality")
+        raise InvalidArgument(f"task_type is one of {', '.join(TaskType)}", field=f"requests[{at}].task_type")
+    check_dimensions(row.dimensions, at, model)
 
 
-def check_dimensions(dimensions: int | None, model: ServedModel, place: str) -> None:
-    """Refuse dimensions that the model cannot give. Raises InvalidArgument naming the field."""
+def check_dimensions(dimensions: int | None, at: int, model: ServedModel) -> None:
+    """Refuse dimensions that the model cannot give to a request. Raises InvalidArgument naming its place."""
     native = model.dimensions
     if dimensions is None or 1 <= dimensions <= (native or dimensions):
         return
     most = f"{native}, what {model.name} has" if native else "the model's native number"
-    raise InvalidArgument(f"outputDimensionality is from 1 to {most}", field=place, reason="OUT_OF_RANGE")
+    raise InvalidArgument(
+        f"output_dimensionality is from 1 to {most}",
+        field=f"requests[{at}].output_dimensionality",
+        reason="OUT_OF_RANGE",
+    )
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from embatch.errors import InvalidArgument
 from embatch.service.cutting import ShardCutter
-from embatch.service.intake import RequestValidator, known
+from embatch.service.intake import RequestValidator, check_dimensions, known
 from embatch.shard import REQUESTS
 
 if TYPE_CHECKING:
@@ -34,9 +34,24 @@ class Interactive:
         self._catalog, self._pool, self._settings = catalog, pool, settings
 
     def embed(self, model: str | None, rows: Sequence[RequestRow]) -> pa.RecordBatch:
-        """Embed a few requests in the query lane: `results_schema` columns, in order, native dimensions."""
+        """Embed a few requests in the query lane, all of them or none.
+
+        Columns as `results_schema`, in order, native dimensions; and `dimensions`, what each asked for.
+
+        Raises:
+            InvalidArgument: also where an engine cannot bear one: the first of them is named.
+        """
         served = self._catalog.resolve(model)
-        return self._pool.query(served, self._judged(served, rows))
+        for at, row in enumerate(rows):
+            check_dimensions(row.dimensions, at, served)
+        results = self._pool.query(served, self._judged(served, rows))
+        codes = results.column("error_code")
+        if codes.null_count < results.num_rows:
+            at = codes.is_valid().index(pa.scalar(value=True)).as_py()
+            message = results.column("error_message")[at].as_py()
+            raise InvalidArgument(message, field=f"requests[{at}].text")
+        asked = pa.array([row.dimensions for row in rows], pa.int32())
+        return results.append_column("dimensions", asked)
 
     def reference(self, model: str | None, rows: Sequence[RequestRow]) -> Referenced:
         """Embed a few requests by the reference path: float32, one text at a time, behind the bulk work.
@@ -65,7 +80,7 @@ class Interactive:
             judged = judge.judge(row)
             if strict and judged.fault is not None:
                 word = judged.fault.reason.value if judged.fault.reason else None
-                raise InvalidArgument(judged.fault.message, field=f"requests[{at}].content", reason=word)
+                raise InvalidArgument(judged.fault.message, field=f"requests[{at}].text", reason=word)
             cutter.add(judged)
         shard = cutter.rest()
         if shard is None:

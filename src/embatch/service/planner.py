@@ -18,14 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from embatch.backoff import Backoff, Pauses
-from embatch.errors import (
-    DataLoss,
-    EmbatchError,
-    IllegalTransition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-)
+from embatch.errors import DataLoss, EmbatchError, IllegalTransition, InvalidArgument, NotFound
 from embatch.service.input_file import READ_BYTES, CheckedFile, Turns, decoded
 from embatch.service.intake import RequestValidator, ShardWriter, known
 from embatch.store.faults import unreadable
@@ -249,7 +242,7 @@ class Planner:
                 self._tidy(record)
         except (InvalidArgument, DataLoss) as error:
             self._fail(record, error.message)
-        except (PermissionDenied, FileNotFoundError, NotADirectoryError):
+        except NotFound:
             self._fail(record, "the input file is gone: upload it again")
         except OSError as error:  # too many open files, say: the next try may be able to read it
             raise unreadable(error) from error
@@ -314,7 +307,7 @@ class Planner:
                 raise _StoppedError
             self._turns.look()
 
-        with self.blobs.path(file.path).open("rb") as stored:
+        with self.blobs.open(file.path) as stored:
             checked = CheckedFile(stored, look, lines_at_most)
             content = io.BufferedReader(checked, READ_BYTES)
             if arrow:

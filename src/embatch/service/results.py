@@ -6,7 +6,6 @@ database transaction is open meanwhile.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from embatch.store.blobs import Blobs
     from embatch.store.records import BatchRecord, ShardRecord
 
-_BATCH: Final = re.compile(r"batches/([a-z0-9]{1,64})")
-_ID: Final = re.compile(r"[a-z0-9-]{1,64}")
-_INT64: Final = range(-(1 << 63), 1 << 63)
 _UNSERVED: Final = {
     State.CANCELLED: RequestError(
         Code.CANCELLED, Reason.CANCELLED, "the batch was cancelled before this request's turn"

@@ -130,7 +130,7 @@ def batch_id(name: str) -> str:
 def check_page_size(size: int) -> None:
     """Refuse a page without entries. Raises InvalidArgument."""
     if size < 1:
-        raise InvalidArgument("a page has at least one entry", field="pageSize")
+        raise InvalidArgument("a page has at least one entry", field="page_size")
 
 
 def token(time: datetime, id_: str) -> str:
@@ -155,5 +155,5 @@ def after(page_token: str | None) -> tuple[int, str] | None:
             return time, id_
         case _:
             raise InvalidArgument(
-                "this page token is not one of ours: take it from the page before", field="pageToken"
+                "this page token is not one of ours: take it from the page before", field="page_token"
             )

@@ -155,3 +155,20 @@ def accepted(new: NewBatch, shards: Sequence[PayloadShard]) -> BatchRecord:
         run=new.run,
         asked_model=new.asked_model,
     )
+
+
+def shard_rows(batch_id: str, shards: Sequence[PayloadShard]) -> list[dict[str, object]]:
+    """Return the rows of payload shards that are about to be inserted."""
+    return [
+        {
+            "batch_id": batch_id,
+            "number": shard.number,
+            "path": shard.path,
+            "digest": shard.digest,
+            "request_count": shard.request_count,
+            "byte_count": shard.byte_count,
+            "dimensions": shard.dimensions,
+            "cached_count": shard.cached_count,
+        }
+        for shard in shards
+    ]

@@ -62,7 +62,7 @@ def key(identity: str, text: str) -> bytes:
 def check_run(name: str) -> str:
     """Return the name of a run. Raises InvalidArgument where it cannot be one."""
     if not _RUN.fullmatch(name):
-        raise InvalidArgument("a run is named by 1 to 128 letters, digits, - and _", field="Embatch-Run")
+        raise InvalidArgument("a run is named by 1 to 128 letters, digits, - and _", field="run")
     return name
 
 

@@ -22,7 +22,7 @@ from embatch.store.faults import damaged, disk, trouble
 from embatch.store.schema import METADATA, VERSION, make_partial
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _STAMP: Final = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
@@ -126,11 +126,19 @@ def _postgres(url: str) -> Database:
     arguments = {
         "connect_timeout": 10,
         "tcp_user_timeout": 10_000,
-        "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000",
+        "options": options_of(
+            make_url(url), "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000"
+        ),
     }
     options: dict[str, Any] = {"connect_args": arguments, "hide_parameters": True, "pool_pre_ping": True}
     writer = create_engine(url, pool_size=1, max_overflow=0, **options)
     return Database(writer, create_engine(url, pool_size=8, max_overflow=8, **options), None)
+
+
+def options_of(url: URL, ours: str) -> str:
+    """Return what a Postgres server is told at the start of a session: ours, and what the address says."""
+    asked = url.query.get("options", ())
+    return " ".join([ours, *([asked] if isinstance(asked, str) else asked)])
 
 
 def _sqlite(url: str) -> Database:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, literal, select, tuple_
 
 from embatch.batch import FileRecord
-from embatch.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
+from embatch.errors import AlreadyExists, FailedPrecondition, NoSuchFile, NotFound
 from embatch.store.faults import reading
 from embatch.store.records import UploadRecord
 from embatch.store.schema import BATCH, FILE, UPLOAD
@@ -105,12 +105,12 @@ class Files:
         """Return a file.
 
         Raises:
-            PermissionDenied: there is none; Google answers a missing file so.
+            NoSuchFile: as it says.
         """
         with reading(self._readers) as connection:
             row = connection.execute(select(FILE).where(FILE.c.id == file_id)).first()
         if row is None:
-            raise missing_file(file_id)
+            raise _missing(file_id)
         return _file(row)
 
     def file_at(self, path: str) -> FileRecord:
@@ -148,7 +148,7 @@ class Files:
                 `None` for whichever has the name.
 
         Raises:
-            PermissionDenied: there is none.
+            NoSuchFile: as it says.
             FailedPrecondition: a batch is still being planned from it.
         """
         meant = delete(FILE).where(
@@ -163,21 +163,18 @@ class Files:
                 )
             freed = connection.execute(meant.returning(FILE.c.path)).scalar()
             if freed is None:
-                raise missing_file(file_id)
+                raise _missing(file_id)
             return str(freed)
 
         return self._writer.run(write, makes_room=True)
 
 
-def missing_file(file_id: str) -> PermissionDenied:
-    """Return Google's answer for a file that is not there."""
-    return PermissionDenied(
-        f"You do not have permission to access the File {file_id[:64]} or it may not exist.", field="name"
-    )
+def _missing(file_id: str) -> NoSuchFile:
+    return NoSuchFile(f"there is no file files/{file_id[:64]}", file_id=file_id, field="name")
 
 
 def _taken(file_id: str) -> AlreadyExists:
-    return AlreadyExists(f"there is a file files/{file_id} already: choose another name", field="file.name")
+    return AlreadyExists(f"there is a file files/{file_id} already: choose another name", field="file_id")
 
 
 def _reading() -> Any:

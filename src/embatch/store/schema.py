@@ -28,7 +28,7 @@ from embatch.states import ACTIVE, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-VERSION: Final = "0004"
+VERSION: Final = "0005"
 """The newest migration. A test holds it, the migrations and these tables together."""
 METADATA: Final = MetaData()
 
@@ -152,6 +152,9 @@ UPLOAD: Final = Table(
     Column("declared_size", BigInteger),
     Column("create_time", BigInteger, nullable=False),
 )
+
+IDENTITY: Final = Table("identity", METADATA, Column("id", String(32), primary_key=True))
+"""One row, or none before anybody asked; see `identity`."""
 
 
 def make_partial(dialect: str) -> None:

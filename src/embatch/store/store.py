@@ -20,10 +20,11 @@ from embatch.errors import AlreadyExists, FailedPrecondition, IllegalTransition,
 from embatch.states import Event, State
 from embatch.store import statements
 from embatch.store.ballast import Ballast
-from embatch.store.batches import Batches, accepted, payload
+from embatch.store.batches import Batches, accepted, payload, shard_rows
 from embatch.store.connect import connect
 from embatch.store.faults import reading
 from embatch.store.files import Files
+from embatch.store.identity import identity_of
 from embatch.store.records import BatchRecord, Claim, Committed, NewBatch, PayloadShard, ResultShard
 from embatch.store.schema import BATCH
 from embatch.store.times import micros, moment
@@ -88,6 +89,14 @@ class Store(Batches, Files):
         """Set when `broken` becomes true."""
         return self._writer.broken
 
+    def give_up(self) -> None:
+        """Take no more writes, as when `broken`: the database may be somebody else's by now."""
+        self.broken_signal.set()
+
+    def identity(self) -> str:
+        """Return what tells this database from all others, durable on return. Repeating is safe."""
+        return self._writer.run(identity_of)
+
     def version(self) -> str:
         """Return the database engine with its version, for health."""
         with reading(self._readers) as connection:
@@ -132,7 +141,7 @@ class Store(Batches, Files):
             "waiting": len(shards),
             "notes": orjson.dumps(new.notes).decode(),
         }
-        rows = _rows(new.id, shards)
+        rows = shard_rows(new.id, shards)
 
         def write(connection: Connection) -> None:
             connection.execute(statements.ACCEPT, values)
@@ -154,7 +163,7 @@ class Store(Batches, Files):
 
         Raises:
             AlreadyExists: as `accept`.
-            PermissionDenied: there is no such file.
+            NoSuchFile: as it says.
         """
         if new.idempotency_key is not None and (found := self._of_key(new)) is not None:
             return found
@@ -169,7 +178,7 @@ class Store(Batches, Files):
         if found.body_digest != new.body_digest:
             raise AlreadyExists(
                 "this idempotency key was used for another batch: send a new key",
-                field="Idempotency-Key",
+                field="idempotency_key",
                 reason="IDEMPOTENCY_MISMATCH",
             )
         return self.get(found.id)
@@ -179,7 +188,7 @@ class Store(Batches, Files):
 
         Shards can be claimed at once. If all are done when planning ends, the batch is COMPLETED with it.
         """
-        rows = _rows(batch_id, shards)
+        rows = shard_rows(batch_id, shards)
         moved = {"owner": batch_id, "complete": complete, "added": len(rows), "now": micros(now)}
 
         def write(connection: Connection) -> bool:
@@ -374,19 +383,3 @@ class Store(Batches, Files):
 
 def _held(claim: Claim) -> dict[str, object]:
     return {"owner": claim.batch_id, "at": claim.number, "claimed_attempt": claim.attempt}
-
-
-def _rows(batch_id: str, shards: Sequence[PayloadShard]) -> list[dict[str, object]]:
-    return [
-        {
-            "batch_id": batch_id,
-            "number": shard.number,
-            "path": shard.path,
-            "digest": shard.digest,
-            "request_count": shard.request_count,
-            "byte_count": shard.byte_count,
-            "dimensions": shard.dimensions,
-            "cached_count": shard.cached_count,
-        }
-        for shard in shards
-    ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-FIELD: Final = "batch.inputConfig.fileName"
+FIELD: Final = "input_file"
 BATCH_BYTES: Final = 128 << 20
 """Most bytes of a record batch as it is sent, and again as it is decoded: a reader has room for both."""
 PIECE_BYTES: Final = 8 << 20

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from embatch.batch import check_display_name
+from embatch.batch import check_display_name, check_file_id
 from embatch.errors import InvalidArgument
+from embatch.wire.gemini import routes
 from embatch.wire.gemini.read_json import load
+from embatch.wire.gemini.read_queries import byte_count
 from embatch.wire.gemini.write_responses import timestamp
 
 if TYPE_CHECKING:
-    from fastapi import Request
-
     from embatch.batch import FileRecord
 
 MIME_TYPES: Final = frozenset(
@@ -35,9 +34,6 @@ MIME_TYPES: Final = frozenset(
 _FIELDS: Final = frozenset(
     {"name", "displayName", "display_name", "mimeType", "mime_type", "sizeBytes", "size_bytes"}
 )
-_NAME: Final = re.compile(r"files/([a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?)")
-_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
-_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +72,16 @@ def _size(value: object) -> int | None:
     if value is None:
         return None
     # int64 travels as a string in JSON; Google's client sends a number all the same.
-    digits = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
-    if not digits.isascii() or not digits.isdecimal() or len(digits) > 18:
-        raise InvalidArgument("this must be a number of bytes", field="file.sizeBytes")
-    return int(digits)
+    said = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    return byte_count(said, "file.sizeBytes")
 
 
 def _file_id(name: object) -> str | None:
     if name is None or name == "":
         return None
-    found = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if found is None or found.group(1).startswith("batch-"):
-        raise InvalidArgument(
-            "a file's name is files/ and up to 40 lower-case letters, digits and dashes, neither beginning "
-            "nor ending with a dash; names that begin with batch- are those of results",
-            field="file.name",
-        )
-    return found.group(1)
+    prefix, _, id_ = name.partition("/") if isinstance(name, str) else ("", "", "")
+    check_file_id(id_ if prefix == "files" else "", "file.name")
+    return id_
 
 
 def display_name(value: object) -> str | None:
@@ -115,45 +104,21 @@ def _mime_type(value: object) -> str:
     return kind
 
 
-def base_address(request: Request) -> str:
-    """Return the address by which the client reached us: through a proxy, the one the proxy was called by.
-
-    Anyone can send these headers, but only to get a wrong address back for themselves.
-    """
-
-    def forwarded(name: str) -> str:
-        return request.headers.get(f"x-forwarded-{name}", "").partition(",")[0].strip()
-
-    scheme = forwarded("proto").lower()
-    host, prefix = forwarded("host"), forwarded("prefix")
-    return "".join(
-        (
-            scheme if scheme in ("http", "https") else request.url.scheme,
-            "://",
-            host if _AUTHORITY.fullmatch(host) else request.headers.get("host", ""),
-            prefix.rstrip("/") if _PREFIX.fullmatch(prefix) else "",
-        )
-    )
-
-
-def resource(record: FileRecord, request: Request) -> dict[str, Any]:
-    """Return a file as the wire has it; its addresses are those by which the client reaches us."""
-    version = (
-        request.url.path.lstrip("/").removeprefix("resumable/").removeprefix("upload/").partition("/")[0]
-    )
-    address = f"{base_address(request)}/{version}/files/{record.id}"
+def resource(record: FileRecord, address: str) -> dict[str, Any]:
+    """Return a file as the wire has it; `address` is the service's for whoever reads it, with the version."""
+    place = f"{address}/files/{record.id}"
     said: dict[str, Any] = {
         "name": f"files/{record.id}",
         "mimeType": record.mime_type,
         "createTime": timestamp(record.create_time),
         "updateTime": timestamp(record.update_time),
-        "uri": address,
+        "uri": place,
         "state": "ACTIVE",
         "source": record.source,
     }
     if record.source == "GENERATED":
         # Results are put into words while they are read: size and digest are not known before.
-        said["downloadUri"] = f"{address}:download?alt=media"
+        said["downloadUri"] = f"{place}{routes.DOWNLOAD.verb}?{routes.ALT}={routes.MEDIA}"
     else:
         said["sizeBytes"] = str(record.size)
         # Google puts the hex digits, not the bytes, into base64.

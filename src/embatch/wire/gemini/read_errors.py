@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from embatch.backoff import http_date, retry_after
+from embatch.backoff import seconds, wait_asked
 from embatch.errors import (
     AlreadyExists,
     Code,
@@ -102,14 +101,9 @@ def _envelope(body: bytes) -> dict[str, Any]:
 
 def _retry_after(headers: Mapping[str, str], details: list[dict[str, Any]]) -> float | None:
     """Return the wait that RetryInfo asks for, else the header, which knows whole seconds only."""
-    now = datetime.now(UTC)
     delays = [re.fullmatch(r"([0-9.]{1,1000})s", _text(one.get("retryDelay")) or "") for one in details]
-    waits = [wait for delay in delays if delay and (wait := retry_after(delay[1], now)) is not None]
-    if waits:
-        return max(waits)
-    # The service's own clock tells what its date means; without it a date means nothing.
-    said, clock = headers.get("retry-after"), http_date(headers.get("date"))
-    return retry_after(said, clock or now) if clock or http_date(said) is None else None
+    waits = [wait for delay in delays if delay and (wait := seconds(delay[1])) is not None]
+    return max(waits) if waits else wait_asked(headers)
 
 
 def _list(said: object) -> list[Any]:

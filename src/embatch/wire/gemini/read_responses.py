@@ -18,22 +18,12 @@ from embatch.batch import Batch, BatchStats, BatchUsage, Page
 from embatch.errors import Code, Internal, Reason, RequestError, printable
 from embatch.states import State
 from embatch.vectors import ContentEmbedding
+from embatch.wire.gemini.states import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from embatch.vectors import Vectors
-
-_STATES: Final = {
-    "BATCH_STATE_UNSPECIFIED": State.PENDING,
-    "BATCH_STATE_PENDING": State.PENDING,
-    "BATCH_STATE_RUNNING": State.PROCESSING,
-    "BATCH_STATE_SUCCEEDED": State.COMPLETED,
-    "BATCH_STATE_FAILED": State.FAILED,
-    "BATCH_STATE_CANCELLED": State.CANCELLED,
-    "BATCH_STATE_EXPIRED": State.EXPIRED,
-}
-
 
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
@@ -144,8 +134,7 @@ def _seconds(value: object) -> float | None:
 
 
 def _state(word: object, *, done: bool, failed: bool) -> State:
-    # The SDK's words for the same states stand in Google's own pages.
-    known = _STATES.get((_text(word) or "").replace("JOB_STATE_", "BATCH_STATE_"))
+    known = state_of(_text(word))
     if known is not None and (known.final or not done):
         return known
     if done:

@@ -1,4 +1,4 @@
-"""Google's resumable upload from the sender's side: the headers of each step, and what the replies say.
+"""Google's resumable upload from both sides: the headers of each step, and what the replies say.
 
 start → an address that is its own credential → chunks at their offsets → finalize. After a broken connection
 `query` tells how much arrived.
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from embatch.errors import Internal
+from embatch.errors import Internal, InvalidArgument
+from embatch.wire.gemini import routes
+from embatch.wire.gemini.read_queries import byte_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,10 +26,10 @@ def start_headers(size: int, mime_type: str) -> dict[str, str]:
     """Return the headers that announce a file of so many bytes."""
     return {
         "Content-Type": "application/json",
-        "X-Goog-Upload-Protocol": "resumable",
-        "X-Goog-Upload-Command": "start",
-        "X-Goog-Upload-Header-Content-Length": str(size),
-        "X-Goog-Upload-Header-Content-Type": mime_type,
+        routes.UPLOAD_PROTOCOL: "resumable",
+        routes.UPLOAD_COMMAND: "start",
+        routes.UPLOAD_LENGTH: str(size),
+        routes.UPLOAD_TYPE: mime_type,
     }
 
 
@@ -44,7 +46,7 @@ def upload_address(headers: Mapping[str, str]) -> str:
         Internal: the service named none.
     """
     try:
-        return headers["x-goog-upload-url"]
+        return headers[routes.UPLOAD_ADDRESS.lower()]
     except KeyError:
         raise Internal("the service began an upload without saying where to send the file") from None
 
@@ -53,14 +55,14 @@ def chunk_headers(offset: int, *, final: bool) -> dict[str, str]:
     """Return the headers of the chunk that begins at this byte; `final` completes the file with it."""
     return {
         "Content-Type": "application/octet-stream",
-        "X-Goog-Upload-Command": "upload, finalize" if final else "upload",
-        "X-Goog-Upload-Offset": str(offset),
+        routes.UPLOAD_COMMAND: "upload, finalize" if final else "upload",
+        routes.UPLOAD_OFFSET: str(offset),
     }
 
 
 def query_headers() -> dict[str, str]:
     """Return the headers that ask how much has arrived."""
-    return {"X-Goog-Upload-Command": "query"}
+    return {routes.UPLOAD_COMMAND: "query"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,47 @@ def arrived(headers: Mapping[str, str]) -> Arrived:
     Raises:
         Internal: it does not say.
     """
-    final = headers.get("x-goog-upload-status") == "final"
-    received = headers.get("x-goog-upload-size-received", "")
+    final = headers.get(routes.UPLOAD_STATUS.lower()) == "final"
+    received = headers.get(routes.UPLOAD_RECEIVED.lower(), "")
     if not received.isdecimal() and not final:
         raise Internal("the service did not say how much of the upload arrived")
     return Arrived(int(received) if received.isdecimal() else 0, final)
+
+
+# from the receiver's side
+
+
+def protocol(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """Return which protocol an upload follows, in lower case: the header says it, else the query."""
+    said = (headers.get(routes.UPLOAD_PROTOCOL), *(query.get(name) for name in routes.UPLOAD_PROTOCOLS))
+    return next(filter(None, said), "raw").lower()
+
+
+def commands(headers: Mapping[str, str]) -> frozenset[str]:
+    """Return what a step shall do, in lower case; nothing, if it does not say."""
+    words = headers.get(routes.UPLOAD_COMMAND, "").split(",")
+    return frozenset(word.strip().lower() for word in words)
+
+
+def offset(headers: Mapping[str, str]) -> int:
+    """Return where a chunk begins. Raises InvalidArgument."""
+    found = byte_count(headers.get(routes.UPLOAD_OFFSET), routes.UPLOAD_OFFSET)
+    if found is None:
+        raise InvalidArgument("say where the chunk begins", field=routes.UPLOAD_OFFSET)
+    return found
+
+
+def started_headers(address: str, token: str) -> dict[str, str]:
+    """Return what the reply to a start carries; `address` is that of the start, and of all that follows."""
+    where = f"{address}?{routes.UPLOAD_ID}={token}&{routes.UPLOAD_PROTOCOLS[0]}=resumable"
+    return {routes.UPLOAD_ADDRESS: where, routes.UPLOAD_STATUS: "active", routes.UPLOAD_GRANULARITY: "1"}
+
+
+def status_headers(status: str, received: int | None = None) -> dict[str, str]:
+    """Return what the reply to a step carries: how the upload is, and how many bytes have arrived.
+
+    Without the status Google's client sends the chunk again, three times, seven seconds long; with `active`
+    it takes the chunk for accepted.
+    """
+    how_far = {} if received is None else {routes.UPLOAD_RECEIVED: str(received)}
+    return {routes.UPLOAD_STATUS: status, **how_far}

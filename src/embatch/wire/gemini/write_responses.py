@@ -15,9 +15,11 @@ import orjson
 from embatch.errors import Code
 from embatch.states import State
 from embatch.vectors import truncate
+from embatch.wire.gemini.states import WORDS
+from embatch.wire.gemini.write_errors import spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
     import pyarrow as pa
@@ -26,14 +28,6 @@ if TYPE_CHECKING:
     from embatch.batch import Batch, BatchUsage
 
 _TYPE: Final = "type.googleapis.com/google.ai.generativelanguage.v1main.EmbedContentBatch"
-STATES: Final[Mapping[State, str]] = {
-    State.PENDING: "BATCH_STATE_PENDING",
-    State.PROCESSING: "BATCH_STATE_RUNNING",
-    State.COMPLETED: "BATCH_STATE_SUCCEEDED",
-    State.FAILED: "BATCH_STATE_FAILED",
-    State.CANCELLED: "BATCH_STATE_CANCELLED",
-    State.EXPIRED: "BATCH_STATE_EXPIRED",
-}
 _ENDS: Final = {
     State.CANCELLED: (Code.CANCELLED, "the batch was cancelled"),
     State.EXPIRED: (Code.DEADLINE_EXCEEDED, "the batch expired before it was finished"),
@@ -56,7 +50,7 @@ def batch_message(batch: Batch) -> dict[str, Any]:
         "pendingRequestCount": stats.pending_request_count,
         "uncommittedRequestCount": stats.uncommitted_request_count,
     }
-    message: dict[str, Any] = {"model": batch.model, "name": batch.name, "state": STATES[batch.state]}
+    message: dict[str, Any] = {"model": batch.model, "name": batch.name, "state": WORDS[batch.state]}
     if batch.display_name is not None:
         message["displayName"] = batch.display_name
     if batch.alias_of is not None:
@@ -183,7 +177,7 @@ def lines(part: pa.RecordBatch) -> Iterator[bytes]:
 
 def _outcome(row: Mapping[str, Any], vector: NDArray[np.float32] | None) -> dict[str, Any]:
     if vector is None:
-        return {"error": {"code": row["error_code"], "message": row["error_message"]}}
+        return {"error": {"code": row["error_code"], "message": spelled(row["error_message"])}}
     return {
         "response": {
             "embedding": {"values": vector},
@@ -226,3 +220,32 @@ def model_message(name: str, dimensions: int | None, max_tokens: int | None, eng
         "outputTokenLimit": 1,
         "supportedGenerationMethods": ["embedContent", "batchEmbedContents", "asyncBatchEmbedContent"],
     }
+
+
+def engine_message(
+    name: str, identity: str, precision: str, max_tokens: int, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the engine that reference vectors stand against."""
+    return {
+        "name": name,
+        "identity": identity,
+        "precision": precision,
+        "maxTokens": max_tokens,
+        "files": dict(files),
+    }
+
+
+def page(name: str, messages: Iterable[dict[str, Any]], next_page_token: str | None = None) -> dict[str, Any]:
+    """Return one page of a list: `operations`, `models` or `files`."""
+    following = {} if next_page_token is None else {"nextPageToken": next_page_token}
+    return {name: list(messages), **following}
+
+
+def counted(tokens: int) -> dict[str, Any]:
+    """Return the answer of `countTokens`."""
+    return {"totalTokens": tokens}
+
+
+def published(vectors: int) -> dict[str, Any]:
+    """Return the answer to the end of a run: how many vectors are new."""
+    return {"newVectorCount": str(vectors)}

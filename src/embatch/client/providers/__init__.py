@@ -1,0 +1,1 @@
+"""Where batches can run: a file for each, behind one protocol."""

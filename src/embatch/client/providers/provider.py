@@ -1,0 +1,218 @@
+"""What differs between the places where batches run: how they are spoken to, and what each can do.
+
+A provider is a file beside this one and a line in `targets`. What is alike everywhere stands in the flows:
+which steps there are and in which order, repeats, polling, when a batch goes through a file. A step of one
+call is pure, an `Exchange`; a step of several is a flow that talks through a `Sender`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
+
+from embatch import backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from embatch.batch import Batch, Page, Request
+    from embatch.client.calls import Call, Exchange, Flow, Reply, Sender
+    from embatch.client.results import BatchResult
+    from embatch.client.upload import FileUpload
+    from embatch.errors import EmbatchError, NotFound
+    from embatch.vectors import ContentEmbedding
+    from embatch.wire.gemini.read_responses import Model, Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a provider can do. Who wants to know asks for one by its name, and never who the provider is."""
+
+    inline_bytes: int
+    """Largest body of a submit; more goes through a file."""
+    inline_requests: int
+    """Most requests of a submit; more goes through a file. 0: all do."""
+    interactive_requests: int
+    """Most texts of one interactive call."""
+    counted_requests: int = 1_000
+    """Most texts of one call that counts tokens."""
+    idempotency_keys: bool = False
+    """Whether a submit carries a key by which it can be repeated; else one that may have been accepted is
+    not, for it would cost twice."""
+    content_names: bool = False
+    """Whether an uploaded file can be named after its content, so that the same goes up once."""
+    any_text_in_files: bool = False
+    """Whether files carry the texts that JSON cannot, so that these fail alone and for what they are."""
+    priorities: bool = False
+    """Whether batches have a priority; a submit or update with one is refused elsewhere."""
+    run_cache: bool = False
+    """Whether what a run computed can answer later runs."""
+    reference_path: bool = False
+    """Whether there is a path to compare vectors with: float32, one text at a time."""
+    native_results: bool = False
+    """Whether results keep the model's own dimensions whatever was asked for, which is a view on reading;
+    else the dimensions stand in each request, for good."""
+    cpu_accounting: bool = False
+    """Whether a batch says what processor time it took."""
+    poll_interval: Callable[[int], float] = backoff.poll_interval
+    """Seconds between polls of a batch of so many requests, where the caller names none."""
+    time_limit: Callable[[int], float] = backoff.time_limit
+    """Seconds for which such a batch is awaited, where the caller names no limit."""
+
+
+class RequestWriter(Protocol):
+    """Encodes requests into a file, in their order."""
+
+    mime_type: ClassVar[str]
+
+    def write(self, requests: Sequence[Request]) -> None:
+        """Append requests. Raises `InvalidArgument` for one that such a file cannot carry."""
+        ...
+
+    def finish(self) -> None:
+        """Complete the file, which stays open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place where batches run, and whose it is. The key is never shown in its `repr`."""
+
+    url: str
+    """Address with scheme, host and perhaps a path before the provider's own; no slash at its end."""
+    provider: Provider
+    socket: Path | None = None
+    """Unix socket through which `url` is reached; `None` for TCP."""
+    data: Path | None = None
+    """Data folder of the local service, started or joined as needed; `None` for all other targets."""
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What every call to the target's own address carries."""
+        return self.provider.sign(self.key)
+
+    @property
+    def clock_skew(self) -> float:
+        """Seconds by which the clock that dates the batches may differ from ours."""
+        return 0.0 if self.data is not None else 1.0
+
+    def at(self, path: str) -> str:
+        """Return the address of a path below the target; an absolute address stays as it is."""
+        return path if "://" in path else self.url + path
+
+
+@dataclass(frozen=True, slots=True)
+class Provider(ABC):
+    """Whose protocol a target speaks.
+
+    Models are named without `models/`, batches `batches/{id}`. A step raises `Internal` or `DataLoss` for an
+    answer that cannot be what it should.
+    """
+
+    name: str
+    """What a run's identity and the price list call it; stays."""
+    capabilities: Capabilities
+    model: str | None = field(default=None, kw_only=True)
+    """Model where the caller names none; `None` asks for the first one of `models`."""
+
+    @abstractmethod
+    def sign(self, key: str | None) -> Mapping[str, str]:
+        """Return the headers by which a call to the target's own address shows who sends it."""
+
+    @abstractmethod
+    def read_error(self, reply: Reply) -> EmbatchError:
+        """Return what an answer other than 2xx means, whatever its body is."""
+
+    # requests on their way out
+
+    @abstractmethod
+    def writer(self, file: BinaryIO) -> RequestWriter:
+        """Return what encodes requests into a file."""
+
+    @abstractmethod
+    def upload(self, sender: Sender, upload: FileUpload) -> Flow[str]:
+        """Upload a complete file and return its name. Repeating the whole is safe."""
+
+    @abstractmethod
+    def inline_body(self, model: str, display_name: str, priority: int, requests: Sequence[Request]) -> bytes:
+        """Return the body of a submit that carries its requests. Not called where `inline_requests` is 0."""
+
+    @abstractmethod
+    def file_body(self, model: str, display_name: str, priority: int, file: str) -> bytes:
+        """Return the body of a submit whose requests are in an uploaded file."""
+
+    @abstractmethod
+    def create(
+        self, model: str, body: bytes, idempotency_key: str | None, run: str | None
+    ) -> Exchange[Batch]:
+        """Submit a body.
+
+        Args:
+            model: what shall embed.
+            body: of `inline_body` or `file_body`.
+            idempotency_key: set where there are `idempotency_keys`.
+            run: the run it is a part of; of use where there is a `run_cache`.
+        """
+
+    # batches
+
+    @abstractmethod
+    def status(self, name: str) -> Exchange[Batch]:
+        """Ask for a batch as it is now."""
+
+    @abstractmethod
+    def batches(self, size: int | None, token: str | None) -> Exchange[Page[Batch]]:
+        """Ask for a page of all batches, newest first; `None` for the usual size, and for the first page."""
+
+    @abstractmethod
+    def update(self, name: str, display_name: str | None, priority: int | None) -> Exchange[Batch]:
+        """Change what is not `None`."""
+
+    @abstractmethod
+    def cancel(self, name: str) -> Call:
+        """Stop a batch."""
+
+    @abstractmethod
+    def delete(self, name: str) -> Call:
+        """Delete a finished batch."""
+
+    @abstractmethod
+    def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
+        """Read the results of a batch in a final state, each request once, in order.
+
+        `dimensions`: leading ones wanted, re-normalised; `None` leaves them as they are.
+        """
+
+    # at once
+
+    @abstractmethod
+    def models(self, size: int | None, token: str | None) -> Exchange[Page[Model]]:
+        """Ask for one page of the models, the default one first."""
+
+    @abstractmethod
+    def embed(self, model: str, request: Request) -> Exchange[ContentEmbedding]:
+        """Embed one text."""
+
+    @abstractmethod
+    def embed_many(self, model: str, requests: Sequence[Request]) -> Exchange[list[ContentEmbedding]]:
+        """Embed a few texts, in their order."""
+
+    @abstractmethod
+    def count_tokens(self, model: str, texts: Sequence[str]) -> Exchange[int]:
+        """Count the tokens of texts, all together."""
+
+    def embed_reference(self, model: str, requests: Sequence[Request]) -> Exchange[Reference]:
+        """Embed a few texts by the reference path; only where there is a `reference_path`."""
+        raise NotImplementedError
+
+    def publish(self, run: str) -> Exchange[int]:
+        """Let what a run computed answer later ones; only where there is a `run_cache`."""
+        raise NotImplementedError
+
+    def not_served(self, sender: Sender, target: Target, model: str, error: NotFound) -> Flow[NotFound]:  # noqa: ARG002  (what others need)
+        """Return what to say where a model is not known: by default what the service said."""
+        yield from ()
+        return error

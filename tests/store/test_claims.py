@@ -1,0 +1,69 @@
+"""Claims, on each database: up to so many at once, in order, and whoever works them says no time of day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from storing import NOW, accept, at, result
+
+from embatch.errors import FailedPrecondition
+from embatch.states import State
+from embatch.store.claims import Claims, SoleClaims
+
+if TYPE_CHECKING:
+    from embatch.store.store import Store
+
+pytest_plugins = ("store_databases",)
+
+
+@pytest.fixture
+def claims(store: Store) -> Claims:
+    """The claims of a service that has the store to itself."""
+    return SoleClaims(store, lambda: at(60))
+
+
+def test_up_to_so_many_shards_are_claimed_at_once(store: Store, claims: Claims) -> None:
+    """By priority, then by turns between batches; fewer where fewer wait, and none where none does."""
+    accept(store, "a", age=9, shards=2)
+    accept(store, "b", shards=1)
+    claimed = claims.claim(2)
+    assert [(claim.batch_id, claim.number) for claim in claimed] == [("a", 0), ("b", 0)]
+    assert all(claim.attempt == 1 for claim in claimed)
+    rest = claims.claim(5)
+    assert [(claim.batch_id, claim.number) for claim in rest] == [("a", 1)]
+    assert list(claims.claim(5)) == []
+    assert list(claims.claim(0)) == []
+
+
+def test_models_and_batches_are_left_out(store: Store, claims: Claims) -> None:
+    """Those that no engine comes up for, and those that the disk troubles."""
+    accept(store, "a")
+    assert list(claims.claim(1, without=["test-model"])) == []
+    assert list(claims.claim(1, resting=["a"])) == []
+    assert len(claims.claim(1, without=["other"], resting=["b"])) == 1
+
+
+def test_a_claim_ends_with_a_commit_or_a_release(store: Store, claims: Claims) -> None:
+    """What was released is claimed again, under the next attempt; the old claim brings nothing any more."""
+    accept(store, "a")
+    (old,) = claims.claim(1)
+    assert claims.release(old, excused=True)
+    assert not claims.release(old)
+    (new,) = claims.claim(1)
+    assert (new.attempt, new.excused) == (2, 1)
+    assert not claims.commit(old, result(old)).accepted
+    assert claims.commit(new, result(new)).state is State.COMPLETED
+    record = store.get("a")
+    assert record.end_time == at(60)
+    with pytest.raises(FailedPrecondition):
+        store.cancel("a", NOW)
+
+
+def test_a_stopped_batch_takes_no_commit(store: Store, claims: Claims) -> None:
+    """Cancel is final, whoever still works."""
+    accept(store, "a")
+    (claim,) = claims.claim(1)
+    store.cancel("a", NOW)
+    committed = claims.commit(claim, result(claim))
+    assert (committed.accepted, committed.state) == (False, State.CANCELLED)
