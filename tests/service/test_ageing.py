@@ -31,7 +31,7 @@ def test_an_unfinished_batch_expires_and_keeps_what_it_has(rig: Rig) -> None:
     expired = rig.service.get(name)
     assert (expired.state, expired.end_time) == (State.EXPIRED, rig.clock())
     rig.pool.open()
-    rig.until(lambda: rig.pool.running == 0 and not rig.dispatcher._running)
+    rig.until(lambda: rig.pool.running == 0 and not rig.dispatcher.at_work())
     assert rig.service.get(name) == expired
     stats = expired.batch_stats
     assert (stats.successful_request_count, stats.failed_request_count) == (8, 24)
