@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
+from inline_pool import InlinePool
 from service_rig import DIMENSIONS, MODEL, OTHER, Rig, large, quick, rows, together, vector
 
 from embatch.engine.models import Catalog
@@ -13,11 +14,14 @@ from embatch.engine.protocol import EndpointTrouble
 from embatch.errors import EngineTrouble, Unavailable
 from embatch.pool.local import LocalPool
 from embatch.service.intake import Draft
-from embatch.shard import results_schema
+from embatch.shard import RequestRow, results_schema
 from embatch.states import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from embatch.settings import Settings
 
 pytest_plugins = ("rig_fixture",)
 
@@ -327,18 +331,31 @@ def test_a_pool_that_loses_requests_is_not_believed(rig: Rig) -> None:
     assert len(rig.pool.calls) == 3
 
 
-def test_with_real_engine_processes(tmp_path: Path) -> None:
-    """The same service over the local pool: both lanes, a batch, an interactive call, and a quiet end."""
-    rig = Rig(tmp_path / "data", local=True)
+@pytest.mark.parametrize(("make", "lanes"), [(LocalPool, {"bulk", "query"}), (InlinePool, {"inline"})])
+def test_the_service_over_pools_that_embed(
+    tmp_path: Path, make: Callable[[Settings], LocalPool | InlinePool], lanes: set[str]
+) -> None:
+    """A batch, an interactive call, a cancel, what health says, and a quiet end, over either pool alike."""
+    rig = Rig(tmp_path / "data", pool=make)
     try:
-        assert isinstance(rig.service._pool, LocalPool)
-        name = rig.service.submit_inline(Draft(), [*large(2), *rows(20)]).name
+        name = rig.service.submit_inline(Draft(), [*large(2), *rows(20), RequestRow("")]).name
         part = rig.service.interactive.embed(None, rows(2, "query"))
         assert part.column("embedding").to_pylist() == [vector("query 0"), vector("query 1")]
         done = rig.done(name)
         assert (done.state, done.batch_stats.successful_request_count) == (State.COMPLETED, 36)
         found = {row["key"]: row["embedding"] for row in rig.read(name)}
         assert found["text-7"] == vector("text 7")
-        assert {engine.lane for engine in rig.service.health().engines} == {"bulk", "query"}
+        assert [row["error_reason"] for row in rig.read(name)][-1] == "EMPTY_TEXT"
+        health = rig.service.health()
+        assert (health.ready, health.reasons) == (True, ())
+        assert {(engine.model, engine.lane) for engine in health.engines} == {
+            (MODEL.name, lane) for lane in lanes
+        }
+        stopped = rig.service.submit_inline(Draft(), large(20)).name
+        assert rig.service.cancel(stopped).state is State.CANCELLED
+        rig.until(lambda: not rig.dispatcher.at_work())
+        other = rig.service.submit_inline(Draft(model="other"), rows(3)).name
+        assert rig.done(other).state is State.COMPLETED
+        assert rig.read(other)[0]["embedding"] == vector("text 0", OTHER)
     finally:
         rig.stop()
