@@ -10,7 +10,7 @@ from service_world import Clock
 
 from embatch.errors import NotFound, PermissionDenied
 from embatch.service.intake import Draft
-from embatch.service.sweeps import AgeClock, since_boot
+from embatch.service.sweeps import AgeClock, Ageing, since_boot
 from embatch.states import State
 
 pytest_plugins = ("rig_fixture",)
@@ -134,10 +134,11 @@ def test_a_sweep_that_fails_keeps_none_of_the_others(rig: Rig, caplog: pytest.Lo
     def fail() -> None:
         raise ZeroDivisionError
 
-    rig.service._ageing.sweeps.insert(0, fail)
+    ageing = Ageing(rig.store, rig.blobs, rig.settings, AgeClock(rig.clock, rig.clock.steady), expired=id)
+    ageing.sweeps.insert(0, fail)
     name = rig.done(rig.service.submit_inline(Draft(), rows(1)).name).name
     rig.clock.turn(rig.settings.retention + 1)
-    rig.service.sweep()
+    ageing.sweep()
     with pytest.raises(NotFound):
         rig.service.get(name)
     assert [record.name for record in caplog.records] == ["embatch.ageing"]
