@@ -10,7 +10,7 @@ from inline_pool import InlinePool
 from service_rig import DIMENSIONS, MODEL, OTHER, Rig, large, quick, rows, together, vector
 
 from embatch.engine.models import Catalog
-from embatch.engine.protocol import EndpointTrouble
+from embatch.engine.protocol import EndpointTrouble, OthersTaken
 from embatch.errors import EngineTrouble, Unavailable
 from embatch.pool.local import LocalPool
 from embatch.service.intake import Draft
@@ -130,6 +130,26 @@ def test_an_endpoint_in_trouble_never_makes_a_shard_suspect(rig: Rig) -> None:
     name = rig.service.submit_inline(Draft(), rows(5)).name
     assert rig.done(name).batch_stats.successful_request_count == 5
     assert [suspect for _, _, suspect in rig.pool.calls] == [False] * (tries + 1)
+
+
+def test_an_endpoint_that_takes_other_texts_makes_one_batch_wait(rig: Rig) -> None:
+    """Others of its model are worked meanwhile; it is asked again when it said, and no claim counts."""
+    refused = OthersTaken("too long for now", retry_after=60.0)
+    rig.pool.failures.append(refused)
+    slow = rig.service.submit_inline(Draft(priority=100), rows(3, "slow")).name
+    for _ in range(rig.settings.suspect_attempts):
+        rig.until(lambda: not rig.pool.failures and not rig.dispatcher.at_work())
+        assert rig.service.get(slow).notes == ("it waits: too long for now",)
+        rig.pool.failures.append(refused)
+        rig.clock.hurry(61.0)
+        rig.dispatcher.wake()
+    rig.until(lambda: not rig.pool.failures and not rig.dispatcher.at_work())
+    assert rig.done(rig.service.submit_inline(Draft(), rows(3)).name).state is State.COMPLETED
+    assert not rig.service.get(slow).done
+    rig.clock.hurry(61.0)
+    rig.dispatcher.wake()
+    assert rig.done(slow).batch_stats.successful_request_count == 3
+    assert not any(suspect for _, _, suspect in rig.pool.calls)
 
 
 def test_a_wait_of_years_is_tried_again_meanwhile(rig: Rig) -> None:
