@@ -6,6 +6,7 @@ Pure arithmetic in seconds; whoever calls decides how to wait.
 from __future__ import annotations
 
 import math
+import random
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -112,8 +113,17 @@ class Pauses:
 
 
 SUBMIT: Final = Backoff()
+_AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
 POLL: Final = Backoff(first=1.0, limit=30.0, attempts=10)
 _MEANWHILE: Final = Backoff(first=30.0, limit=900.0, attempts=1_000_000)
+
+
+def patience(failures: int) -> float:
+    """Return the seconds to wait with work that failed so often in a row, 1 for the first; no count ends it.
+
+    Jittered by half, for others fail at the same time; this alone draws its chance itself.
+    """
+    return _AGAIN.delay(min(failures, 64), random.uniform(0.5, 1.0)) or _AGAIN.limit
 
 
 def meanwhile(asked: float, failures: int) -> float:

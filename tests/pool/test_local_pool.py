@@ -1,4 +1,4 @@
-"""The pool with real processes: what it returns, what it hears, and that nothing stays behind."""
+"""The pool with real processes: what it hears, what it replaces, and that nothing stays behind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pools
 import pytest
 
 from embatch.engine.models import DEFAULT_MODEL, serve_model
-from embatch.errors import Code, EngineTrouble, Reason, RequestError
-from embatch.shard import Done, RequestRow, results_schema
+from embatch.errors import EngineTrouble
+from embatch.shard import Done, RequestRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,34 +46,6 @@ def _pid(pool: LocalPool, model: ServedModel, lane: str = "bulk") -> int:
     return pid
 
 
-def test_faulty_rows_keep_their_fault_and_equal_texts_agree(pool: LocalPool) -> None:
-    """Progress counts every request once; order, tokens and faults stand where they belong."""
-    fault = RequestError(Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT, "empty")
-    counted: list[Done] = []
-    requests = pools.shard("a", RequestRow(None, fault=fault), "b", "a", "word " * 5000)
-    found = pools.embed(pool, pools.hashing(), requests, counted.append)
-    assert found.schema == results_schema(64)
-    assert found.column("index").to_pylist() == [0, 1, 2, 3, 4]
-    assert sum(counted, Done(0))[:2] == (5, 1 + 1 + 1 + 512)
-    assert found.column("error_code").to_pylist() == [None, 3, None, None, None]
-    assert found.column("error_reason").to_pylist() == [None, "EMPTY_TEXT", None, None, None]
-    assert found.column("error_message").to_pylist() == [None, "empty", None, None, None]
-    embedding = pools.bytes_of(found)
-    assert embedding[0] == embedding[3]
-    assert len(set(embedding)) == 4
-    assert embedding[1] is None
-    assert found.column("truncated").to_pylist() == [False, False, False, False, True]
-    assert found.column("tokens").to_pylist() == [1, 0, 1, 1, 512]
-
-
-def test_faulty_rows_alone_need_no_embedding(pool: LocalPool) -> None:
-    """The results still have the model's dimensions."""
-    fault = RequestError(Code.INVALID_ARGUMENT, Reason.EMPTY_TEXT, "empty")
-    found = pools.embed(pool, pools.hashing(), pools.shard(RequestRow(None, fault=fault)))
-    assert found.schema == results_schema(64)
-    assert pools.blamed(found) == {0: "EMPTY_TEXT"}
-
-
 def test_task_types_and_titles_go_by_the_models_prompts(tmp_path: Path) -> None:
     """What the engine sees is prompt, title and text; texts that differ in them are different texts."""
     code = (
@@ -91,15 +63,6 @@ def test_task_types_and_titles_go_by_the_models_prompts(tmp_path: Path) -> None:
         found = pools.bytes_of(pools.embed(pool, pools.hashing(), pools.shard(*rows)))
     assert found[0] == found[1]
     assert found[0] != found[2]
-
-
-def test_the_same_shard_gives_the_same_bytes(pool: LocalPool) -> None:
-    """Twice in one process, in the query lane, and under suspicion in a process of its own."""
-    requests = pools.shard(*pools.texts(50))
-    first = pools.embed(pool, pools.hashing(), requests)
-    assert pools.embed(pool, pools.hashing(), requests).equals(first)
-    assert pool.query(pools.hashing(), requests).equals(first)
-    assert pools.embed(pool, pools.hashing(), requests, suspect=True).equals(first)
 
 
 def test_what_is_loaded_is_told_from_the_lane_that_is_up(pool: LocalPool) -> None:

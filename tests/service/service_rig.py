@@ -20,11 +20,10 @@ import numpy as np
 import pyarrow as pa
 from service_world import Clock
 
-from embatch.backoff import Backoff
+from embatch.backoff import patience
 from embatch.engine import hashing
 from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec, Shape, computed_by
-from embatch.pool.local import LocalPool
 from embatch.pool.protocol import Referenced
 from embatch.server import compose
 from embatch.settings import Settings
@@ -33,7 +32,7 @@ from embatch.store.blobs import FolderBlobs
 from embatch.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.engine.protocol import Description
     from embatch.errors import EngineTrouble
-    from embatch.pool.protocol import EngineStatus
+    from embatch.pool.protocol import EngineStatus, Pool
     from embatch.store.records import BatchRecord, Claim, Committed, PayloadShard, ResultShard
 
 DIMENSIONS = 8
@@ -50,10 +49,13 @@ MODEL = ServedModel(
     "test", EngineSpec("hashing", "test", options={"dimensions": str(DIMENSIONS)}), DIMENSIONS
 )
 OTHER = ServedModel("other", EngineSpec("hashing", "other", options={"dimensions": "4"}), 4)
-QUICK = Backoff(first=0.001, limit=0.001, attempts=1_000_000)
-"""In place of a back-off that a test cannot wait for."""
 WITHIN = 120.0
 """Seconds after which a wait has failed; a busy machine needs a fraction of it."""
+
+
+def quick(failures: int) -> float:
+    """Return the seconds of a back-off that a test can wait for."""
+    return 0.001
 
 
 class Signals:
@@ -143,11 +145,17 @@ class ToldPool:
     """A pool in this process: hashing vectors, a few rows a micro-batch, which may have to be allowed."""
 
     signals: Signals
+    slots: int = 2
+    """As `Pool.slots`."""
     rows_at_once: int = 4
     gated: bool = False
     """Whether each micro-batch waits for `allow`."""
-    troubles: list[EngineTrouble | Exception] = field(default_factory=list)
+    failures: list[EngineTrouble | Exception] = field(default_factory=list)
     """Raised one after the other by the next calls."""
+    known: dict[str, str] = field(default_factory=dict)
+    """What it tells of models that are in trouble."""
+    wrong: list[pa.RecordBatch] = field(default_factory=list)
+    """Returned one after the other by the next calls, whatever was asked."""
     broken: dict[str, EngineTrouble] = field(default_factory=dict)
     """Raised by every call for a model."""
     calls: list[tuple[str, list[str | None], bool]] = field(default_factory=list)
@@ -190,11 +198,13 @@ class ToldPool:
         with self._lock:
             self.calls.append((model.name, texts, suspect))
             self.running += 1
-            trouble = self.troubles.pop(0) if self.troubles else self.broken.get(model.name)
+            trouble = self.failures.pop(0) if self.failures else self.broken.get(model.name)
         self.signals.tell()
         try:
             if trouble is not None:
                 raise trouble
+            if self.wrong:
+                return self.wrong.pop(0)
             sound = [at for at, text in enumerate(texts) if text is not None]
             on_progress(Done(len(texts) - len(sound)))
             for begin in range(0, len(sound), self.rows_at_once):
@@ -232,9 +242,13 @@ class ToldPool:
         """As `Pool.count`: one token a text."""
         return np.ones(requests.num_rows, np.int32)
 
-    def alone(self, model: str) -> float | None:
-        """As `Pool.alone`."""
+    def unbatched_cost(self, model: str) -> float | None:
+        """As `Pool.unbatched_cost`."""
         return 0.002
+
+    def troubles(self) -> Mapping[str, str]:
+        """As `Pool.troubles`."""
+        return dict(self.known)
 
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """As `Pool.query`."""
@@ -286,16 +300,19 @@ class Rig:
         *,
         settings: Settings | None = None,
         catalog: Catalog | None = None,
-        local: bool = False,
+        pool: Callable[[Settings], Pool] | None = None,
         start: bool = True,
     ) -> None:
+        """Serve with what `pool` makes at each start, or with a pool that does as it is told."""
         self.folder = folder
         self.settings = settings or Settings()
         self.catalog = catalog or Catalog([MODEL, OTHER])
         self.clock = Clock()
         self.signals = Signals()
         self.pool = ToldPool(self.signals)
-        self._local = local
+        self._make_pool = pool
+        self.patience: Callable[[int], float] = patience
+        """The back-off from the next failure on."""
         self.before: dict[str, Callable[[], None]] = {}
         self.after: dict[str, Callable[[], None]] = {}
         self._open = False
@@ -308,8 +325,17 @@ class Rig:
         self.blobs.ensure_layout()
         self.store = WatchedStore.open(f"sqlite:///{self.folder / 'embatch.db'}")
         self.store.signals, self.store.before, self.store.after = self.signals, self.before, self.after
-        pool = LocalPool(self.settings) if self._local else self.pool
-        held = compose.Held(self.store, self.blobs, self.catalog, pool, self.settings, self.clock)
+        pool = self.pool if self._make_pool is None else self._make_pool(self.settings)
+        held = compose.Held(
+            self.store,
+            self.blobs,
+            self.catalog,
+            pool,
+            self.settings,
+            self.clock,
+            monotonic=self.clock.monotonic,
+            patience=lambda failures: self.patience(failures),  # noqa: PLW0108  (it may be changed later)
+        )
         held.recover()
         self.dispatcher = compose.dispatcher(held)
         self.service = compose.service(held, self.dispatcher, self.folder / "cache", steady=self.clock.steady)

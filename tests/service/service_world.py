@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ class Clock:
     def __init__(self) -> None:
         self._time = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         self._up = 1_000_000.0
+        self._ahead = 0.0
 
     def __call__(self) -> datetime:
         """Return what time it is."""
@@ -25,6 +27,14 @@ class Clock:
     def steady(self) -> float:
         """Return the seconds since the machine was switched on."""
         return self._up
+
+    def monotonic(self) -> float:
+        """Return a time that passes by itself, as that of back-offs does."""
+        return time.monotonic() + self._ahead
+
+    def hurry(self, seconds: float) -> None:
+        """Put the time of back-offs forward."""
+        self._ahead += seconds
 
     def turn(self, seconds: float) -> None:
         """Let time pass."""

@@ -10,7 +10,7 @@ from service_world import Clock
 
 from embatch.errors import NoSuchFile, NotFound
 from embatch.service.intake import Draft
-from embatch.service.sweeps import AgeClock, since_boot
+from embatch.service.sweeps import AgeClock, Ageing, since_boot
 from embatch.states import State
 
 pytest_plugins = ("rig_fixture",)
@@ -31,7 +31,7 @@ def test_an_unfinished_batch_expires_and_keeps_what_it_has(rig: Rig) -> None:
     expired = rig.service.get(name)
     assert (expired.state, expired.end_time) == (State.EXPIRED, rig.clock())
     rig.pool.open()
-    rig.until(lambda: rig.pool.running == 0 and not rig.dispatcher._running)
+    rig.until(lambda: rig.pool.running == 0 and not rig.dispatcher.at_work())
     assert rig.service.get(name) == expired
     stats = expired.batch_stats
     assert (stats.successful_request_count, stats.failed_request_count) == (8, 24)
@@ -134,10 +134,11 @@ def test_a_sweep_that_fails_keeps_none_of_the_others(rig: Rig, caplog: pytest.Lo
     def fail() -> None:
         raise ZeroDivisionError
 
-    rig.service._ageing.sweeps.insert(0, fail)
+    ageing = Ageing(rig.store, rig.blobs, rig.settings, AgeClock(rig.clock, rig.clock.steady), expired=id)
+    ageing.sweeps.insert(0, fail)
     name = rig.done(rig.service.submit_inline(Draft(), rows(1)).name).name
     rig.clock.turn(rig.settings.retention + 1)
-    rig.service.sweep()
+    ageing.sweep()
     with pytest.raises(NotFound):
         rig.service.get(name)
     assert [record.name for record in caplog.records] == ["embatch.ageing"]

@@ -9,6 +9,7 @@ import pytest
 from service_rig import Rig
 
 from embatch.engine.models import Catalog, serve_model
+from embatch.pool.local import LocalPool
 from embatch.service.intake import Draft
 from embatch.settings import Settings
 from embatch.shard import PRECOMPUTED, RequestRow, precomputed
@@ -29,7 +30,7 @@ def _catalog(**options: str) -> Catalog:
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[Rig]:
     """A service with real engine processes."""
-    rig = Rig(tmp_path / "data", catalog=_catalog(), local=True)
+    rig = Rig(tmp_path / "data", catalog=_catalog(), pool=LocalPool)
     yield rig
     rig.stop()
 
@@ -87,7 +88,7 @@ def test_other_numerics_never_hit(local: Rig, tmp_path: Path) -> None:
     local.service.publish("first")
     local.stop()
     for options in ({"dimensions": "32"}, {"max_tokens": "7"}):
-        other = Rig(tmp_path / "data", catalog=_catalog(**options), local=True)
+        other = Rig(tmp_path / "data", catalog=_catalog(**options), pool=LocalPool)
         try:
             batch, _ = _embedded(other, "second", TEXTS)
             assert batch.usage.cached_request_count == 0
@@ -122,7 +123,9 @@ def test_a_cut_text_is_refused_from_the_cache_too(local: Rig) -> None:
 
 def test_the_cache_can_be_turned_off(tmp_path: Path) -> None:
     """With the setting 0 every run computes for itself."""
-    rig = Rig(tmp_path / "data", catalog=_catalog(), local=True, settings=replace(Settings(), cache_bytes=0))
+    rig = Rig(
+        tmp_path / "data", catalog=_catalog(), pool=LocalPool, settings=replace(Settings(), cache_bytes=0)
+    )
     try:
         first, _ = _embedded(rig, "first", TEXTS)
         rig.service.delete(first.name)

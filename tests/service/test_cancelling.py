@@ -140,7 +140,7 @@ def test_a_shard_claimed_just_before_the_cancel_is_not_begun(rig: Rig) -> None:
     go_on.set()
     canceller.join(30)
     rig.pool.allow(100)
-    rig.until(lambda: rig.pool.running == 0 and not rig.dispatcher._running)
+    rig.until(lambda: rig.pool.running == 0 and not rig.dispatcher.at_work())
     assert rig.pool.micro_batches == 0
     assert rig.service.get(name).batch_stats.failed_request_count == 8
 
@@ -155,7 +155,7 @@ def test_a_result_that_comes_after_the_cancel_is_dropped(rig: Rig) -> None:
     rig.pool.gated = True
     name = rig.service.submit_inline(Draft(), rows(4)).name
     rig.pool.allow(1)
-    rig.until(lambda: not rig.dispatcher._running and rig.service.get(name).done)
+    rig.until(lambda: not rig.dispatcher.at_work() and rig.service.get(name).done)
     assert rig.service.get(name).batch_stats.successful_request_count == 0
     assert rig.files() == {name, f"{name}/payload-00000.arrow"}
     assert {row["error_code"] for row in rig.read(name)} == {1}
@@ -173,7 +173,7 @@ def test_a_result_that_comes_after_the_deletion_leaves_no_folder(rig: Rig) -> No
     name = rig.service.submit_inline(Draft(), rows(4)).name
     rig.blobs.before_write = delete
     rig.pool.allow(1)
-    rig.until(lambda: rig.pool.micro_batches == 1 and not rig.dispatcher._running)
+    rig.until(lambda: rig.pool.micro_batches == 1 and not rig.dispatcher.at_work())
     assert rig.files() == set()
 
 

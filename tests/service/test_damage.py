@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pytest
-from service_rig import QUICK, Rig, large, rows, vector
+from service_rig import Rig, large, quick, rows, vector
 from service_world import unreadable
 
 from embatch.errors import DataLoss, NotFound, Unavailable
@@ -110,7 +110,7 @@ def test_a_payload_that_cannot_be_opened_just_now_is_not_lost(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many open files, say: however often it is tried, nothing is given up, and no claim counts."""
-    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
+    rig.patience = quick
     refused = unreadable(monkeypatch, "payload", 20)
     name = rig.service.submit_inline(Draft(), rows(3)).name
     assert rig.done(name).batch_stats.successful_request_count == 3
@@ -131,7 +131,7 @@ def test_a_disk_that_cannot_be_read_is_asked_ever_more_seldom_and_told_of_once(
         waited.append(failures)
         return 0.001
 
-    monkeypatch.setattr("embatch.service.dispatcher._patience", patience)
+    rig.patience = patience
     refused = unreadable(monkeypatch, "payload", 10**6)
     name = rig.service.submit_inline(Draft(), rows(3)).name
     rig.until(lambda: len(refused) >= 12)
@@ -141,7 +141,7 @@ def test_a_disk_that_cannot_be_read_is_asked_ever_more_seldom_and_told_of_once(
     assert max(waited) > 6
     assert [record.getMessage() for record in caplog.records] == ["work pauses"]
     rig.service.cancel(name)
-    rig.until(lambda: not rig.dispatcher._running)
+    rig.until(lambda: not rig.dispatcher.at_work())
     assert rig.service.health().reasons == ()
 
 
@@ -202,7 +202,7 @@ def test_an_input_file_that_cannot_be_read_just_now_is_not_lost(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """Without free descriptors, or with a disk that fails: told of once, and planned when it can be."""
-    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
+    rig.patience = quick
     file = rig.upload(CONTENT[kind], kind)
     failed: list[int] = []
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
-from service_rig import DIMENSIONS, MODEL, OTHER, QUICK, Rig, large, rows, together, vector
+from inline_pool import InlinePool
+from service_rig import DIMENSIONS, MODEL, OTHER, Rig, large, quick, rows, together, vector
 
 from embatch.engine.models import Catalog
-from embatch.engine.protocol import EndpointTrouble
+from embatch.engine.protocol import EndpointTrouble, OthersTaken
 from embatch.errors import EngineTrouble, Unavailable
 from embatch.pool.local import LocalPool
 from embatch.service.intake import Draft
-from embatch.shard import results_schema
+from embatch.shard import RequestRow, results_schema
 from embatch.states import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from embatch.settings import Settings
 
 pytest_plugins = ("rig_fixture",)
 
@@ -77,6 +79,33 @@ def test_two_shards_are_worked_at_a_time(rig: Rig) -> None:
     assert rig.done(name).batch_stats.successful_request_count == 40
 
 
+def test_the_pool_says_how_many_shards_are_worked_at_a_time(rig: Rig) -> None:
+    """Another one may have room for more."""
+    rig.stop()
+    rig.pool = type(rig.pool)(rig.signals, slots=4, gated=True)
+    rig.start()
+    name = rig.service.submit_inline(Draft(), large(6)).name
+    rig.until(lambda: rig.pool.running == 4)
+    assert rig.claimed(name) == 4
+    rig.pool.open()
+    assert rig.done(name).batch_stats.successful_request_count == 48
+
+
+def test_a_model_that_the_pool_knows_to_be_in_trouble_is_told_of_before_any_work(rig: Rig) -> None:
+    """Nothing was claimed yet: health says so, and a batch that waits."""
+    rig.pool.known["other"] = "it does not load"
+    rig.pool.gated = True
+    rig.service.submit_inline(Draft(), large(2))
+    rig.until(lambda: rig.pool.running == 2)
+    behind = rig.service.submit_inline(Draft(model="other"), rows(1)).name
+    health = rig.service.health()
+    assert (health.ready, health.reasons) == (False, ("it does not load",))
+    assert rig.service.get(behind).notes == ("it waits: it does not load",)
+    rig.pool.known.clear()
+    assert rig.service.health().ready
+    assert {model for model, _, _ in rig.pool.calls} == {"test"}
+
+
 def test_engine_trouble_blames_nobody_and_ends_by_itself(rig: Rig) -> None:
     """The shard waits, health says why, and once an engine comes up everything is worked."""
     rig.pool.broken["test"] = EngineTrouble("the weights are missing", retry_after=0.01)
@@ -97,18 +126,42 @@ def test_engine_trouble_blames_nobody_and_ends_by_itself(rig: Rig) -> None:
 def test_an_endpoint_in_trouble_never_makes_a_shard_suspect(rig: Rig) -> None:
     """However often it fails: each claim is excused, and nothing is tried apart from the rest."""
     tries = rig.settings.suspect_attempts + 3
-    rig.pool.troubles += [EndpointTrouble("the endpoint answered 429", retry_after=0.01)] * tries
+    rig.pool.failures += [EndpointTrouble("the endpoint answered 429", retry_after=0.01)] * tries
     name = rig.service.submit_inline(Draft(), rows(5)).name
     assert rig.done(name).batch_stats.successful_request_count == 5
     assert [suspect for _, _, suspect in rig.pool.calls] == [False] * (tries + 1)
 
 
+def test_an_endpoint_that_takes_other_texts_makes_one_batch_wait(rig: Rig) -> None:
+    """Others of its model are worked meanwhile; it is asked again when it said, and no claim counts."""
+    refused = OthersTaken("too long for now", retry_after=60.0)
+    rig.pool.failures.append(refused)
+    slow = rig.service.submit_inline(Draft(priority=100), rows(3, "slow")).name
+    for _ in range(rig.settings.suspect_attempts):
+        rig.until(lambda: not rig.pool.failures and not rig.dispatcher.at_work())
+        assert rig.service.get(slow).notes == ("it waits: too long for now",)
+        rig.pool.failures.append(refused)
+        rig.clock.hurry(61.0)
+        rig.dispatcher.wake()
+    rig.until(lambda: not rig.pool.failures and not rig.dispatcher.at_work())
+    assert rig.done(rig.service.submit_inline(Draft(), rows(3)).name).state is State.COMPLETED
+    assert not rig.service.get(slow).done
+    rig.clock.hurry(61.0)
+    rig.dispatcher.wake()
+    assert rig.done(slow).batch_stats.successful_request_count == 3
+    assert not any(suspect for _, _, suspect in rig.pool.calls)
+
+
 def test_a_wait_of_years_is_tried_again_meanwhile(rig: Rig) -> None:
-    """Whoever asked for it: the first time within half a minute."""
+    """Whoever asked for it: the first time after half a minute."""
     rig.pool.broken["test"] = EngineTrouble("much later", retry_after=999_999_999.0)
     name = rig.service.submit_inline(Draft(), rows(5)).name
     rig.until(lambda: rig.service.get(name).notes)
-    assert rig.dispatcher._models.next_end(time.monotonic()) <= 30.0
+    assert [model for model, _, _ in rig.pool.calls] == ["test"]
+    del rig.pool.broken["test"]
+    rig.clock.hurry(30.0)
+    rig.dispatcher.wake()
+    assert rig.done(name).batch_stats.successful_request_count == 5
 
 
 def test_a_model_in_trouble_is_paused_and_delays_no_other(rig: Rig) -> None:
@@ -123,8 +176,7 @@ def test_a_model_in_trouble_is_paused_and_delays_no_other(rig: Rig) -> None:
     assert rig.claimed(broken.name) == 0
     # Nobody waits for it any more once the batch is gone, and health forgets after the pause.
     rig.service.cancel(broken.name)
-    pauses = rig.dispatcher._models._pauses
-    pauses["other"] = replace(pauses["other"], until=0.0)
+    rig.clock.hurry(3600.0)
     rig.dispatcher.wake()
     rig.until(lambda: rig.service.health().ready)
 
@@ -162,7 +214,7 @@ def test_results_of_a_stopped_batch_whose_model_is_gone_are_readable(rig: Rig) -
 def test_a_shard_that_never_commits_becomes_suspect(rig: Rig) -> None:
     """After the third claim without a commit it is worked in quarantine, and not before."""
     attempts = rig.settings.suspect_attempts
-    rig.pool.troubles += [EngineTrouble("gone", retry_after=0.0)] * (attempts + 2)
+    rig.pool.failures += [EngineTrouble("gone", retry_after=0.0)] * (attempts + 2)
     name = rig.service.submit_inline(Draft(), rows(3)).name
     assert rig.done(name).state is State.COMPLETED
     assert [suspect for _, _, suspect in rig.pool.calls] == [False] * attempts + [True] * 3
@@ -217,7 +269,7 @@ def test_a_drain_without_patience_releases_all_the_same(rig: Rig) -> None:
 
     rig.before["commit"] = close
     rig.pool.allow(1)
-    rig.until(lambda: late and not rig.dispatcher._running)
+    rig.until(lambda: late and not rig.dispatcher.at_work())
     assert late == [True]
     assert rig.files() == {name, f"{name}/payload-00000.arrow"}
     rig.restart()
@@ -239,20 +291,17 @@ def test_a_killed_service_is_taken_up_where_it_was(rig: Rig) -> None:
     rig.pool.allow(2)
     rig.until(lambda: rig.service.get(name).batch_stats.successful_request_count >= 8)
     rig.until(lambda: rig.claimed(name) >= 1)  # the slots that committed take what follows
-    dead, slots = rig.service, rig.dispatcher
     # What a kill leaves: claims in the store, files without rows, nobody to clean up.
-    slots._claims = Refusing()  # type: ignore[assignment]  # nothing it still does reaches the store
-    slots._closing.set()
-    dead._ageing.close(0.0)
-    rig.pool.open()
+    rig.before.update(dict.fromkeys(("claim", "commit", "release"), gone))
+    rig.service.close(30.0)
+    assert rig.claimed(name) >= 1
     for path in ("batches/orphan/payload-00000.arrow", "uploads/orphan", "files/orphan"):
         rig.blobs.path(path).parent.mkdir(exist_ok=True)
         rig.blobs.path(path).write_bytes(b"left behind")
     committed = rig.pool.worked.copy()
     done = {row.number for row in rig.store.shards(name.removeprefix("batches/")) if row.state == "done"}
-    rig._open = False
-    dead._planner.close(30)
-    rig.store.close()
+    rig.stop()
+    rig.before = {}
     rig.pool = type(rig.pool)(rig.signals)
     rig.start()
     assert rig.done(name).batch_stats.successful_request_count == 32
@@ -262,33 +311,24 @@ def test_a_killed_service_is_taken_up_where_it_was(rig: Rig) -> None:
     assert committed
 
 
-class Refusing:
-    """A store that is no longer there."""
-
-    def __getattr__(self, name: str) -> object:
-        """Refuse everything."""
-
-        def refuse(*_: object, **__: object) -> object:
-            raise Unavailable("gone")
-
-        return refuse
+def gone() -> None:
+    """Keep what a dead service still does from the store."""
+    raise Unavailable("gone")
 
 
-def test_a_bug_in_the_pool_harms_neither_slot_nor_batch(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bug_in_the_pool_harms_neither_slot_nor_batch(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """The shard is given back and tried again; the log says where it happened, and never the text."""
-    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
-    rig.pool.troubles += [ZeroDivisionError("secret text")] * 2
+    rig.patience = quick
+    rig.pool.failures += [ZeroDivisionError("secret text")] * 2
     name = rig.service.submit_inline(Draft(), rows(3)).name
     assert rig.done(name).batch_stats.successful_request_count == 3
     assert sum(record.name == "embatch.dispatcher" for record in caplog.records) == 2
     assert "secret text" not in "".join(record.getMessage() for record in caplog.records)
 
 
-def test_a_commit_that_the_disk_refuses_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_the_disk_refuses_is_tried_again(rig: Rig) -> None:
     """Its file goes at once, for the disk is full, and the next attempt has a file of its own."""
-    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
+    rig.patience = quick
     tries: list[int] = []
 
     def refuse() -> None:
@@ -302,36 +342,40 @@ def test_a_commit_that_the_disk_refuses_is_tried_again(rig: Rig, monkeypatch: py
     rig.until(lambda: rig.files() == {name, f"{name}/payload-00000.arrow", f"{name}/result-00000-3.arrow"})
 
 
-def test_a_pool_that_loses_requests_is_not_believed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_that_loses_requests_is_not_believed(rig: Rig) -> None:
     """The database refuses a shard whose counts do not add up; the batch goes on once the pool is right."""
-    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
-    right = rig.pool.embed
-    wrong: list[int] = []
-
-    def lossy(*arguments: object, **named: object) -> object:
-        if len(wrong) < 2:
-            wrong.append(1)
-            return pa.RecordBatch.from_pylist([], schema=results_schema(DIMENSIONS))
-        return right(*arguments, **named)  # type: ignore[arg-type]  # passed on as they came
-
-    monkeypatch.setattr(rig.pool, "embed", lossy)
+    rig.patience = quick
+    rig.pool.wrong += [pa.RecordBatch.from_pylist([], schema=results_schema(DIMENSIONS))] * 2
     name = rig.service.submit_inline(Draft(), rows(3)).name
-    done = rig.done(name)
-    assert (len(wrong), done.batch_stats.successful_request_count) == (2, 3)
+    assert rig.done(name).batch_stats.successful_request_count == 3
+    assert len(rig.pool.calls) == 3
 
 
-def test_with_real_engine_processes(tmp_path: Path) -> None:
-    """The same service over the local pool: both lanes, a batch, an interactive call, and a quiet end."""
-    rig = Rig(tmp_path / "data", local=True)
+@pytest.mark.parametrize(("make", "lanes"), [(LocalPool, {"bulk", "query"}), (InlinePool, {"inline"})])
+def test_the_service_over_pools_that_embed(
+    tmp_path: Path, make: Callable[[Settings], LocalPool | InlinePool], lanes: set[str]
+) -> None:
+    """A batch, an interactive call, a cancel, what health says, and a quiet end, over either pool alike."""
+    rig = Rig(tmp_path / "data", pool=make)
     try:
-        assert isinstance(rig.service._pool, LocalPool)
-        name = rig.service.submit_inline(Draft(), [*large(2), *rows(20)]).name
+        name = rig.service.submit_inline(Draft(), [*large(2), *rows(20), RequestRow("")]).name
         part = rig.service.interactive.embed(None, rows(2, "query"))
         assert part.column("embedding").to_pylist() == [vector("query 0"), vector("query 1")]
         done = rig.done(name)
         assert (done.state, done.batch_stats.successful_request_count) == (State.COMPLETED, 36)
         found = {row["key"]: row["embedding"] for row in rig.read(name)}
         assert found["text-7"] == vector("text 7")
-        assert {engine.lane for engine in rig.service.health().engines} == {"bulk", "query"}
+        assert [row["error_reason"] for row in rig.read(name)][-1] == "EMPTY_TEXT"
+        health = rig.service.health()
+        assert (health.ready, health.reasons) == (True, ())
+        assert {(engine.model, engine.lane) for engine in health.engines} == {
+            (MODEL.name, lane) for lane in lanes
+        }
+        stopped = rig.service.submit_inline(Draft(), large(20)).name
+        assert rig.service.cancel(stopped).state is State.CANCELLED
+        rig.until(lambda: not rig.dispatcher.at_work())
+        other = rig.service.submit_inline(Draft(model="other"), rows(3)).name
+        assert rig.done(other).state is State.COMPLETED
+        assert rig.read(other)[0]["embedding"] == vector("text 0", OTHER)
     finally:
         rig.stop()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from service_rig import QUICK, Rig, rows
+from service_rig import Rig, quick, rows
 
 from embatch.backoff import SUBMIT
 from embatch.batch import WAITS
@@ -60,11 +60,9 @@ def test_on_a_nearly_full_disk_nothing_new_is_accepted_and_the_rest_is_finished(
     assert rig.done(rig.service.submit_file(Draft(), file).name).state is State.COMPLETED
 
 
-def test_results_without_room_wait_and_say_so_until_there_is_some(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_without_room_wait_and_say_so_until_there_is_some(rig: Rig) -> None:
     """In a note of the batch and in health, which is not ready: what is submitted now would wait, too."""
-    monkeypatch.setattr("embatch.service.dispatcher._AGAIN", QUICK)
+    rig.patience = quick
     full = True
 
     def refuse(path: str) -> None:

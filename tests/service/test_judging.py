@@ -143,8 +143,8 @@ def test_judging_depends_on_the_rows_alone(rows: list[RequestRow]) -> None:
 
 def written(folder: Path, rows: list[RequestRow]) -> tuple[list[int], tuple[str, ...]]:
     """Write the shards of some requests; return what each asks for, and the notes."""
-    writer = ShardWriter(FolderBlobs(folder), "b", RequestValidator(MODEL, SETTINGS))
-    writer._cutter.limit_requests = 2
+    cutter = ShardCutter(limit_requests=2)
+    writer = ShardWriter(FolderBlobs(folder), "b", RequestValidator(MODEL, SETTINGS), cutter=cutter)
     return [shard.dimensions for shard in writer.shards(rows)], writer.notes()
 
 

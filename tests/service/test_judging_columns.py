@@ -56,9 +56,8 @@ def columns(rows: list[RequestRow]) -> pa.RecordBatch:
 
 def writer(folder: Path) -> ShardWriter:
     """Return a writer of small shards."""
-    made = ShardWriter(FolderBlobs(folder), "b", RequestValidator(MODEL, SETTINGS))
-    made._cutter = ShardCutter(limit_bytes=400, limit_requests=5)
-    return made
+    cutter = ShardCutter(limit_bytes=400, limit_requests=5)
+    return ShardWriter(FolderBlobs(folder), "b", RequestValidator(MODEL, SETTINGS), cutter=cutter)
 
 
 def stored(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from service_rig import DIMENSIONS, MODEL, Rig, large, rows, vector
-from sqlalchemy import update
 
 from embatch.engine import hashing
 from embatch.engine.models import Catalog
@@ -22,7 +23,6 @@ from embatch.service.intake import Draft
 from embatch.settings import Settings
 from embatch.shard import COMPUTED_BY, RequestRow, said_of, with_precomputed
 from embatch.states import State
-from embatch.store.schema import BATCH
 
 pytest_plugins = ("rig_fixture",)
 
@@ -79,8 +79,8 @@ def test_a_model_that_changes_while_a_shard_is_worked_is_noticed_when_it_is_stor
     def begin_otherwise() -> None:
         if not began:
             began.append("elsewhere")
-            other = {"computed_by": "something else"}
-            rig.store._writer.run(lambda c: c.execute(update(BATCH).values(**other)).rowcount)
+            with closing(sqlite3.connect(rig.folder / "embatch.db")) as database, database:
+                database.execute("UPDATE batch SET computed_by = 'something else'")
 
     rig.before["commit"] = begin_otherwise
     name = rig.service.submit_inline(Draft(), rows(3)).name

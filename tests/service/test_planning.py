@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from service_rig import MODEL, OTHER, QUICK, Rig, tree, vector
+from service_rig import MODEL, OTHER, Rig, quick, tree, vector
 
 from embatch.engine.models import Catalog
 from embatch.errors import AlreadyExists, FailedPrecondition, NoSuchFile, Unavailable
@@ -330,12 +330,10 @@ def test_an_input_file_that_is_gone_fails_its_batch(rig: Rig) -> None:
     assert "gone" in (batch.error or "")
 
 
-def test_a_full_disk_delays_planning_and_fails_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_delays_planning_and_fails_nothing(tmp_path: Path) -> None:
     """It is tried again, from the beginning, and other files are planned meanwhile."""
-    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     rig = Rig(tmp_path / "data")
+    rig.patience = quick
     try:
         tries: list[str] = []
 
@@ -354,12 +352,10 @@ def test_a_full_disk_delays_planning_and_fails_nothing(
         rig.stop()
 
 
-def test_a_file_of_a_model_that_is_not_served_waits_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_a_model_that_is_not_served_waits_for_it(tmp_path: Path) -> None:
     """Neither failed nor planned; the service that serves it again plans it."""
-    monkeypatch.setattr("embatch.service.planner._AGAIN", QUICK)
     rig = Rig(tmp_path / "data")
+    rig.patience = quick
     try:
         rig.blobs.before_write = until_closing(rig)
         name = rig.service.submit_file(Draft(model="other"), rig.upload(line("a"))).name

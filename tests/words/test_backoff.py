@@ -15,6 +15,7 @@ from embatch.backoff import (
     Pauses,
     http_date,
     meanwhile,
+    patience,
     poll_interval,
     retry_after,
     time_limit,
@@ -76,6 +77,13 @@ def test_a_short_wait_is_obeyed_and_none_undercut_by_a_longer(failures: int, ask
     if 0 < asked <= 120:
         assert wait == asked
     assert wait <= max(asked, 0) or math.isnan(asked)
+
+
+def test_patience_grows_to_half_a_minute_and_never_ends() -> None:
+    """No wait is less than half of what it may be, and no number of failures is the last."""
+    for failures, most in ((1, 1.0), (2, 2.0), (5, 16.0), (6, 30.0), (10**7, 30.0)):
+        waits = [patience(failures) for _ in range(20)]
+        assert most / 2 <= min(waits) < max(waits) <= most
 
 
 def test_nothing_pauses_longer_than_an_hour() -> None:

@@ -23,7 +23,7 @@ DONE, FAILED, USAGE, PARTLY, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 6,
 EPILOGUE = """
 The data folder holds the database, the texts waiting and the embeddings: {folder}
 Another one: --data DIR, or EMBATCH_DATA. Exit codes: 0 done, 1 failed, 2 usage, 3 finished with failed
-rows, 4 not authorised, 6 wait timed out, 75 data folder taken, 130 interrupted (repeat to go on).
+rows, 4 not authorised, 6 wait timed out, 75 data folder or database taken, 130 interrupted (repeat to go on).
 """
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from queue import SimpleQueue
 
     import numpy as np
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from embatch.engine.protocol import Description, Shape
     from embatch.shard import Done
 
-BULK: Final = "bulk"
-QUERY: Final = "query"
-REFERENCE: Final = "reference"
-"""Float32 beside a bulk lane that computes in less, for the few texts of a certificate."""
 TICK: Final = 0.1
 """Seconds between two looks at a stop signal."""
 CLOSING: Final = "the service is closing"
@@ -54,7 +50,7 @@ class Referenced:
     cpu_seconds: float
     """What the engine spent on them, one at a time."""
     compared: Description
-    """The bulk engine that these vectors stand against."""
+    """The engine of the shards that these vectors stand against."""
 
 
 class Stopped(Exception):
@@ -157,7 +153,15 @@ class Processes(Protocol):
 
 
 class Pool(Protocol):
-    """Texts in, vectors out, whatever happens to the processes in between. Every method may block."""
+    """Texts in, vectors out, whatever happens to the processes in between. Thread-safe.
+
+    Every method may block, but for `slots`, `unbatched_cost`, `troubles` and `status`, which tell at once.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many shards are worth embedding at once, the same for as long as it lives."""
+        ...
 
     def describe(self, model: ServedModel) -> Description:
         """Return what is loaded for a model, loading it if need be. Raises EngineTrouble."""
@@ -172,12 +176,13 @@ class Pool(Protocol):
         stop: threading.Event,
         suspect: bool = False,
     ) -> pa.RecordBatch | None:
-        """Embed a payload shard in the bulk lane: `shard.REQUESTS` in, `shard.results_schema` out.
+        """Embed a payload shard: `shard.REQUESTS` in, `shard.results_schema` out.
 
+        The results say in `shard.COMPUTED_BY` what made their vectors, in `shard.IDENTITY` which engine.
         Rows keep their order; a faulty row keeps its fault; a row that an engine cannot bear gets an error.
-        Rows that come with a vector (`shard.PRECOMPUTED`) keep it. `on_progress` is told what more is
-        finished. With `suspect` everything runs in a process of its own. `None`: `stop` was set, heard
-        between micro-batches.
+        Rows that come with a vector of the same model (`shard.PRECOMPUTED`) keep it. `on_progress` is told
+        what more is finished. With `suspect` nothing that others use is put at risk. `None`: `stop` was set,
+        heard between micro-batches.
 
         Raises:
             EngineTrouble: no engine process comes up; no row is to blame.
@@ -185,14 +190,14 @@ class Pool(Protocol):
         ...
 
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
-        """Embed a few texts in the query lane, same columns as `embed`. Raises EngineTrouble."""
+        """Embed a few texts that somebody waits for, same columns as `embed`. Raises EngineTrouble."""
         ...
 
     def reference(self, model: ServedModel, requests: pa.RecordBatch) -> Referenced:
         """Embed a few texts by the reference path: float32, one text at a time. Raises EngineTrouble.
 
-        It waits behind the bulk work of the moment. Without texts it waits for the bulk engine alone, and an
-        engine of its own, where it needs one, begins to load.
+        It waits behind the shards of the moment. Without texts it waits for their engine alone, and an engine
+        of its own, where it needs one, begins to load.
         """
         ...
 
@@ -200,8 +205,15 @@ class Pool(Protocol):
         """Return the tokens the model would see of each request, int32 (n,). Raises EngineTrouble."""
         ...
 
-    def alone(self, model: str) -> float | None:
+    def unbatched_cost(self, model: str) -> float | None:
         """Return the CPU seconds a token costs one text at a time; `None`: not measured yet."""
+        ...
+
+    def troubles(self) -> Mapping[str, str]:
+        """Return by model why no engine comes up for its shards; empty: none is known to be in trouble.
+
+        Engines may begin to load before a shard waits for them: who reads this knows before that.
+        """
         ...
 
     def status(self) -> Sequence[EngineStatus]:

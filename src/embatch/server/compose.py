@@ -6,9 +6,11 @@ held ─┬─ dispatcher ────────┐  works shards: alone in a 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embatch.backoff import patience
 from embatch.service.application import Parts, Service
 from embatch.service.caching import Cached
 from embatch.service.dispatcher import Dispatcher
@@ -44,6 +46,10 @@ class Held:
     pool: Pool
     settings: Settings
     now: Callable[[], datetime]
+    monotonic: Callable[[], float] = time.monotonic
+    """The clock of pauses after failures."""
+    patience: Callable[[int], float] = patience
+    """Seconds until what failed so often in a row is tried again."""
 
     def recover(self) -> None:
         """Take up what the last service left: for whoever has store and blobs to itself; see `recovery`."""
@@ -53,7 +59,9 @@ class Held:
 def dispatcher(held: Held) -> Dispatcher:
     """Return what works the shards of a store, beside a service or by itself."""
     claims = SoleClaims(held.store, held.now)
-    return Dispatcher(claims, held.blobs, held.catalog, held.pool, held.settings)
+    return Dispatcher(
+        claims, held.blobs, held.catalog, held.pool, held.settings, held.patience, held.monotonic
+    )
 
 
 def service(
@@ -70,7 +78,9 @@ def service(
     store, blobs, settings, now = held.store, held.blobs, held.settings, held.now
     uploads = Uploads(store, blobs, Spool(blobs), settings, now)
     cached = Cached(VectorCache(cache, settings.cache_bytes), held.pool, blobs)
-    planner = Planner(store, blobs, held.catalog, held.pool, settings, now, cached, planned=workers.wake)
+    planner = Planner(
+        store, blobs, held.catalog, held.pool, settings, now, cached, workers.wake, held.patience
+    )
 
     def expired(batch_id: str) -> None:
         workers.cancel(batch_id)

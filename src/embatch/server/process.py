@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from embatch.engine.models import Catalog
-    from embatch.pool.local import LocalPool
+    from embatch.pool.protocol import Pool
     from embatch.server.storage import Storage
     from embatch.service.application import Service
     from embatch.settings import Settings
@@ -57,7 +57,7 @@ class Parts:
     """Data folder and database, held."""
     settings: Settings
     catalog: Catalog
-    pool: LocalPool
+    pool: Pool
     listener: folder.Listener
     hosts: tuple[str, ...] | None
     """Names by which it may be called; `None`: any."""

@@ -237,12 +237,12 @@ class Service:
         return None
 
     def _shown(self, record: BatchRecord, ahead: str | None = None) -> Batch:
-        alone = self._pool.alone(record.model)
+        cost = self._pool.unbatched_cost(record.model)
         if record.state.final:
-            return shown(record, Done(0), alone)
+            return shown(record, Done(0), cost)
         troubles = self._workers.troubles()
         waits = troubles.get(f"batches/{record.id}", troubles.get(record.model, ahead))
-        return shown(record, self._workers.uncommitted(record.id), alone, waits)
+        return shown(record, self._workers.uncommitted(record.id), cost, waits)
 
     # models
 

@@ -1,96 +1,103 @@
 """claim → pool → commit, over and over.
 
-Two slots work at the same time, so that one shard is read and committed while the other computes. A slot
-that finds nothing waits for `wake`. Everything durable is the store's: killing this at any point loses the
-running shards' work and nothing else.
+As many slots as the pool has work at the same time, so that one shard is read and committed while the other
+computes. A slot that finds nothing waits for `wake`. Everything durable is the store's: killing this at any
+point loses the running shards' work and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-import pyarrow.compute as pc
-
-from embatch.backoff import Backoff, Pauses, meanwhile
-from embatch.engine.protocol import EndpointTrouble, OthersTaken, computed_by
-from embatch.errors import (
-    Code,
-    DataLoss,
-    EmbatchError,
-    EngineTrouble,
-    NotFound,
-    Reason,
-    RequestError,
-    Unavailable,
-)
-from embatch.pool.protocol import BULK
-from embatch.shard import COMPUTED_BY, Done, failed_results, refused, said_of
-from embatch.store.records import ResultShard
+from embatch.backoff import Pauses, meanwhile, patience
+from embatch.engine.protocol import EndpointTrouble, OthersTaken
+from embatch.errors import EmbatchError, EngineTrouble, Unavailable
+from embatch.pool.protocol import Stopped
+from embatch.service.attempt import ForeignVectors, Running, Steps
+from embatch.shard import Done
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    import pyarrow as pa
-
-    from embatch.engine.models import Catalog, ServedModel
+    from embatch.engine.models import Catalog
     from embatch.pool.protocol import Pool
     from embatch.settings import Settings
     from embatch.store.blobs import Blobs
     from embatch.store.claims import Claims
     from embatch.store.records import Claim
 
-SLOTS: Final = 2
 _REST_SECONDS: Final = 5.0
-_AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
-_LOST: Final = RequestError(
-    Code.DATA_LOSS, Reason.DATA_LOSS, "the stored request does not match its checksum: submit it again"
-)
-_CHANGED: Final = RequestError(
-    Code.FAILED_PRECONDITION,
-    Reason.MODEL_CHANGED,
-    "the model changed after the batch had begun (its files, its options or the engine), and vectors of two "
-    "models cannot be compared: submit this request again, or the whole batch for vectors of one model",
-)
 _log = logging.getLogger("embatch.dispatcher")
 
 
+class _Ending(NamedTuple):
+    """What becomes of a claim without a commit: it is released, and perhaps something rests."""
+
+    excused: bool
+    """Whether the claim says nothing against the shard; enough that do make it suspect."""
+    pauses: Literal["model", "batch"] | None = None
+    """Of which nothing is claimed for a while."""
+    slot_rests: bool = False
+    bug: bool = False
+
+
+def _ending(error: Exception) -> _Ending:
+    """Judge why a step failed."""
+    match error:
+        case Stopped() | ForeignVectors():  # after the latter the next attempt finds the model changed
+            return _Ending(excused=True)
+        case OthersTaken():  # one text of one batch would hold up everybody's
+            return _Ending(excused=True, pauses="batch")
+        case EndpointTrouble():
+            return _Ending(excused=True, pauses="model")
+        case EngineTrouble():
+            return _Ending(excused=False, pauses="model")
+        case Unavailable():  # the disk or the store: no engine has anything against it
+            return _Ending(excused=True, pauses="batch", slot_rests=True)
+        case _:
+            return _Ending(excused=False, slot_rests=True, bug=True)
+
+
 @dataclass(slots=True, eq=False)
-class _Running:
-    """A claimed shard that a slot works on."""
-
-    claim: Claim
-    stop: threading.Event = field(default_factory=threading.Event)
-    done: Done = field(default_factory=lambda: Done(0))
-    """What is embedded and not yet durable."""
-
-
 class Dispatcher:
     """Works the store's shards until closed."""
 
-    def __init__(
-        self, claims: Claims, blobs: Blobs, catalog: Catalog, pool: Pool, settings: Settings
-    ) -> None:
-        self._claims, self._blobs, self._catalog, self._pool = claims, blobs, catalog, pool
-        self._settings = settings
-        self._wake = threading.Condition()
-        self._news = 0
-        self._closing = threading.Event()
-        # Held from the claim until it stands in `_running`: who ends a batch in the store and then looks here
-        # under this lock meets every shard that was claimed before.
-        self._claiming = threading.Lock()
-        self._lock = threading.Lock()
-        self._running: list[_Running] = []
-        # On the monotonic clock: models that no engine comes up for, and batches that the disk troubles.
-        self._models, self._batches = Pauses(), Pauses()
+    claims: Claims
+    blobs: Blobs
+    catalog: Catalog
+    pool: Pool
+    settings: Settings
+    patience: Callable[[int], float] = patience
+    """Seconds until what failed so often in a row is tried again."""
+    monotonic: Callable[[], float] = time.monotonic
+    """The clock of pauses."""
+    _steps: Steps = field(init=False)
+    _threads: list[threading.Thread] = field(init=False)
+    _wake: threading.Condition = field(default_factory=threading.Condition)
+    _news: int = 0
+    _closing: threading.Event = field(default_factory=threading.Event)
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
+    """Held from the claim until it stands in `_running`: who ends a batch in the store and then looks here
+    under this lock meets every shard that was claimed before."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _running: list[Running] = field(default_factory=list)
+    _models: Pauses = field(default_factory=Pauses)
+    """Models that no engine comes up for."""
+    _batches: Pauses = field(default_factory=Pauses)
+    """Batches that the disk troubles."""
+
+    def __post_init__(self) -> None:
+        attempts = int(self.settings.suspect_attempts)
+        self._steps = Steps(self.claims, self.blobs, self.catalog, self.pool, attempts)
         self._threads = [
-            threading.Thread(target=self._slot, name=f"slot-{number}", daemon=True) for number in range(SLOTS)
+            threading.Thread(target=self._slot, name=f"slot-{number}", daemon=True)
+            for number in range(self.pool.slots)
         ]
 
     def start(self) -> None:
@@ -125,11 +132,11 @@ class Dispatcher:
 
     def troubles(self) -> Mapping[str, str]:
         """Return by model or batch why its shards wait although they could be worked; empty: all is well."""
-        # Engines begin to load with the service: one that did not is known before a shard waits for it.
-        broken = {one.model: one.message for one in self._pool.status() if one.lane == BULK and one.message}
+        # One that does not come up may be known before a shard waits for it.
+        broken = self.pool.troubles()
         with self._lock:
             batches = {f"batches/{name}": message for name, message in self._batches.messages().items()}
-            return broken | self._models.messages() | batches
+            return dict(broken) | self._models.messages() | batches
 
     def close(self, grace: float) -> None:
         """Claim no more, let running micro-batches finish, release the rest; wait at most `grace` seconds."""
@@ -151,7 +158,7 @@ class Dispatcher:
         failures = 0
         while not self._closing.is_set():
             with self._wake:
-                seen, now = self._news, time.monotonic()
+                seen, now = self._news, self.monotonic()
             try:
                 running = self._take(now)
                 if running is None:
@@ -165,22 +172,22 @@ class Dispatcher:
                     _log.exception("a slot pauses", extra={"fields": fields})
             failures = 0 if worked else failures + 1
             if failures:
-                self._closing.wait(_patience(failures))
+                self._closing.wait(self.patience(failures))
 
-    def _take(self, now: float) -> _Running | None:
+    def _take(self, now: float) -> Running | None:
         with self._claiming:
             if self._closing.is_set():
                 return None
             with self._lock:
                 paused, resting = self._models.waiting(now), self._batches.waiting(now)
                 at_work = [running.claim for running in self._running]
-            claimed = self._claims.claim(1, without=paused, resting=resting)
+            claimed = self.claims.claim(1, without=paused, resting=resting)
             with self._lock:
                 if not claimed:  # nothing of the others waits: what troubled them troubles nobody any more
                     self._models.keep(paused | {one.model for one in at_work})
                     self._batches.keep(resting | {one.batch_id for one in at_work})
                     return None
-                running = _Running(claimed[0])
+                running = Running(claimed[0])
                 self._running.append(running)
                 return running
 
@@ -191,113 +198,52 @@ class Dispatcher:
             if self._news == seen and not self._closing.is_set():
                 self._wake.wait(end)
 
-    def _work(self, running: _Running) -> bool:
-        """Work a shard; return whether it went as it should, which the disk may have prevented."""
-        claim = running.claim
+    def _work(self, running: Running) -> bool:
+        """Work a shard; return whether the slot may go on at once, which disk and store may forbid."""
+        claim, steps = running.claim, self._steps
         try:
-            results = self._embed(running)
-            if results is None:  # stopped
-                self._claims.release(claim, excused=True)
-            else:
-                self._commit(claim, results, running.done.cpu_seconds)
-                with self._lock:
-                    self._batches.end(claim.batch_id)
-        except EngineTrouble as error:
-            if isinstance(error, OthersTaken):  # one text of one batch would hold up everybody's
-                self._pause(self._batches, claim.batch_id, error.message, error.retry_after)
-            else:
-                self._pause(self._models, claim.model, error.message, error.retry_after)
-            self._release(claim, excused=isinstance(error, EndpointTrouble))
-        except Unavailable as error:
-            self._pause(self._batches, claim.batch_id, error.message)
-            self._release(claim, excused=True)  # no engine has anything against it
-            return False
-        except Exception:
-            self._release(claim)
-            raise
+            served = steps.serve(running)
+            payload = steps.read(served)
+            checked = steps.check(payload)
+            embedded = steps.embed(checked)
+            if embedded.computed_by is not None:
+                self._recovered(self._models, claim.model)
+            written = steps.write(embedded)
+            steps.commit(written)
+            self._recovered(self._batches, claim.batch_id)
+        except Exception as error:
+            ending = _ending(error)
+            self._end(claim, ending, error)
+            if ending.bug:
+                raise
+            return not ending.slot_rests
         finally:
             with self._lock:
                 self._running.remove(running)
         return True
 
+    def _end(self, claim: Claim, ending: _Ending, error: Exception) -> None:
+        if ending.pauses is not None and isinstance(error, Unavailable):  # first: the next claim is not far
+            self._pause(claim, ending.pauses, error)
+        self._release(claim, excused=ending.excused)
+
     def _release(self, claim: Claim, *, excused: bool = False) -> None:
-        """Give a shard back after something went wrong. If that goes wrong too, the next start does it."""
+        """Give a shard back. If that goes wrong too, the next start does it."""
         with suppress(EmbatchError):
-            self._claims.release(claim, excused=excused)
+            self.claims.release(claim, excused=excused)
 
-    def _pause(self, pauses: Pauses, name: str, message: str, asked: float | None = None) -> None:
-        """Claim nothing of a model or a batch for a while, and say why once: no text is to blame.
-
-        `asked` is how long whoever failed asked to be left alone.
-        """
-        wait = _patience if asked is None else partial(meanwhile, asked)
+    def _pause(self, claim: Claim, what: Literal["model", "batch"], error: Unavailable) -> None:
+        """Claim nothing of a model or a batch for a while, and say why once: no text is to blame."""
+        pauses, name = (self._models, claim.model) if what == "model" else (self._batches, claim.batch_id)
+        # An engine may say how long it wants to be left alone.
+        asked = error.retry_after if isinstance(error, EngineTrouble) else None
+        wait = self.patience if asked is None else partial(meanwhile, asked)
         with self._lock:
             before = pauses.messages()
-            pauses.begin(name, message, time.monotonic(), wait)
-        if name not in before and message not in before.values():
-            _log.error("work pauses", extra={"fields": {"of": name, "error": message}})
+            pauses.begin(name, error.message, self.monotonic(), wait)
+        if name not in before and error.message not in before.values():
+            _log.error("work pauses", extra={"fields": {"of": name, "error": error.message}})
 
-    def _embed(self, running: _Running) -> pa.RecordBatch | None:
-        claim = running.claim
-        suspect = claim.attempt - claim.excused > self._settings.suspect_attempts
-        model, place = self._served(claim), {"batch": claim.batch_id, "shard": claim.number}
-        try:
-            requests = self._blobs.read(claim.payload.path, claim.payload.digest)
-        except DataLoss:
-            _log.error("payload lost", extra={"fields": place})
-            native = model.dimensions or self._pool.describe(model).dimensions
-            return failed_results(0, claim.payload.request_count, native, _LOST)
-        if claim.computed_by is not None:
-            about = self._pool.describe(model)
-            if computed_by(about) != claim.computed_by:
-                _log.error("model changed", extra={"fields": place})
-                return refused(requests, about.dimensions, _CHANGED)
-
-        def progress(done: Done) -> None:
-            with self._lock:
-                running.done += done
-
-        results = self._pool.embed(model, requests, on_progress=progress, stop=running.stop, suspect=suspect)
+    def _recovered(self, pauses: Pauses, name: str) -> None:
         with self._lock:
-            self._models.end(claim.model)
-        return results
-
-    def _served(self, claim: Claim) -> ServedModel:
-        try:
-            return self._catalog.resolve(claim.model)
-        except NotFound as error:
-            # The service was started without this batch's model: it can be worked again once it is back.
-            raise EngineTrouble(f"a batch waits for {claim.model}: {error.message}") from None
-
-    def _commit(self, claim: Claim, results: pa.RecordBatch, cpu_seconds: float) -> None:
-        path = f"batches/{claim.batch_id}/result-{claim.number:05}-{claim.attempt}.arrow"
-        failed = results.num_rows - results.column("error_code").null_count
-        kind: Any = results.schema.field("embedding").type
-        shard = ResultShard(
-            path,
-            self._blobs.write(path, results),
-            results.num_rows - failed,
-            failed,
-            int(pc.sum(results.column("tokens")).as_py() or 0),
-            kind.list_size,
-            round(cpu_seconds * 1e6),
-            said_of(results, COMPUTED_BY) if failed < results.num_rows else None,
-        )
-        try:
-            done = self._claims.commit(claim, shard)
-        except Unavailable as error:
-            # Unless its fate is unknown, nothing was committed, and nobody will ask for this file.
-            if error.reason != "STORAGE_ERROR":
-                self._blobs.remove(path)
-            raise
-        if not done.accepted:  # a newer attempt owns the shard, the batch was stopped, or began otherwise
-            self._blobs.remove(path)
-        if done.foreign:  # the next attempt finds the model changed
-            self._release(claim, excused=True)
-        if done.state is None:  # it was deleted, and the file made its folder anew
-            self._blobs.remove_batch(claim.batch_id)
-
-
-def _patience(failures: int) -> float:
-    """Return the seconds to wait after so many failures in a row, jittered: others fail at the same time."""
-    return _AGAIN.delay(failures, random.uniform(0.5, 1.0)) or 0.0
+            pauses.end(name)

@@ -277,9 +277,10 @@ class ShardWriter:
     """What to ask for known vectors; `None` where the batch is nobody's run."""
     earlier: Sequence[PayloadShard] = ()
     """The first shards, stored by an earlier try: they are given out again and not written."""
+    cutter: ShardCutter = field(default_factory=ShardCutter)
+    """Decides where a shard ends."""
     _asked: int = 0
     _shortened: bool = False
-    _cutter: ShardCutter = field(default_factory=ShardCutter)
     _number: int = 0
 
     def shards(self, rows: Iterable[RequestRow]) -> Iterator[PayloadShard]:
@@ -291,7 +292,7 @@ class ShardWriter:
         """As `shards`, of columns as in `shard.GIVEN`: many times as fast where nothing is at fault."""
         for given in batches:
             if self.judge.passes(given):
-                for full in self._cutter.add_columns(given):
+                for full in self.cutter.add_columns(given):
                     yield self._write(full)
             else:
                 yield from self._cut(rows_of(given))
@@ -314,11 +315,11 @@ class ShardWriter:
 
     def _cut(self, rows: Iterable[RequestRow]) -> Iterator[PayloadShard]:
         for row in rows:
-            if (full := self._cutter.add(self.judge.judge(row))) is not None:
+            if (full := self.cutter.add(self.judge.judge(row))) is not None:
                 yield self._write(full)
 
     def _last(self) -> Iterator[PayloadShard]:
-        if (rest := self._cutter.rest()) is not None:
+        if (rest := self.cutter.rest()) is not None:
             yield self._write(rest)
 
     def _write(self, shard: pa.RecordBatch) -> PayloadShard:

@@ -11,13 +11,12 @@ import contextlib
 import io
 import logging
 import math
-import random
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from embatch.backoff import Backoff, Pauses
+from embatch.backoff import Pauses, patience
 from embatch.errors import DataLoss, EmbatchError, IllegalTransition, InvalidArgument, NotFound
 from embatch.service.input_file import READ_BYTES, CheckedFile, Turns, decoded
 from embatch.service.intake import RequestValidator, ShardWriter, known
@@ -45,7 +44,6 @@ FILES: Final = 4
 """Files that take turns: each holds a record batch or a shard in memory."""
 _LINES_A_REQUEST: Final = 4
 """Lines that a file may have for each request that it may: blank ones are skipped, but each takes time."""
-_AGAIN: Final = Backoff(first=1.0, limit=30.0, attempts=1_000_000)
 _STORE: Final = "store"
 """Name of what waits when nobody can tell which files there are. No batch has it: theirs are longer."""
 _log = logging.getLogger("embatch.planner")
@@ -68,6 +66,8 @@ class Planner:
     cached: Cached
     planned: Callable[[], None] = lambda: None
     """Called when there are new shards, and after each file."""
+    patience: Callable[[int], float] = patience
+    """Seconds until a file that could not be planned so often in a row is tried again."""
     _closing: threading.Event = field(default_factory=threading.Event)
     _news: threading.Event = field(default_factory=threading.Event)
     _turns: Turns = field(default_factory=Turns)
@@ -210,7 +210,7 @@ class Planner:
     def _wait(self, name: str, message: str) -> None:
         """Try a batch again later, told of once: nobody's file is at fault."""
         with self._lock:
-            first = self._pauses.begin(name, message, time.monotonic(), _patience)
+            first = self._pauses.begin(name, message, time.monotonic(), self.patience)
         if name != _STORE:
             self._leave(name)
             self._news.set()
@@ -338,8 +338,3 @@ class Planner:
         with contextlib.suppress(IllegalTransition, NotFound):
             self.store.fail(record.id, message, self.now())
         self._tidy(record)
-
-
-def _patience(failures: int) -> float:
-    """Return the seconds to wait after so many failures in a row, jittered: others fail at the same time."""
-    return _AGAIN.delay(failures, random.uniform(0.5, 1.0)) or 0.0

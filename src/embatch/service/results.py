@@ -31,9 +31,10 @@ _UNSERVED: Final = {
     ),
     State.FAILED: RequestError(Code.INTERNAL, None, "the batch failed as a whole"),
 }
-_LOST: Final = RequestError(
+LOST: Final = RequestError(
     Code.DATA_LOSS, Reason.DATA_LOSS, "the stored request does not match its checksum: submit it again"
 )
+"""What is said of a request whose payload shard is damaged or gone."""
 _ECHOED: Final = ("key", "metadata", "dimensions")
 _ERROR: Final = ("error_code", "error_reason", "error_message")
 _COLUMNS: Final = ("embedding", "tokens", "truncated", *_ERROR)
@@ -102,7 +103,7 @@ def _part(record: BatchRecord, shard: ShardRecord, blobs: Blobs, first: int, nat
         # Vectors without their keys could be taken for others'. Errors cannot.
         if shard.result is not None and shard.result.successful_count:
             raise
-        return _joined(first, None, failed_results(first, count, native, _LOST) if result is None else result)
+        return _joined(first, None, failed_results(first, count, native, LOST) if result is None else result)
     if result is None:
         return _joined(first, payload, refused(payload, native, _UNSERVED[record.state]))
     kind: Any = result.schema.field("embedding").type

@@ -69,7 +69,9 @@ def health(
     return Health(ready, tuple(reasons), store.version(), tuple(engines))
 
 
-def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: str | None = None) -> Batch:
+def shown(
+    record: BatchRecord, uncommitted: Done, unbatched_cost: float | None, waits: str | None = None
+) -> Batch:
     """Return a batch as its users see it.
 
     Counts of a batch from a file appear when its planning has ended, all at once. In a final state nothing is
@@ -78,7 +80,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: st
     Args:
         record: as it is stored.
         uncommitted: what of it is embedded and not yet durable.
-        alone: CPU seconds that a token costs one text at a time; `None` where that is not known.
+        unbatched_cost: CPU seconds that a token costs one text at a time; `None` where that is not known.
         waits: why it is not worked now although it could be, which becomes a note; `None`: nothing is wrong.
     """
     final, counted = record.state.final, record.planned or record.state.final
@@ -97,7 +99,7 @@ def shown(record: BatchRecord, uncommitted: Done, alone: float | None, waits: st
         0 if final or not counted else uncommitted.tokens,
         record.cached_count if counted else 0,
         round(record.cpu_micros / 1e6, 3),
-        None if alone is None else round(alone * tokens, 3),
+        None if unbatched_cost is None else round(unbatched_cost * tokens, 3),
     )
     readable = final and record.state is not State.FAILED and not record.inline
     return Batch(

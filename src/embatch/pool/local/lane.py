@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from embatch.backoff import Backoff, meanwhile
 from embatch.errors import EngineTrouble
-from embatch.pool.protocol import BULK, REFERENCE, End, EngineStatus
+from embatch.pool.protocol import End, EngineStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from embatch.pool.local.supervisor import Supervisor
     from embatch.settings import Settings
 
+BULK: Final = "bulk"
+QUERY: Final = "query"
+REFERENCE: Final = "reference"
+"""Float32 beside a bulk lane that computes in less, for the few texts of a certificate."""
 _RESTART: Final = Backoff(first=0.5, limit=30.0, attempts=1_000_000)
 
 

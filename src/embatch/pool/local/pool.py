@@ -19,9 +19,9 @@ from embatch.engine.protocol import ModelChanged, replaced
 from embatch.errors import EngineTrouble
 from embatch.pool.embedding import Embedding
 from embatch.pool.kept import Kept
-from embatch.pool.local.lane import Lane, Quarantine
+from embatch.pool.local.lane import BULK, QUERY, REFERENCE, Lane, Quarantine
 from embatch.pool.local.supervisor import Supervisor
-from embatch.pool.protocol import BULK, CLOSING, QUERY, REFERENCE, Referenced, Stopped
+from embatch.pool.protocol import CLOSING, Referenced, Stopped
 from embatch.shard import Done, results_schema
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _CALIBRATED: Final = 64
 """Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
 _SAMPLED: Final = 8
+_SLOTS: Final = 2
 _log = logging.getLogger("embatch.pool")
 
 
@@ -66,9 +67,14 @@ class LocalPool:
         self._idle = threading.Condition()
         self._busy = 0
         self._closing = False
-        self._alone: dict[str, float] = {}
+        self._unbatched: dict[str, float] = {}
         self._calibrated: set[str] = set()
         self._kept = Kept()
+
+    @property
+    def slots(self) -> int:
+        """As `Pool.slots`: one shard is read, encoded and committed while the other computes."""
+        return _SLOTS
 
     @property
     def starts(self) -> int:
@@ -137,9 +143,9 @@ class LocalPool:
         with self._working(model):
             return Embedding(self._lane(model, BULK), requests).count()
 
-    def alone(self, model: str) -> float | None:
-        """As `Pool.alone`."""
-        return self._alone.get(model)
+    def unbatched_cost(self, model: str) -> float | None:
+        """As `Pool.unbatched_cost`."""
+        return self._unbatched.get(model)
 
     def _calibrate(self, model: ServedModel, requests: pa.RecordBatch) -> None:
         """Measure once what texts cost the bulk engine one at a time, on a few of the first large shard."""
@@ -154,7 +160,11 @@ class LocalPool:
         with suppress(EngineTrouble):
             _, total = _one_by_one(self._lane(model, BULK), some)
             if total.tokens:
-                self._alone[model.name] = total.cpu_seconds / total.tokens
+                self._unbatched[model.name] = total.cpu_seconds / total.tokens
+
+    def troubles(self) -> Mapping[str, str]:
+        """As `Pool.troubles`: what the bulk lanes say."""
+        return {one.model: one.message for one in self.status() if one.lane == BULK and one.message}
 
     def status(self) -> Sequence[EngineStatus]:
         """As `Pool.status`."""
