@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from embatch.errors import Code, EmbatchError, TooLarge, Unavailable
+from embatch.events import BugAnswered, FaultAnswered, emit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,6 @@ _BY_HTTP: Final = {
 }
 _RETURN_SECONDS: Final = 5.0
 """How long a service that ends may take until it is there again, with its models not yet loaded."""
-_log = logging.getLogger("embatch.api")
 
 
 def install(app: FastAPI) -> None:
@@ -84,7 +83,7 @@ def envelope(
 async def _ours(_: Request, error: Exception) -> Response:
     assert isinstance(error, EmbatchError)  # noqa: S101  (registered for it)
     if error.code in (Code.INTERNAL, Code.DATA_LOSS):
-        _log.error("error", extra={"fields": {"status": error.code.name, "message": error.message}})
+        emit(FaultAnswered(status=error.code.name, message=error.message))
     return answer(error)
 
 
@@ -112,6 +111,6 @@ async def _bug(_: Request, error: Exception) -> Response:
 
 
 def bug(error: Exception) -> Response:
-    """Log an error that is nobody's; return the answer to it."""
-    _log.error("bug", extra={"fields": {"kind": type(error).__name__}}, exc_info=error)
+    """Tell of an error that is nobody's; return the answer to it."""
+    emit(BugAnswered(kind=type(error).__name__, exception=error))
     return envelope(500, "an error of the service: its log says more", Code.INTERNAL)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import secrets
 import signal
@@ -23,6 +22,14 @@ import uvicorn
 from embatch.api.app import create_app
 from embatch.api.limits import Bounds
 from embatch.api.private import Attached
+from embatch.events import (
+    ServiceEnded,
+    ServiceLeaving,
+    ServiceLeavingAtOnce,
+    ServiceListening,
+    StorageBroken,
+    emit,
+)
 from embatch.server import folder, logs
 from embatch.server.http_protocol import guarded
 from embatch.service.application import Service
@@ -47,8 +54,6 @@ _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than any sensible poll interval, so that pollers keep their connection."""
 _ANSWER_SECONDS: Final = 3
 """How long running answers may take once the service is to end; an open stream would hold it for ever."""
-
-_log = logging.getLogger("embatch.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +145,14 @@ class _Process:
                 self._remove_traces.enter_context(folder.noted(self._parts.place, listener, self._instance))
                 if self._attached is not None:
                     self._attached.begin()
-                _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
+                emit(ServiceListening(address=listener.address, pid=os.getpid()))
                 self._watch_store(loop)
                 # What a start leaves behind stays: to walk it again and again would stop all threads.
                 gc.collect()
                 gc.freeze()
             await serving
             await asyncio.to_thread(self._service.close, self._parts.settings.drain_seconds)
-        _log.info("ended", extra={"fields": {"storage": "broken" if self._store.broken else "good"}})
+        emit(ServiceEnded(storage="broken" if self._store.broken else "good"))
         return BROKEN if self._store.broken else DONE
 
     def _config(self) -> uvicorn.Config:
@@ -177,10 +182,10 @@ class _Process:
 
     def _signalled(self, number: int) -> None:
         if not self._leaving:
-            _log.info("leaving", extra={"fields": {"signal": number}})
+            emit(ServiceLeaving(signal=number))
             self._leave()
             return
-        _log.warning("leaving at once", extra={"fields": {"signal": number}})
+        emit(ServiceLeavingAtOnce(signal=number))
         self._remove_traces.close()
         # Engine processes end with this one; whatever was not committed waits in the store.
         os._exit(128 + number)
@@ -188,7 +193,7 @@ class _Process:
     def _watch_store(self, loop: asyncio.AbstractEventLoop) -> None:
         def watch() -> None:
             self._store.broken_signal.wait()
-            _log.critical("a commit failed in storage and its fate is unknown: the next start finds out")
+            emit(StorageBroken())
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(self._leave)
 

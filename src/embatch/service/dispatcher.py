@@ -7,7 +7,6 @@ running shards' work and nothing else.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -30,6 +29,7 @@ from embatch.errors import (
     RequestError,
     Unavailable,
 )
+from embatch.events import BatchModelChanged, PayloadLost, SlotPaused, WorkPaused, emit
 from embatch.pool.protocol import BULK
 from embatch.shard import COMPUTED_BY, Done, failed_results, refused, said_of
 from embatch.store.records import ResultShard
@@ -59,7 +59,6 @@ _CHANGED: Final = RequestError(
     "the model changed after the batch had begun (its files, its options or the engine), and vectors of two "
     "models cannot be compared: submit this request again, or the whole batch for vectors of one model",
 )
-_log = logging.getLogger("embatch.dispatcher")
 
 
 @dataclass(slots=True, eq=False)
@@ -168,9 +167,9 @@ class Dispatcher:
                 worked = self._work(running)
             except Exception as error:  # noqa: BLE001  (a slot that dies would leave a service that works nothing)
                 worked = False
-                fields = {"message": error.message} if isinstance(error, EmbatchError) else {}
-                if not (failures and fields):  # trouble is told of once, a bug whenever it shows
-                    _log.exception("a slot pauses", extra={"fields": fields})
+                message = error.message if isinstance(error, EmbatchError) else None
+                if not failures or message is None:  # trouble is told of once, a bug whenever it shows
+                    emit(SlotPaused(message=message, exception=error))
             failures = 0 if worked else failures + 1
             if failures:
                 self._closing.wait(_patience(failures))
@@ -243,22 +242,22 @@ class Dispatcher:
             before = pauses.messages()
             pauses.begin(name, message, time.monotonic(), wait)
         if name not in before and message not in before.values():
-            _log.error("work pauses", extra={"fields": {"of": name, "error": message}})
+            emit(WorkPaused(of=name, error=message))
 
     def _embed(self, running: _Running) -> pa.RecordBatch | None:
         claim = running.claim
         suspect = claim.attempt - claim.excused > self._settings.suspect_attempts
-        model, place = self._served(claim), {"batch": claim.batch_id, "shard": claim.number}
+        model = self._served(claim)
         try:
             requests = self._blobs.read(claim.payload.path, claim.payload.digest)
         except DataLoss:
-            _log.error("payload lost", extra={"fields": place})
+            emit(PayloadLost(batch=claim.batch_id, shard=claim.number))
             native = model.dimensions or self._pool.describe(model).dimensions
             return failed_results(0, claim.payload.request_count, native, _LOST)
         if claim.computed_by is not None:
             about = self._pool.describe(model)
             if computed_by(about) != claim.computed_by:
-                _log.error("model changed", extra={"fields": place})
+                emit(BatchModelChanged(batch=claim.batch_id, shard=claim.number))
                 return refused(requests, about.dimensions, _CHANGED)
 
         def progress(done: Done) -> None:
