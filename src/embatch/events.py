@@ -45,11 +45,12 @@ class ServiceEvent:
     source: ClassVar[str]
     """Which part of the service tells of it, as the name of a logger."""
     level: ClassVar[Level]
+    defaults: ClassVar[tuple[tuple[str, Any], ...]]
+    """The names of its members, each with its default: looked up once, for every request is an event."""
 
     def members(self) -> dict[str, Any]:
         """Return the fields by name, without an exception, and without those left at their default."""
-        values = ((item.name, getattr(self, item.name), item.default) for item in fields(self))
-        return {name: value for name, value, default in values if name != "exception" and value != default}
+        return {name: value for name, left in self.defaults if (value := getattr(self, name)) != left}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,9 @@ class FailureEvent(ServiceEvent):
 def _event(words: str, source: str, level: Level) -> Callable[[type[E]], type[E]]:
     def complete(declared: type[E]) -> type[E]:
         declared.words, declared.source, declared.level = words, source, level
-        return dataclass(frozen=True, slots=True, kw_only=True)(declared)
+        made = dataclass(frozen=True, slots=True, kw_only=True)(declared)
+        made.defaults = tuple((item.name, item.default) for item in fields(made) if item.name != "exception")
+        return made
 
     return complete
 
