@@ -291,7 +291,7 @@ def test_an_engine_that_fails_before_anybody_waits(caplog: pytest.LogCaptureFixt
         while (lane := pool.status()[0]).state == "starting":  # it is being buried
             pass
         assert (lane.state, lane.message) == ("broken", "the openvino engine has no option bogus")
-    assert [vars(record)["fields"].get("why") for record in caplog.records] == [lane.message]
+    assert [vars(record)["event"].why for record in caplog.records] == [lane.message]
 
 
 def test_a_real_model_gives_the_same_bytes_in_halves() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from embatch.api import files, gemini, private, problems, runs
 from embatch.api.threads import Threads
+from embatch.events import RequestEnded, emit
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from embatch.api.private import Attached
     from embatch.service.application import Service
     from embatch.settings import Settings
-
-_log = logging.getLogger("embatch.api")
 
 
 def create_app(
@@ -111,17 +109,14 @@ class RequestLog:
             status = 500
             raise
         finally:
-            _log.info(
-                "request",
-                extra={
-                    "fields": {
-                        "method": scope["method"] if scope["method"].isalpha() else "?",
-                        "route": getattr(scope.get("route"), "path", None),
-                        "status": status,
-                        "ms": round(1000 * (time.monotonic() - begun), 1),
-                        "bytes_in": received,
-                        "bytes_out": sent,
-                        **({} if whole or status in (499, 500, 503) else {"torn": True}),
-                    }
-                },
+            emit(
+                RequestEnded(
+                    method=scope["method"] if scope["method"].isalpha() else "?",
+                    route=getattr(scope.get("route"), "path", None),
+                    status=status,
+                    ms=round(1000 * (time.monotonic() - begun), 1),
+                    bytes_in=received,
+                    bytes_out=sent,
+                    torn=not whole and status not in (499, 500, 503),
+                )
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from embatch.errors import Code, EmbatchError, Unavailable
+from embatch.events import BugAnswered, FaultAnswered, emit
 from embatch.wire.gemini import write_errors
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _RETURN_SECONDS: Final = 5.0
 """How long a service that ends may take until it is there again, with its models not yet loaded."""
-_log = logging.getLogger("embatch.api")
 
 
 def install(app: FastAPI) -> None:
@@ -52,7 +51,7 @@ def _response(made: write_errors.Answer, headers: Mapping[str, str] | None = Non
 async def _ours(_: Request, error: Exception) -> Response:
     assert isinstance(error, EmbatchError)  # noqa: S101  (registered for it)
     if error.code in (Code.INTERNAL, Code.DATA_LOSS):
-        _log.error("error", extra={"fields": {"status": error.code.name, "message": error.message}})
+        emit(FaultAnswered(status=error.code.name, message=error.message))
     return answer(error)
 
 
@@ -78,6 +77,6 @@ async def _bug(_: Request, error: Exception) -> Response:
 
 
 def bug(error: Exception) -> Response:
-    """Log an error that is nobody's; return the answer to it."""
-    _log.error("bug", extra={"fields": {"kind": type(error).__name__}}, exc_info=error)
+    """Tell of an error that is nobody's; return the answer to it."""
+    emit(BugAnswered(kind=type(error).__name__, exception=error))
     return _response(write_errors.plain(500, "an error of the service: its log says more"))

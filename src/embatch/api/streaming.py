@@ -6,12 +6,12 @@ fails later can only end the connection: without its last chunk no client takes 
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from fastapi.responses import StreamingResponse
 
 from embatch.errors import Code, EmbatchError
+from embatch.events import AnswerTorn, AnswerTornByFault, emit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
 T = TypeVar("T")
-
-_log = logging.getLogger("embatch.api")
 
 
 def begun(parts: Iterator[T]) -> Iterator[T]:
@@ -46,7 +44,7 @@ class StreamedResponse(StreamingResponse):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except EmbatchError as error:
             ours = error.code in (Code.INTERNAL, Code.DATA_LOSS)
-            fields = {"status": error.code.name, "reason": error.reason, "message": error.message}
-            _log.log(logging.ERROR if ours else logging.WARNING, "answer torn", extra={"fields": fields})
+            torn = AnswerTornByFault if ours else AnswerTorn
+            emit(torn(status=error.code.name, reason=error.reason, message=error.message))
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -7,7 +7,6 @@ that never ends, and for a body that is refused by its announced length. What to
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from embatch.api.limits import (
     overloaded,
     too_large_head,
 )
+from embatch.events import RequestRefused, emit
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -46,7 +46,6 @@ _LINGER_SECONDS: Final = 1.0
 connection, and the reset can overtake the answer."""
 
 _MUCH: Final = "the bodies of other requests take all the memory there is for them"
-_log = logging.getLogger("embatch.api")
 
 
 class GuardedConnection(h11.Connection):
@@ -227,7 +226,7 @@ class GuardedProtocol(H11Protocol):
             left, after = self.transport.get_write_buffer_size(), spent + self.bounds.receive_seconds
             slow = before - left < _RATE * self.bounds.receive_seconds
             if slow or self.bounds.overdue(after, whole - left):
-                _log.info("refused", extra={"fields": {"status": 499, "reason": "SLOW_READER"}})
+                emit(RequestRefused(status=499, reason="SLOW_READER"))
                 self._reset()
             else:
                 self._await_taking(whole, after)
@@ -289,7 +288,7 @@ class GuardedProtocol(H11Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer if an answer is still possible, and close."""
-        _log.info("refused", extra={"fields": {"status": refusal.status.value, "reason": refusal.reason}})
+        emit(RequestRefused(status=refusal.status.value, reason=refusal.reason))
         self._left = True
         self._await_nothing()
         self._unset_keepalive_if_required()

@@ -1,7 +1,7 @@
 """The log: one JSON object a line, with ids and sizes and never a text, a vector or a key.
 
-An exception is logged by its type and the places it passed, without its message: a message can quote what a
-user sent.
+Every event of the service is a line, and what libraries log from WARNING up. An exception is logged by its
+type and the places it passed, without its message: a message can quote what a user sent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from embatch.events import LoopFailed, ServiceEvent, emit
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -21,7 +23,7 @@ _FRAMES = 12
 
 
 class JsonLine(logging.Formatter):
-    """Formats a record as one line. `extra={"fields": {...}}` adds members."""
+    """Formats a record as one line: time, level, source, words, and the event's members."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -30,8 +32,10 @@ class JsonLine(logging.Formatter):
             "level": record.levelname.lower(),
             "source": record.name,
             "event": record.getMessage(),
-            **getattr(record, "fields", {}),
         }
+        event = getattr(record, "event", None)
+        if isinstance(event, ServiceEvent):
+            line |= event.members()
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             line["error"] = type(error).__name__
@@ -57,10 +61,8 @@ def configure() -> None:
 
 
 def report_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what the event loop could not deliver: its own handler would print the exception's message."""
-    error = context.get("exception")
-    logging.getLogger("embatch.loop").error(
-        "event loop: %s",
-        context.get("message", "error"),
-        exc_info=error if isinstance(error, BaseException) else None,
-    )
+    """Tell of what the event loop could not deliver: its own handler would print the exception's message."""
+    message = str(context.get("message", "error"))
+    if "handle" in context:  # it ends with the call, and that with its arguments
+        message = message.partition("(")[0]
+    emit(LoopFailed(message=message, exception=context.get("exception")))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import secrets
 import signal
@@ -23,6 +22,15 @@ import uvicorn
 from embatch.api.app import create_app
 from embatch.api.limits import Bounds
 from embatch.api.private import Attached
+from embatch.events import (
+    DatabaseLost,
+    ServiceEnded,
+    ServiceLeaving,
+    ServiceLeavingAtOnce,
+    ServiceListening,
+    StorageBroken,
+    emit,
+)
 from embatch.server import compose, folder, logs
 from embatch.server.http_protocol import guarded
 
@@ -45,8 +53,6 @@ _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than any sensible poll interval, so that pollers keep their connection."""
 _ANSWER_SECONDS: Final = 3
 """How long running answers may take once the service is to end; an open stream would hold it for ever."""
-
-_log = logging.getLogger("embatch.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,7 @@ def _leave_when_lost(storage: Storage, store: Store) -> None:
     """Have the service end when the database is not its own alone any more."""
 
     def lost() -> None:
-        _log.critical("the connection that keeps the database to this service has broken")
+        emit(DatabaseLost())
         store.give_up()
 
     if storage.sole_use is not None:
@@ -142,14 +148,14 @@ class _Process:
                 )
                 if self._attached is not None:
                     self._attached.begin()
-                _log.info("listening", extra={"fields": {"address": listener.address, "pid": os.getpid()}})
+                emit(ServiceListening(address=listener.address, pid=os.getpid()))
                 self._watch_store(loop)
                 # What a start leaves behind stays: to walk it again and again would stop all threads.
                 gc.collect()
                 gc.freeze()
             await serving
             await asyncio.to_thread(self._service.close, self._parts.settings.drain_seconds)
-        _log.info("ended", extra={"fields": {"storage": "broken" if self._store.broken else "good"}})
+        emit(ServiceEnded(storage="broken" if self._store.broken else "good"))
         return BROKEN if self._store.broken else DONE
 
     def _config(self) -> uvicorn.Config:
@@ -179,10 +185,10 @@ class _Process:
 
     def _signalled(self, number: int) -> None:
         if not self._leaving:
-            _log.info("leaving", extra={"fields": {"signal": number}})
+            emit(ServiceLeaving(signal=number))
             self._leave()
             return
-        _log.warning("leaving at once", extra={"fields": {"signal": number}})
+        emit(ServiceLeavingAtOnce(signal=number))
         self._remove_traces.close()
         # Engine processes end with this one; whatever was not committed waits in the store.
         os._exit(128 + number)
@@ -190,7 +196,7 @@ class _Process:
     def _watch_store(self, loop: asyncio.AbstractEventLoop) -> None:
         def watch() -> None:
             self._store.broken_signal.wait()
-            _log.critical("the storage failed, and what it holds is not known: the next start finds out")
+            emit(StorageBroken())
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(self._leave)
 

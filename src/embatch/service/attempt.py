@@ -7,7 +7,6 @@ are.
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from embatch.engine.protocol import computed_by
 from embatch.errors import Code, DataLoss, EngineTrouble, NotFound, Reason, RequestError, Unavailable
+from embatch.events import BatchModelChanged, PayloadLost, emit
 from embatch.pool.protocol import Stopped
 from embatch.service.results import LOST
 from embatch.shard import COMPUTED_BY, Done, failed_results, refused, said_of
@@ -36,7 +36,6 @@ _CHANGED: Final = RequestError(
     "the model changed after the batch had begun (its files, its options or the engine), and vectors of two "
     "models cannot be compared: submit this request again, or the whole batch for vectors of one model",
 )
-_log = logging.getLogger("embatch.dispatcher")
 
 
 class ForeignVectors(Exception):
@@ -124,7 +123,7 @@ class Steps:
         try:
             return Payload(running, model, self.blobs.read(payload.path, payload.digest))
         except DataLoss:
-            _log.error("payload lost", extra={"fields": _place(running.claim)})
+            emit(PayloadLost(batch=running.claim.batch_id, shard=running.claim.number))
             native = model.dimensions or self.pool.describe(model).dimensions
             return Embedded(running, failed_results(0, payload.request_count, native, LOST))
 
@@ -139,7 +138,7 @@ class Steps:
         about = self.pool.describe(model)
         if computed_by(about) == running.claim.computed_by:
             return payload
-        _log.error("model changed", extra={"fields": _place(running.claim)})
+        emit(BatchModelChanged(batch=running.claim.batch_id, shard=running.claim.number))
         return Embedded(running, refused(requests, about.dimensions, _CHANGED))
 
     def embed(self, payload: Payload | Embedded) -> Embedded:
@@ -203,7 +202,3 @@ class Steps:
             self.blobs.remove_batch(claim.batch_id)
         if done.foreign:
             raise ForeignVectors
-
-
-def _place(claim: Claim) -> dict[str, object]:
-    return {"batch": claim.batch_id, "shard": claim.number}

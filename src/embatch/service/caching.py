@@ -6,7 +6,6 @@ tokenizer, pooling, truncation and numerics. Another task type, model or precisi
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 
 from embatch.engine.protocol import computed_by
 from embatch.errors import DataLoss, EngineTrouble, NotFound, Unavailable
+from embatch.events import NotCached, emit
 from embatch.pool.embedding import composed
 from embatch.shard import COMPUTED_BY, IDENTITY, precomputed, with_precomputed
 from embatch.store.cache import Entries, key
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from embatch.store.blobs import Blobs
     from embatch.store.cache import VectorCache
     from embatch.store.records import BatchRecord, ShardRecord
-
-_log = logging.getLogger("embatch.cached")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Cached:
             for shard in shards:
                 self._stage(record, shard, prompts)
         except (DataLoss, NotFound, Unavailable) as error:
-            _log.warning("not cached", extra={"fields": {"batch": record.id, "error": error.message}})
+            emit(NotCached(batch=record.id, error=error.message))
 
     def _stage(self, record: BatchRecord, shard: ShardRecord, prompts: Mapping[str, str]) -> None:
         if shard.result is None or record.run is None:

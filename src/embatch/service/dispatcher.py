@@ -7,7 +7,6 @@ point loses the running shards' work and nothing else.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from embatch.backoff import Pauses, meanwhile, patience
 from embatch.engine.protocol import EndpointTrouble, OthersTaken
 from embatch.errors import EmbatchError, EngineTrouble, Unavailable
+from embatch.events import SlotPaused, WorkPaused, emit
 from embatch.pool.protocol import Stopped
 from embatch.service.attempt import ForeignVectors, Running, Steps
 from embatch.shard import Done
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from embatch.store.records import Claim
 
 _REST_SECONDS: Final = 5.0
-_log = logging.getLogger("embatch.dispatcher")
 
 
 class _Ending(NamedTuple):
@@ -167,9 +166,9 @@ class Dispatcher:
                 worked = self._work(running)
             except Exception as error:  # noqa: BLE001  (a slot that dies would leave a service that works nothing)
                 worked = False
-                fields = {"message": error.message} if isinstance(error, EmbatchError) else {}
-                if not (failures and fields):  # trouble is told of once, a bug whenever it shows
-                    _log.exception("a slot pauses", extra={"fields": fields})
+                message = error.message if isinstance(error, EmbatchError) else None
+                if not failures or message is None:  # trouble is told of once, a bug whenever it shows
+                    emit(SlotPaused(message=message, exception=error))
             failures = 0 if worked else failures + 1
             if failures:
                 self._closing.wait(self.patience(failures))
@@ -242,7 +241,7 @@ class Dispatcher:
             before = pauses.messages()
             pauses.begin(name, error.message, self.monotonic(), wait)
         if name not in before and error.message not in before.values():
-            _log.error("work pauses", extra={"fields": {"of": name, "error": error.message}})
+            emit(WorkPaused(of=name, error=error.message))
 
     def _recovered(self, pauses: Pauses, name: str) -> None:
         with self._lock:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from embatch.backoff import Pauses, patience
 from embatch.errors import DataLoss, EmbatchError, IllegalTransition, InvalidArgument, NotFound
+from embatch.events import FileNotPlanned, FileWaits, emit
 from embatch.service.input_file import READ_BYTES, CheckedFile, Turns, decoded
 from embatch.service.intake import RequestValidator, ShardWriter, known
 from embatch.store.faults import unreadable
@@ -46,7 +46,6 @@ _LINES_A_REQUEST: Final = 4
 """Lines that a file may have for each request that it may: blank ones are skipped, but each takes time."""
 _STORE: Final = "store"
 """Name of what waits when nobody can tell which files there are. No batch has it: theirs are longer."""
-_log = logging.getLogger("embatch.planner")
 
 
 class _StoppedError(Exception):
@@ -168,8 +167,8 @@ class Planner:
                 self._plan(record)
             except EmbatchError:
                 raise
-            except Exception:  # noqa: BLE001  (the next file must be planned all the same)
-                _log.exception("a file could not be planned", extra={"fields": {"batch": record.id}})
+            except Exception as error:  # noqa: BLE001  (the next file must be planned all the same)
+                emit(FileNotPlanned(batch=record.id, exception=error))
                 self._fail(record, "the input file could not be planned, which is a bug of embatch")
         except EmbatchError as error:
             self._wait(record.id, error.message)
@@ -215,8 +214,7 @@ class Planner:
             self._leave(name)
             self._news.set()
         if first:
-            fields = {"batch": name, "error": message}
-            _log.warning("a file cannot be planned yet", extra={"fields": fields})
+            emit(FileWaits(batch=name, error=message))
 
     def _plan(self, record: BatchRecord) -> None:
         model = self._known(record)

@@ -6,7 +6,6 @@ a machine that has none of its own while it is off.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from embatch.errors import NotFound
+from embatch.events import ClockSet, SweepFailed, emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,6 @@ _REMEMBERED: Final = 10_000
 _PRUNED_AT_ONCE: Final = 100
 _SINCE_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux's monotonic clock stands still while the machine sleeps; macOS's does not."""
-_log = logging.getLogger("embatch.ageing")
 
 
 def since_boot() -> float:
@@ -83,7 +82,7 @@ class AgeClock:
         jump = (wall - wall_before).total_seconds() - (steady - steady_before)
         if abs(jump) > _JUMP_SECONDS:
             self._jumps.append((steady, jump))
-            _log.warning("the wall clock was set", extra={"fields": {"seconds": round(jump, 1)}})
+            emit(ClockSet(seconds=round(jump, 1)))
         return wall, steady
 
 
@@ -118,14 +117,14 @@ class Ageing:
             self._thread.join(grace)
 
     def sweep(self) -> None:
-        """Do all sweeps once; one that fails is logged and keeps none of the others. Repeating is safe."""
+        """Do all sweeps once; one that fails is told of and keeps none of the others. Repeating is safe."""
         if not self._clock.look():
             return
         for sweep in self.sweeps:
             try:
                 sweep()
-            except Exception:  # noqa: BLE001  (the next sweep may find the disk or the bug gone)
-                _log.exception("a sweep failed")
+            except Exception as error:  # noqa: BLE001  (the next sweep may find the disk or the bug gone)
+                emit(SweepFailed(exception=error))
 
     def _run(self) -> None:
         while not self._closing.wait(SWEEP_SECONDS):

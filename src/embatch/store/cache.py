@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
 import secrets
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from embatch.errors import InvalidArgument
+from embatch.events import CacheFull, emit
 from embatch.store.faults import disk
 from embatch.store.segments import (
     HEAD,
@@ -51,7 +51,6 @@ _SHARE: Final = 8
 """Merging makes no segment larger than this part of the limit, so that little of the cache goes at once."""
 _SHARDS: Final = 256
 """Staged shards merged at once, at most: each is opened anew for every block that is written."""
-_log = logging.getLogger("embatch.cache")
 
 
 def key(identity: str, text: str) -> bytes:
@@ -163,8 +162,7 @@ class VectorCache:
                 return True
             told, self._told = self._told, True
         if not told:
-            fields = {"run": run, "limit_bytes": self._limit}
-            _log.warning("the cache keeps no more until a run ends", extra={"fields": fields})
+            emit(CacheFull(run=run, limit_bytes=self._limit))
         return False
 
     def _count(self, run: str) -> None:

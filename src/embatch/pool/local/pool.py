@@ -6,7 +6,6 @@ process, so neither a long micro-batch nor a poisonous one delays a query.
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from embatch.engine.protocol import ModelChanged, replaced
 from embatch.errors import EngineTrouble
+from embatch.events import ModelReplaced, emit
 from embatch.pool.embedding import Embedding
 from embatch.pool.kept import Kept
 from embatch.pool.local.lane import BULK, QUERY, REFERENCE, Lane, Quarantine
@@ -41,7 +41,6 @@ _CALIBRATED: Final = 64
 """Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
 _SAMPLED: Final = 8
 _SLOTS: Final = 2
-_log = logging.getLogger("embatch.pool")
 
 
 def _one_by_one(lane: Lane, requests: pa.RecordBatch) -> tuple[pa.RecordBatch, Done]:
@@ -199,7 +198,7 @@ class LocalPool:
             other = lane.loaded()
             if other is not None and other is not process and replaced(about, other.await_ready()):
                 older = min(process, other, key=attrgetter("began"))
-                _log.warning("model replaced", extra={"fields": {"model": model, "old": older.pid}})
+                emit(ModelReplaced(model=model, old=older.pid))
                 older.retire()
 
     @contextmanager

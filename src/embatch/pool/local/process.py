@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
-import logging
 import os
 import queue
 import signal
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 from embatch.engine import frames
 from embatch.engine.protocol import Description
 from embatch.errors import EngineTrouble
+from embatch.events import EngineEnded, EngineGivenUp, EngineReady, emit
 from embatch.pool.local.watchdog import Watchdog
 from embatch.pool.protocol import CLOSING, TICK, End, Gone, Stopped
 
@@ -37,7 +37,6 @@ _LAST_WORDS: Final = 300
 _REAP_SECONDS: Final = 2.0
 _PIPE_BYTES: Final = 1 << 20
 """A job's texts go through in one piece: through 64 KiB they cost both sides a turn each time."""
-_log = logging.getLogger("embatch.pool")
 
 
 class EngineProcess:
@@ -184,7 +183,7 @@ class EngineProcess:
             return
         if limit == "start":
             self._failure = f"the engine did not load within {self._limits.engine_start_seconds:.0f} s"
-        _log.warning("engine process given up", extra={"fields": {"pid": self.pid, "limit": limit}})
+        emit(EngineGivenUp(pid=self.pid, limit=limit))
         self.kill(End.HUNG)
 
     def close(self, job: int) -> None:
@@ -220,8 +219,16 @@ class EngineProcess:
         kind = header["type"]
         self._watchdog.heard(ready=kind == "ready" or self._description is not None)
         if kind == "ready":
-            self._description = Description(**header["description"])
-            _log.info("engine ready", extra={"fields": self._ready(header["passed_over"])})
+            about = self._description = Description(**header["description"])
+            emit(
+                EngineReady(
+                    pid=self.pid,
+                    engine=about.engine,
+                    precision=about.precision,
+                    streams=about.streams,
+                    passed_over=header["passed_over"],
+                )
+            )
             self._settled.set()
             return
         if kind == "failed":
@@ -239,24 +246,13 @@ class EngineProcess:
         if job is not None:
             job.events.put(frame)
 
-    def _ready(self, passed_over: Mapping[str, str]) -> dict[str, Any]:
-        about = cast("Description", self._description)
-        return {
-            "pid": self.pid,
-            "engine": about.engine,
-            "precision": about.precision,
-            "streams": about.streams,
-            **{f"not_{name}": problem for name, problem in passed_over.items()},
-        }
-
     def _read_stderr(self) -> None:
-        """Read what the engine's libraries print. Once texts are there it may hold them: it is not logged."""
+        """Read what the engine's libraries print. Once texts are there it may hold them: it goes nowhere."""
         with cast("BinaryIO", self._child.stderr) as source:
             for line in source:
                 words = line.decode(errors="replace").strip()
                 if words and self._description is None:
                     self._said = words[:_LAST_WORDS]
-                _log.debug("engine output", extra={"fields": {"pid": self.pid, "line": words}})
 
     def _reap(self) -> None:
         """Reap the process and tell everybody who waits for it."""
@@ -286,10 +282,8 @@ class EngineProcess:
         for job in jobs:
             job.events.put(gone)
         if end is not End.CLOSED:
-            fields = {"pid": self.pid, "how": how}
-            if self._description is None:
-                fields["why"] = self._failure
-            _log.warning("engine process ended", extra={"fields": fields})
+            why = self._failure if self._description is None else None
+            emit(EngineEnded(pid=self.pid, how=how, why=why))
 
 
 class Job:
