@@ -11,6 +11,7 @@ import gc
 import math
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -35,12 +36,23 @@ def seconds(work: Callable[[], object]) -> float:
 
 def ratio(small: Callable[[], float], large: Callable[[], float]) -> float:
     """Return how many times as long the large work takes; either returns its seconds."""
+    found = _ratio(small, large)
+    assert found is not None, "too little work to tell"
+    return found
+
+
+def _ratio(small: Callable[[], float], large: Callable[[], float]) -> float | None:
+    """As `ratio`; `None`: too little work to tell.
+
+    What was long enough when it was chosen may have been slow by something else.
+    """
     found = float("inf")
     with _uncollected():
         for rounds in _ROUNDS:
             turns = [(small(), large()) for _ in range(rounds)]
             least, most = (min(times) for times in zip(*turns, strict=True))
-            assert least >= LEAST / 2, "too little work to tell"
+            if least < LEAST / 2:
+                return None
             found = min(found, most / least)
             if found < MOST:
                 break
@@ -55,25 +67,30 @@ def growth(make: Callable[[int], Callable[[], object]], size: int, largest: int 
         size: to begin with; it is enlarged until the work is long enough to be measured.
         largest: size at which work that is still too short is none to fear; the growth is 1 then.
     """
-    small = make(size)
-    with _uncollected():
-        while (step := _lacking(small)) > 1:
-            if largest is not None and size >= largest:
-                return 1.0
-            size = min(math.ceil(size * step), largest or sys.maxsize)
-            small = make(size)
-    large = make(4 * size)
-    return ratio(lambda: seconds(small), lambda: seconds(large))
+    step, found = 1.0, None
+    while found is None:
+        size = min(math.ceil(size * step), largest or sys.maxsize)
+        small = make(size)
+        if (step := _lacking(small)) == 1.0:
+            large = make(4 * size)
+            found = _ratio(partial(seconds, small), partial(seconds, large))
+            step = 2.0
+        if found is None and largest is not None and size >= largest:
+            return 1.0
+    return found
 
 
 def growth_of_little(make: Callable[[int], Callable[[], object]], size: int) -> float:
     """Return the same, of work that is done again and again while it is short, with no larger input."""
-    once, times = make(size), 1
-    with _uncollected():
-        while (step := _lacking(_repeated(once, times))) > 1:
-            times = math.ceil(times * step)
-    small, large = _repeated(once, times), _repeated(make(4 * size), times)
-    return ratio(lambda: seconds(small), lambda: seconds(large))
+    once, more, times = make(size), make(4 * size), 1
+    step, found = 1.0, None
+    while found is None:
+        times = math.ceil(times * step)
+        small, large = _repeated(once, times), _repeated(more, times)
+        if (step := _lacking(small)) == 1.0:
+            found = _ratio(partial(seconds, small), partial(seconds, large))
+            step = 2.0
+    return found
 
 
 def _repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
@@ -86,9 +103,10 @@ def _repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
 
 def _lacking(work: Callable[[], object]) -> float:
     """Return by what the input has to be enlarged for the work to be long enough; 1 where it is."""
-    for _ in range(3):
-        if (taken := seconds(work)) < LEAST:
-            return min(_STEP, 1.25 * LEAST / max(taken, LEAST / 100))
+    with _uncollected():
+        for _ in range(3):
+            if (taken := seconds(work)) < LEAST:
+                return min(_STEP, 1.25 * LEAST / max(taken, LEAST / 100))
     return 1.0
 
 

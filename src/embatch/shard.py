@@ -48,13 +48,14 @@ GIVEN: Final = pa.schema(
 
 PRECOMPUTED: Final = ("frozen_embedding", "frozen_tokens", "frozen_truncated")
 """Columns that a payload shard may have besides: vectors known when it was written, null elsewhere. They are
-part of it from then on: every attempt gives the same bytes, whatever becomes of where they came from."""
+part of it from then on: every attempt gives the same bytes, whatever becomes of where they came from. Stored
+shards of earlier versions have these names."""
 
 
 IDENTITY: Final = b"identity"
 """Name of what a result shard's file says of the engine that computed it: `Description.identity`."""
 COMPUTED_BY: Final = b"computed_by"
-"""Name of what a shard's file says of all that made its vectors, the frozen ones of a payload shard: see
+"""Name of what a shard's file says of all that made its vectors, the precomputed ones of a payload shard: see
 `engine.protocol.computed_by`."""
 
 
@@ -72,7 +73,7 @@ def said_of(shard: pa.RecordBatch, name: bytes) -> str | None:
 
 
 def without_stale(requests: pa.RecordBatch, computed_by: str) -> pa.RecordBatch:
-    """Return a payload shard without frozen vectors that something else has computed."""
+    """Return a payload shard without precomputed vectors that something else has computed."""
     if said_of(requests, COMPUTED_BY) in (None, computed_by):
         return requests
     return requests.drop_columns([name for name in PRECOMPUTED if name in requests.schema.names])

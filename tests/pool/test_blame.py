@@ -66,7 +66,7 @@ def _poisoned(pool: LocalPool, undisturbed: pa.RecordBatch, at: int, words: dict
     for place in words:
         expected[place] = None
     assert pools.bytes_of(found) == expected
-    assert sum(counted, Done(0)).rows == at
+    assert sum(counted, Done(0))[:2] == (at, found.column("tokens").to_numpy().sum())
     return pool.starts - before
 
 
@@ -188,9 +188,11 @@ def test_a_text_that_the_engine_refuses(tmp_path: Path) -> None:
     )
     texts = pools.texts(40)
     texts[17] = "refuse me"
+    counted = list[Done]()
     with pools.opened(environment=pools.sabotaged(tmp_path, code)) as pool:
-        found = pools.embed(pool, pools.hashing(), pools.shard(*texts))
+        found = pools.embed(pool, pools.hashing(), pools.shard(*texts), counted.append)
         assert pool.starts == 1
+    assert sum(counted, Done(0))[:2] == (40, found.column("tokens").to_numpy().sum())
     assert pools.blamed(found) == {17: Reason.BAD_FIELD.value}
     assert found.column("error_code")[17].as_py() == Code.INVALID_ARGUMENT.number
     assert found.column("error_message")[17].as_py() == "over the limit of 10 tokens"

@@ -121,3 +121,6 @@ def test_commands_say_what_they_leave_out(service: Served, tmp_path: Path) -> No
     assert "row 2: 2.jsonl, line 2: not JSON" in said("submit", str(folder))
     (folder / "2.jsonl").unlink()
     assert note in said("submit", str(folder))
+    with Client(service.url) as client:  # what stays in the service, other tests of it would find
+        for batch in list(client.list_batches()):
+            client.delete_batch(client.await_batch_completion(batch))

@@ -35,23 +35,12 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
-def camel(name: str) -> str:
-    """Return a name as proto3 JSON has it."""
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
-
-
 def words_of_the_wire() -> set[str]:
     """Return all names that the wire reads or writes."""
     found: set[str] = set()
     for path in WIRE.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for _, text in texts(tree):
+        for _, text in texts(ast.parse(path.read_text())):
             found |= set(CAMEL.findall(text))
-        for node in ast.walk(tree):
-            # A model of pydantic's has its fields in our spelling, and Google's beside it.
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                found |= set(CAMEL.findall(camel(node.target.id)))
     return found
 
 

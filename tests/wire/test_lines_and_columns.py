@@ -148,6 +148,24 @@ def test_of_two_keys_of_a_line_none_is_dropped_in_silence(line: bytes, expected:
     assert (row.fault.reason if row.fault else None) == expected
 
 
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (b'{"content":{"parts":[{"inlineData":{}},{"foo":1}]}}', Reason.UNSUPPORTED_PART),
+        (b'{"content":{"parts":[{"text":1},2]}}', Reason.NOT_TEXT),
+        (b'{"content":{"parts":3}}', Reason.EMPTY_TEXT),
+        (b'{"content":{"parts":[{"foo":1},{"text":1}]}}', Reason.BAD_FIELD),
+        (b'{"content":{"parts":[{"text":"a"}]},"embedContentConfig":[]}', None),  # PHP's empty object
+    ],
+)
+def test_a_fault_of_content_comes_before_what_stands_behind_it(
+    request_: bytes, reason: Reason | None
+) -> None:
+    """The first part that is no text is the row's fault; later ones are not looked at."""
+    (row,) = read_jsonl.read_rows(io.BytesIO(b'{"request":' + request_ + b"}"), 1 << 20, _same)
+    assert (row.fault and row.fault.reason) == reason
+
+
 def test_arrow_rows_come_through() -> None:
     """All columns, and text alone."""
     full = pa.table(

@@ -127,7 +127,7 @@ def _sound(requests: pa.RecordBatch) -> NDArray[np.bool_]:
 def _results(
     requests: pa.RecordBatch, worked: Sequence[int], of: Sequence[int], outcome: Outcome
 ) -> pa.RecordBatch:
-    """Put each text's outcome at every request that has it; others keep their fault or frozen vector."""
+    """Put each text's outcome at every request that has it; others keep their fault or precomputed vector."""
     count, dimensions = requests.num_rows, outcome.vectors.shape[1]
     place = np.full(count, -1, np.int64)
     place[list(worked)] = list(of)

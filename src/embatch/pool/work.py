@@ -223,6 +223,7 @@ class ShardWork:
         if not blame.fault.spoils:
             self._prove(self.processes.process(self.stop))
         self.outcome.errors[blame.row] = blame.error(detail)
+        self.outcome.tokens[blame.row] = 0  # as in the results: what was told of progress is not taken back
         self.outcome.done[blame.row] = True
         self.on_rows([blame.row])
 

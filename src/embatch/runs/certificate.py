@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embatch.errors import ConnectionFailed, EmbatchError, FailedPrecondition, Unavailable
-from embatch.runs import parity as certificate
+from embatch.runs import parity
 from embatch.runs.ledger import Block
 from embatch.runs.progress import total
 
@@ -132,14 +132,14 @@ class Certificate:
             native=block.native or earlier.native,
             model=block.model or earlier.model,
             engine=block.engine or earlier.engine,
-            sample=certificate.together([earlier.sample, block.sample]),
+            sample=parity.together([earlier.sample, block.sample]),
         )
 
-    def _sample(self, sent: Sent, result: BatchResult) -> tuple[certificate.Sample | None, dict[str, object]]:
+    def _sample(self, sent: Sent, result: BatchResult) -> tuple[parity.Sample | None, dict[str, object]]:
         """Embed some texts of a batch again by the reference path and compare."""
         found = result.to_numpy(failed="nan")
         good = np.flatnonzero(result.widths > 0)
-        chosen = [int(good[at]) for at in certificate.choose(len(good), sent.number)]
+        chosen = [int(good[at]) for at in parity.choose(len(good), sent.number)]
         if not chosen:
             return None, {}
         said = self.client.embed_reference(
@@ -153,7 +153,7 @@ class Certificate:
         if not pairs:
             return None, said.engine
         mine, reference = found[[at for at, _ in pairs]], np.stack([values for _, values in pairs])
-        return certificate.compare(mine, reference, said.tokens, said.cpu_seconds), said.engine
+        return parity.compare(mine, reference, said.tokens, said.cpu_seconds), said.engine
 
     def sound(self, block: Block) -> bool:
         """Return whether the certificate finds nothing wrong with a block."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
-from embatch.runs import parity as certificate
+from embatch.runs import parity
 from embatch.runs.sources import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RunOptions:
     """Only try the rows again that failed and can be read."""
     cache: bool = True
     """Let the service answer texts that earlier runs embedded, and remember this run's."""
-    threshold: float = certificate.THRESHOLD
+    threshold: float = parity.THRESHOLD
     """Least cosine of the certificate; below it the output is rejected."""
     block_rows: int = BLOCK_ROWS
     """Rows of one batch; a later call must give the same number."""

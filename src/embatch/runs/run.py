@@ -32,7 +32,7 @@ from embatch.errors import (
     Unauthenticated,
     Unavailable,
 )
-from embatch.runs import parity as certificate
+from embatch.runs import parity
 from embatch.runs.adoption import Adoption
 from embatch.runs.certificate import Certificate, Sent
 from embatch.runs.identity import about, begun
@@ -133,7 +133,7 @@ class _Run:
     ) -> None:
         self._client, self._source, self._ledger, self._output = client, source, ledger, output
         self._embed_options, self._options, self._progress = embed_options, options, progress
-        self._judge = Certificate(client, ledger, embed_options, options.threshold)
+        self._certificate = Certificate(client, ledger, embed_options, options.threshold)
         self._sent: deque[Sent] = deque()
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
@@ -156,7 +156,7 @@ class _Run:
     def go(self) -> Summary:
         self._output.check(self._ledger.model[1])
         self._drop_last()
-        if not all(map(self._judge.sound, self._ledger.blocks.values())):
+        if not all(map(self._certificate.sound, self._ledger.blocks.values())):
             self._reject()
         while True:
             self._work()
@@ -175,7 +175,7 @@ class _Run:
                 self._check_target()
             self._submit(number, rows)
             if not place:
-                self._judge.prepare()
+                self._certificate.prepare()
             while len(self._sent) > AHEAD:
                 self._collect()
         self._exhausted = True
@@ -185,7 +185,7 @@ class _Run:
     def _check_target(self) -> None:
         """Refuse what the target cannot do, before a text is sent. Raises InvalidArgument."""
         _, native = self._ledger.model
-        self._output.check(native or self._judge.native())
+        self._output.check(native or self._certificate.native())
 
     def _uncount(self, lost: Iterable[Block]) -> None:
         """Take blocks that were finished for not finished."""
@@ -298,8 +298,8 @@ class _Run:
             result = self._client.get_batch_embeddings(batch, partial=True)
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
-        block = self._judge.block(sent, batch, result)
-        sound = self._judge.sound(block)
+        block = self._certificate.block(sent, batch, result)
+        sound = self._certificate.sound(block)
         if sound and self._output.direct:
             self._output.write(block, sent.part)
         self._tally.add(self._ledger.commit(block, sent.part.record()))
@@ -357,7 +357,7 @@ class _Run:
 
     def _summary(self) -> Summary:
         blocks = [self._ledger.blocks[number] for number in sorted(self._ledger.blocks)]
-        summary = Summary.of(blocks, certificate.together(block.sample for block in blocks))
+        summary = Summary.of(blocks, parity.together(block.sample for block in blocks))
         summary.resumed, (summary.earlier, _) = self._resumed, self._earlier
         if again := sum(self._again.values()):
             summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
@@ -386,7 +386,7 @@ class _Run:
         self._refuse(written.place)
 
     def _refuse(self, place: str) -> None:
-        found = certificate.together(block.sample for block in self._ledger.blocks.values())
+        found = parity.together(block.sample for block in self._ledger.blocks.values())
         raise DataLoss(
             f"the vectors are not those of the reference path and stand in {place}: least cosine "
             f"{found.cosine_least if found else 0.0} of {found.count if found else 0} texts, wanted "

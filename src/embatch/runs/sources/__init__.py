@@ -176,8 +176,9 @@ def open_source(place: str | Path, text: str | None, id_: str | None) -> Source:
     """Return the source of a place; a first look at it finds a missing column.
 
     Args:
-        place: a file, a folder (searched through), or a glob, as a path or an address; see `places`. By their
-            endings: Parquet, JSONL, CSV, TSV, Arrow, Feather, plain text, the line formats also compressed.
+        place: a file, a folder (searched through), or a glob, as a path or an address; see `locations`. By
+            their endings: Parquet, JSONL, CSV, TSV, Arrow, Feather, plain text, the line formats also
+            compressed.
         text: name of the text column; `None` takes `text`, else the only column of text.
         id_: name of the id column; `None` numbers the rows.
 

@@ -74,7 +74,7 @@ class Search:
         """Return how the files of a place are searched for; `None` where it names one file, or nothing.
 
         Args:
-            system: as `places.resolve` gives it.
+            system: as `locations.resolve` gives it.
             path: the path in it.
             kind: what is there; `None` asks the file system.
         """

@@ -32,7 +32,7 @@ def results_stream(
     """Yield a results stream piece by piece, one shard in memory at a time.
 
     Args:
-        parts: as `reading.Results.parts`.
+        parts: as `results.Results.parts` of the service.
         native: dimensions of the vectors in them.
         dimensions: leading dimensions wanted of every vector, normalised again; `None` for native.
         numbers: one of `NUMBERS`.

@@ -7,27 +7,34 @@ spelled. What is wrong with the content of one request is not refused here: it m
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
-
-from pydantic.alias_generators import to_camel
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from embatch import jsontext
 from embatch.errors import Code, InvalidArgument, Reason, RequestError
 from embatch.shard import RequestRow
-from embatch.wire.gemini import messages
 from embatch.wire.gemini.read_json import Body, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_UNSAID: Final = (None, "", "TASK_TYPE_UNSPECIFIED")
+_INT32: Final = range(-(1 << 31), 1 << 31)
+_INT64: Final = range(-(1 << 63), 1 << 63)
+_CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
 
-_submit, _update = messages.reader(messages.Submit), messages.reader(messages.BatchUpdate)
-_requests, _contents = messages.reader(messages.Requests), messages.reader(messages.Contents)
-_inlined, _line = messages.reader(messages.InlinedRequest), messages.reader(messages.Line)
-_request, _content = messages.reader(messages.Request), messages.reader(messages.Content)
+_REQUEST: Final = ("model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig")
+_CONFIG: Final = (
+    "taskType",
+    "title",
+    "outputDimensionality",
+    "autoTruncate",
+    "mimeType",
+    "documentOcr",
+    "audioTrackExtraction",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,71 @@ class Created:
 
 def _nothing() -> None:
     pass
+
+
+class Fields:
+    """The fields of one JSON object, read one by one under either spelling."""
+
+    def __init__(self, value: object, path: str, known: tuple[str, ...]) -> None:
+        if not isinstance(value, dict):
+            raise InvalidArgument("this must be a JSON object", field=path or "body")
+        self.path = path
+        self._values: dict[str, Any] = {}
+        spelled = _spellings(known)
+        for name, content in value.items():
+            proper = spelled.get(name)
+            if proper is None:
+                raise InvalidArgument(
+                    f'Invalid JSON payload received. Unknown name "{name[:64]}": Cannot find field.',
+                    field=self.at(name[:64]),
+                    reason="UNKNOWN_FIELD",
+                )
+            if proper in self._values:
+                raise InvalidArgument("both spellings of this field are given: send one", field=self.at(name))
+            self._values[proper] = content
+
+    def at(self, name: str) -> str:
+        """Return the path of a field."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def get(self, name: str) -> Any:
+        """Return a field's value; `null` reads as absent."""
+        return self._values.get(name)
+
+    def text(self, name: str) -> str | None:
+        """Return a string field."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, str):
+            self.refuse(name, "this must be a string")
+        return value
+
+    def integer(self, name: str, bits: range) -> int | None:
+        """Return an integer field: a number, a whole float, or a string of digits (proto3 JSON)."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if (isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,19}", value)) or (
+            isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
+        ):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.refuse(name, "this must be a whole number")
+        if value not in bits:
+            self.refuse(name, f"this must be from {bits.start} to {bits.stop - 1}", "OUT_OF_RANGE")
+        return int(value)
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        """Return a true-or-false field."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.refuse(name, "this must be true or false")
+        return bool(value)
+
+    def refuse(self, name: str, message: str, reason: str | None = None) -> NoReturn:
+        """Refuse a field."""
+        raise InvalidArgument(message, field=self.at(name), reason=reason)
 
 
 def create(
@@ -69,96 +141,105 @@ def create(
         InvalidArgument: naming the field.
     """
     read = Body(body, 5, pulse, text_bytes)
-    batch = _submit(read.value, "")["batch"]
-    named = batch.get("model")
+    top = Fields(read.value, "", ("batch",))
+    known = ("model", "displayName", "inputConfig", "priority", "webhookConfig", "name")
+    batch = Fields(top.get("batch"), "batch", known)
+    named = batch.text("model")
     if named is not None and not same_model(named):
-        raise InvalidArgument(
-            f"the batch's model is another than the path's, models/{model}", field="batch.model"
-        )
-    if batch.get("webhook_config") is not None:
-        raise InvalidArgument("webhooks are not offered: poll the batch", field="batch.webhookConfig")
-    inline, file_name = batch["input_config"].get("requests"), batch["input_config"].get("file_name")
+        batch.refuse("model", f"the batch's model is another than the path's, models/{model}")
+    if batch.get("webhookConfig") is not None:
+        batch.refuse("webhookConfig", "webhooks are not offered: poll the batch")
+    config = Fields(batch.get("inputConfig"), "batch.inputConfig", ("requests", "fileName"))
+    inline, file_name = config.get("requests"), config.text("fileName")
     if (inline is None) == (file_name is None):
         raise InvalidArgument("give either requests or fileName", field="batch.inputConfig")
     rows = None if inline is None else _inline(inline, read, same_model, most)
-    return Created(batch.get("display_name"), batch.get("priority") or 0, rows, file_name)
+    return Created(batch.text("displayName"), batch.integer("priority", _INT64) or 0, rows, file_name)
 
 
 def _inline(
-    given: messages.Requests, read: Body, same_model: Callable[[str], bool], most: int | None
+    value: object, read: Body, same_model: Callable[[str], bool], most: int | None
 ) -> list[RequestRow]:
     path = "batch.inputConfig.requests.requests"
-    entries = read.elements(given.get("requests"), path)
+    given = Fields(value, "batch.inputConfig.requests", ("requests",)).get("requests")
+    entries = read.elements(given, path)
     if entries is None:
         raise InvalidArgument("this must be a list of at least one request", field=path, reason="EMPTY_BATCH")
     rows = []
     for at, entry in enumerate(islice(entries, None if most is None else most + 1)):
-        place = f"{path}[{at}]"
-        inlined = _inlined(entry, place)
-        metadata = _metadata(inlined.get("metadata"), place)
-        rows.append(_row(inlined["request"], f"{place}.request", same_model, inlined.get("key"), metadata))
+        fields = Fields(entry, f"{path}[{at}]", ("request", "metadata", "key"))
+        rows.append(
+            request_row(
+                fields.get("request"),
+                fields.at("request"),
+                same_model,
+                key=fields.text("key"),
+                metadata=_metadata(fields),
+            )
+        )
     return rows
 
 
-def _metadata(value: dict[str, Any] | None, path: str) -> str | None:
+def _metadata(fields: Fields) -> str | None:
+    value = fields.get("metadata")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        fields.refuse("metadata", "metadata must be a JSON object")
     try:
-        return None if value is None else jsontext.dumps(value).decode()
+        return jsontext.dumps(value).decode()
     except ValueError:
-        raise InvalidArgument(
-            f"metadata nests too deeply: at most {jsontext.DEPTH} levels", field=_below(path, "metadata")
-        ) from None
+        fields.refuse("metadata", f"metadata nests too deeply: at most {jsontext.DEPTH} levels")
 
 
-def _row(
-    request: messages.Request,
+def request_row(
+    value: object,
     path: str,
     same_model: Callable[[str], bool],
+    *,
     key: str | None = None,
     metadata: str | None = None,
 ) -> RequestRow:
-    """Return a request as a row; faulty content makes a faulty one. Raises InvalidArgument."""
-    named = request.get("model")
+    """Read one EmbedContentRequest; faulty content makes a faulty row. Raises InvalidArgument."""
+    fields = Fields(value, path, _REQUEST)
+    named = fields.text("model")
     if named is not None and not same_model(named):
-        raise InvalidArgument(
-            "the request's model is another than the path's: one model a call", field=_below(path, "model")
-        )
-    config = request.get("embed_content_config") or {}
-    for name, given in config.items():
-        if given is not None and request.get(name) is not None:
-            raise InvalidArgument(
-                "given here and in embedContentConfig: send one", field=_below(path, to_camel(name))
-            )
-    task_type = request.get("task_type") or config.get("task_type")
-    title, size = request.get("title"), request.get("output_dimensionality")
-    text, fault = _text(request.get("content") or {})
+        fields.refuse("model", "the request's model is another than the path's: one model a call")
+    config = Fields(fields.get("embedContentConfig") or {}, fields.at("embedContentConfig"), _CONFIG)
+    options = {}
+    for name in ("taskType", "title", "outputDimensionality"):
+        given = [source for source in (fields, config) if source.get(name) is not None]
+        if len(given) == 2:
+            fields.refuse(name, "given here and in embedContentConfig: send one")
+        options[name] = given[0] if given else fields
+    task_type = options["taskType"].text("taskType")
+    text, fault = _content(fields.get("content"), fields.at("content"))
     return RequestRow(
         text,
         key=key,
         metadata=metadata,
-        task_type=None if task_type in _UNSAID else task_type,
-        title=config.get("title") if title is None else title,
-        dimensions=config.get("output_dimensionality") if size is None else size,
+        task_type=None if task_type in (None, "", "TASK_TYPE_UNSPECIFIED") else task_type,
+        title=options["title"].text("title"),
+        dimensions=options["outputDimensionality"].integer("outputDimensionality", _INT32),
         fault=fault,
-        auto_truncate=config.get("auto_truncate") is not False,
+        auto_truncate=config.boolean("autoTruncate", default=True),
     )
 
 
-def _below(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _text(content: messages.Content) -> tuple[str | None, RequestError | None]:
+def _content(value: object, path: str) -> tuple[str | None, RequestError | None]:
     """Return the text of a Content; several parts are joined, as Google does for gemini-embedding-001."""
-    parts = content.get("parts")
-    if not parts:
+    parts = Fields(value if value is not None else {}, path, ("parts", "role")).get("parts")
+    if not isinstance(parts, list) or not parts:
         return None, _fault(Reason.EMPTY_TEXT, "content has no parts: send {parts: [{text}]}")
     texts = []
-    for part in parts:
-        if part.get("inline_data") is not None or part.get("file_data") is not None:
+    for at, part in enumerate(parts):
+        known = ("text", "inlineData", "fileData", "thought", "thoughtSignature", "videoMetadata")
+        fields = Fields(part, f"{path}.parts[{at}]", known)
+        if fields.get("inlineData") is not None or fields.get("fileData") is not None:
             return None, _fault(
                 Reason.UNSUPPORTED_PART, "only text can be embedded here: leave data parts out"
             )
-        text = part.get("text")
+        text = fields.get("text")
         if not isinstance(text, str):
             return None, _fault(Reason.NOT_TEXT, "the text of a part must be a string")
         texts.append(text)
@@ -177,7 +258,7 @@ def embed(
     Raises:
         InvalidArgument: naming the field.
     """
-    return _row(_request(Body(body, 0, longest=text_bytes).value, ""), "", same_model)
+    return request_row(Body(body, 0, longest=text_bytes).value, "", same_model)
 
 
 def embed_many(
@@ -195,7 +276,7 @@ def embed_many(
         InvalidArgument: naming the field.
     """
     read = Body(body, 2, pulse, text_bytes)
-    given = _requests(read.value, "").get("requests")
+    given = Fields(read.value, "", ("requests",)).get("requests")
     entries = read.elements(given, "requests")
     if entries is None and (least or given != []):
         raise InvalidArgument(
@@ -210,8 +291,7 @@ def embed_many(
                 field="requests",
                 reason="TOO_MANY_REQUESTS_IN_BATCH",
             )
-        place = f"requests[{at}]"
-        rows.append(_row(_request(entry, place), place, same_model))
+        rows.append(request_row(entry, f"requests[{at}]", same_model))
     return rows
 
 
@@ -226,14 +306,14 @@ def count_tokens(
         InvalidArgument: naming the field.
     """
     read = Body(body, 2, pulse, text_bytes)
-    contents = read.elements(_contents(read.value, "").get("contents"), "contents")
+    contents = read.elements(Fields(read.value, "", ("contents",)).get("contents"), "contents")
     if contents is None:
         raise InvalidArgument("this must be a list of at least one content", field="contents")
     rows = []
     for at, content in enumerate(contents):
         if at == most:
             raise InvalidArgument(f"at most {most} contents a call: send them in several", field="contents")
-        text, fault = _text(_content({} if content is None else content, f"contents[{at}]"))
+        text, fault = _content(content, f"contents[{at}]")
         rows.append(RequestRow(text, fault=fault))
     return rows
 
@@ -255,13 +335,13 @@ def update(body: bytes | bytearray, mask: str | None) -> Update:
     value = load(body)
     if isinstance(value, dict) and set(value) == {"batch"}:
         value = value["batch"]
-    said = _update(value, "")
-    paths = {to_camel(path.strip()) for path in (mask or "").split(",") if path.strip()}
+    fields = Fields(value, "", ("displayName", "priority", "name", "model"))
+    paths = {_camel(path.strip()) for path in (mask or "").split(",") if path.strip()}
     for path in paths - {"displayName", "priority"}:
         raise InvalidArgument(
             f"only displayName and priority can be changed, not {path[:64]}", field="updateMask"
         )
-    named, priority = said.get("display_name"), said.get("priority")
+    named, priority = fields.text("displayName"), fields.integer("priority", _INT64)
     # A path of the mask whose field is absent resets the field, as proto masks do.
     if paths:
         named = (named or "") if "displayName" in paths else None
@@ -271,9 +351,24 @@ def update(body: bytes | bytearray, mask: str | None) -> Update:
 
 def row_of_line(line: Mapping[str, Any], same_model: Callable[[str], bool]) -> RequestRow:
     """Read one line of an input file in any of its layouts. Raises InvalidArgument naming the field."""
-    said = _line(line, "")
-    key, custom = said.get("key"), said.get("custom_id")
+    fields = Fields(dict(line), "", ("key", "customId", "request", "metadata"))
+    key, custom = fields.get("key"), fields.get("customId")
     if key is not None and custom is not None and key != custom:
-        raise InvalidArgument("given beside another key: send one", field="customId")
-    metadata = _metadata(said.get("metadata"), "")
-    return _row(said["request"], "request", same_model, custom if key is None else key, metadata)
+        fields.refuse("customId", "given beside another key: send one")
+    key = custom if key is None else key
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    if key is not None and not isinstance(key, str):
+        fields.refuse("key", "the key must be a string")
+    return request_row(fields.get("request"), "request", same_model, key=key, metadata=_metadata(fields))
+
+
+@cache
+def _spellings(known: tuple[str, ...]) -> dict[str, str]:
+    """Return the proper name of each spelling."""
+    return {spelling: name for name in known for spelling in (name, _CAPITAL.sub("_", name).lower())}
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
