@@ -52,11 +52,17 @@ _BUSY_SECONDS: Final = 5.0
 """When a client that was refused for want of room may come back."""
 
 _NAMES: Final = {
+    HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
     HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
     HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
     HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
     HTTPStatus.METHOD_NOT_ALLOWED: "UNIMPLEMENTED",
 }
+_REMEDIES: Final = {
+    HTTPStatus.UNAUTHORIZED: 'WWW-Authenticate: Bearer realm="embatch"\r\n',
+    HTTPStatus.METHOD_NOT_ALLOWED: "Allow: GET, POST, PATCH, DELETE\r\n",
+}
+"""The header that HTTP demands beside a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +147,10 @@ class Refusal:
                 }
             }
         )
-        allow = "Allow: GET, POST, PATCH, DELETE\r\n" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
+        remedy = _REMEDIES.get(self.status, "")
         head = (
             f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{allow}{again}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{remedy}{again}"
             "Connection: close\r\n\r\n"
         )
         return head.encode() + body
@@ -155,8 +161,14 @@ def bad(reason: str, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) 
     return Refusal(status, reason, message)
 
 
-def judge_head(request: h11.Request, bounds: Bounds) -> Refusal | None:
-    """Return why a request with this head is refused, or `None` to go on."""
+def judge_head(request: h11.Request, bounds: Bounds, stranger: Refusal | None = None) -> Refusal | None:
+    """Return why a request with this head is refused, or `None` to go on.
+
+    Args:
+        request: the head.
+        bounds: of the address that was called.
+        stranger: why its sender may not ask this, who then hears nothing of what else is wrong.
+    """
     names = [name for name, _ in request.headers]
     size = sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target)
     if len(names) > bounds.header_count or size > bounds.header_bytes:
@@ -165,6 +177,7 @@ def judge_head(request: h11.Request, bounds: Bounds) -> Refusal | None:
     return (
         _judge_address(headers, names, bounds)
         or _judge_origin(request, headers)
+        or stranger
         or _judge_body(request, headers, bounds)
     )
 

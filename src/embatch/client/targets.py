@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 GEMINI_URL: Final = "https://generativelanguage.googleapis.com"
 GEMINI_MODEL: Final = "gemini-embedding-001"
+KEY: Final = "EMBATCH_API_KEY"
+"""Variable of the key for a service of one's own: Google's must not travel to somebody else's."""
 SOCKET_URL: Final = "http://localhost"
 """The address put into requests that go through a socket; nobody resolves it."""
 
@@ -62,7 +64,8 @@ def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str
 
     Args:
         name: what the caller gave `Client`.
-        key: the caller's key; `None` takes Google's variables for `gemini` and none elsewhere.
+        key: the caller's key; `None` takes Google's variables for `gemini`, and `KEY` for a service by its
+            address or socket.
         data: data folder of the local service.
         environ: where the variables are looked up; GOOGLE_API_KEY wins over GEMINI_API_KEY.
 
@@ -75,6 +78,7 @@ def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str
         return Target(SOCKET_URL, data=data.expanduser().absolute(), key=key)
     if name == "gemini":
         return _gemini(key or environ.get("GOOGLE_API_KEY") or environ.get("GEMINI_API_KEY"))
+    key = key or arguments.key(KEY, environ.get(KEY)) or None
     try:
         parts = urlsplit(name)
         port = parts.port

@@ -9,17 +9,20 @@ released → exit 0; second signal → exit at once, nothing lost: what was not 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import resource
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from embatch.api.auth import FIELD
 from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
 from embatch.pool.local import LocalPool
 from embatch.server import folder, logs
+from embatch.server.keys import KeyFile
 from embatch.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ TAKEN: Final = 75
 """Exit code when another service holds the data folder (EX_TEMPFAIL)."""
 
 _OPEN_FILES: Final = 16_384
+_log = logging.getLogger("embatch.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class ServeOptions:
     """0 takes the setting `threads`."""
     private: bool = False
     """End when no client is attached; listens on a socket of its own unless one is named."""
+    api_keys: Path | None = None
+    """File of the keys by which the service may be called; `None`: it asks for none."""
     insecure_no_auth: bool = False
     hosts: tuple[str, ...] = ()
     """Names beyond those of the loopback address by which a service on it may be called, as by a proxy."""
@@ -66,6 +72,7 @@ def serve(options: ServeOptions) -> int:
         Unavailable: the address is taken.
     """
     _check_address(options)
+    keys = None if options.api_keys is None else KeyFile(options.api_keys)
     settings = Settings.read(os.environ)
     settings = replace(settings, threads=options.threads or settings.threads)
     _allow_many_connections()
@@ -74,7 +81,7 @@ def serve(options: ServeOptions) -> int:
     place = options.data.expanduser().absolute()
     try:
         with folder.locked(place):
-            return _serve(options, settings, place)
+            return _serve(options, settings, place, keys)
     except folder.FolderTaken as taken:
         print(f"embatch: {visible(str(taken))}", file=sys.stderr)  # noqa: T201  (for the person who typed the command)
         return TAKEN
@@ -88,8 +95,10 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _serve(options: ServeOptions, settings: Settings, place: Path) -> int:
+def _serve(options: ServeOptions, settings: Settings, place: Path, keys: KeyFile | None) -> int:
     listener = _bind(options, place)
+    if keys is not None and listener.path is None and not _loopback(options.host):
+        _log.warning("keys travel in clear unless a TLS proxy stands before this address")
     pool = LocalPool(settings)
     try:
         catalog = _catalog(options, settings)
@@ -98,9 +107,9 @@ def _serve(options: ServeOptions, settings: Settings, place: Path) -> int:
         from embatch.server.process import Parts, run  # noqa: PLC0415
 
         # Only browsers are fooled by a name, and only an address on this machine alone has no other guard.
-        named = listener.path is None and _loopback(options.host)
+        named = listener.path is None and _loopback(options.host) and keys is None
         hosts = (options.host, *options.hosts) if named else None
-        return run(Parts(place, settings, catalog, pool, listener, hosts, options.private))
+        return run(Parts(place, settings, catalog, pool, listener, hosts, options.private, keys))
     finally:
         pool.close(0.0)
         listener.stream.close()
@@ -123,11 +132,16 @@ def _catalog(options: ServeOptions, settings: Settings) -> Catalog:
 
 
 def _check_address(options: ServeOptions) -> None:
+    if options.api_keys is not None:
+        for given, flag in ((options.private, "--private"), (options.insecure_no_auth, "--insecure-no-auth")):
+            if given:
+                raise InvalidArgument(f"{FIELD} and {flag} exclude each other: leave one out", field=flag)
+        return
     if options.socket is not None or options.private or options.insecure_no_auth or _loopback(options.host):
         return
     raise InvalidArgument(
-        f"{options.host} can be reached by others and this service asks for no key: listen on 127.0.0.1 or "
-        "a socket, or say --insecure-no-auth",
+        f"{options.host} can be reached by others and this service asks for no key: give it a file of keys "
+        f"({FIELD}), listen on 127.0.0.1 or a socket, or say --insecure-no-auth",
         field="--host",
     )
 
