@@ -84,7 +84,9 @@ class GuardedConnection(h11.Connection):
             self.refusal = self._judge(event)
         elif isinstance(event, h11.Data):
             self.refusal = self.body.add(event)
-            if self.refusal is None and not self.held.take(len(event.data)):
+            # What still comes after the answer is thrown away, and nobody would let it go.
+            answered = self.our_state is h11.DONE
+            if self.refusal is None and not answered and not self.held.take(len(event.data)):
                 self.refusal = overloaded(_MUCH)
         if self.refusal is not None:
             raise h11.RemoteProtocolError(self.refusal.reason, self.refusal.status)
