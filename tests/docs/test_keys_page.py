@@ -40,7 +40,7 @@ def _key(done: subprocess.CompletedProcess[str], name: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows it")
 def test_the_commands_of_keys_do_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key is made, a service starts with it, a client and curl send it, a second one counts after SIGHUP."""
+    """A key is made, a service starts with it, client and curl send it, a second one counts after SIGHUP."""
     section = PAGE.read_text("utf-8").partition("\n## Keys\n")[2].partition("\n## ")[0]
     make, use, add = re.findall(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     before, _, serve = make.partition("embatch serve --data ./state ")

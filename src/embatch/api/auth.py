@@ -3,9 +3,9 @@
     # who     SHA-256 of the key
     alice     9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 
-The file never holds a key, so neither does anything that is read from it. A key is shown as `x-goog-api-key`
-or as `Authorization: Bearer`. Whoever shows none is refused by the head alone, whatever the path: what may be
-asked without is named here, and everything else, a route of tomorrow too, wants a key.
+The file never holds a key, so neither does anything that is read from it. Whoever shows none is refused by
+the head alone, whatever the path: what may be asked without is named here, and everything else, a route of
+tomorrow too, wants a key.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ import string
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl
 
 from embatch.api.limits import bad
 from embatch.errors import InvalidArgument
+from embatch.wire.gemini.credentials import (
+    BEARER,
+    HEADER,
+    QUERY,
+    has_key_in_address,
+    is_upload_step,
+    shown_key,
+)
 
 if TYPE_CHECKING:
     import h11
@@ -42,15 +49,10 @@ _NOTHING: Final = re.compile(rb"[ \t\r]*(#.*)?", re.DOTALL)
 
 _OPEN: Final = frozenset({b"/healthz", b"/readyz"})
 """Paths that answer everybody: monitors show no key. Without one `/readyz` gives no reasons."""
-_UPLOAD: Final = re.compile(rb"(/resumable)?/upload/v1(alpha|beta)?/files")
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43,64}")
-"""The form of what the service put into the address of an upload: 256 random bits. Google's client sends the
-chunks without a key, so the address is their credential."""
-_IN_ADDRESS: Final = frozenset({"key", "access_token", "oauth_token"})
 
 _NO_KEY: Final = bad(
     "NO_KEY",
-    "this service asks for a key: send yours in the header x-goog-api-key or as Authorization: Bearer "
+    f"this service asks for a key: send yours in the header {HEADER} or as {BEARER} "
     "(in Python api_key=, on the command line the variable EMBATCH_API_KEY)",
     HTTPStatus.UNAUTHORIZED,
 )
@@ -61,7 +63,7 @@ _WRONG_KEY: Final = bad(
 )
 _KEY_IN_ADDRESS: Final = bad(
     "KEY_IN_ADDRESS",
-    "a key in an address ends up in logs and is not taken: send it in the header x-goog-api-key, "
+    f"a key in an address ({QUERY}) ends up in logs and is not taken: send it in the header {HEADER}, "
     "and have this one replaced",
     HTTPStatus.UNAUTHORIZED,
 )
@@ -171,39 +173,16 @@ class Caller:
 
 def judge_caller(head: h11.Request, keys: Keys) -> Caller:
     """Return who sends a request with this head, and whether he may."""
-    shown = _shown(head)
+    shown = shown_key(head.headers)
     name = keys.id_of(shown) if shown else None
-    path, _, query = head.target.partition(b"?")
-    if name is not None or _is_open(head.method, path, query):
+    if name is not None or _is_open(head):
         return Caller(name)
     if shown:
         return Caller(None, _WRONG_KEY)
-    in_address = any(parameter in _IN_ADDRESS for parameter, _ in _parameters(query))
-    return Caller(None, _KEY_IN_ADDRESS if in_address else _NO_KEY)
+    return Caller(None, _KEY_IN_ADDRESS if has_key_in_address(head.target) else _NO_KEY)
 
 
-def _shown(head: h11.Request) -> bytes:
-    """Return the key that a head shows, empty for none; Google's header counts before the other one."""
-    bearer = b""
-    for name, value in head.headers:
-        if name == b"x-goog-api-key" and value:
-            return value
-        scheme, _, key = value.partition(b" ")
-        if name == b"authorization" and scheme.lower() == b"bearer" and not bearer:
-            bearer = key.strip()
-    return bearer
-
-
-def _is_open(method: bytes, path: bytes, query: bytes) -> bool:
-    if method in (b"GET", b"HEAD"):
-        return path in _OPEN
-    if method not in (b"POST", b"PUT") or not _UPLOAD.fullmatch(path):
-        return False
-    tokens = [value for name, value in _parameters(query) if name == "upload_id"]
-    # With any other number of them it would not be the address that we gave.
-    return len(tokens) == 1 and _TOKEN.fullmatch(tokens[0]) is not None
-
-
-def _parameters(query: bytes) -> list[tuple[str, str]]:
-    """Return the parameters as the application reads them: who reads otherwise lets something else pass."""
-    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+def _is_open(head: h11.Request) -> bool:
+    if head.method in (b"GET", b"HEAD"):
+        return head.target.partition(b"?")[0] in _OPEN
+    return is_upload_step(head.method, head.target)

@@ -16,18 +16,18 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from embatch.api.auth import FIELD
 from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
 from embatch.pool.local import LocalPool
 from embatch.server import folder, logs
-from embatch.server.keys import KeyFile
 from embatch.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from embatch.server.keys import KeyFile
 
 TAKEN: Final = 75
 """Exit code when another service holds the data folder (EX_TEMPFAIL)."""
@@ -72,7 +72,7 @@ def serve(options: ServeOptions) -> int:
         Unavailable: the address is taken.
     """
     _check_address(options)
-    keys = None if options.api_keys is None else KeyFile(options.api_keys)
+    keys = _keys(options)
     settings = Settings.read(os.environ)
     settings = replace(settings, threads=options.threads or settings.threads)
     _allow_many_connections()
@@ -131,17 +131,25 @@ def _catalog(options: ServeOptions, settings: Settings) -> Catalog:
     return Catalog(list(served), options.aliases)
 
 
+def _keys(options: ServeOptions) -> KeyFile | None:
+    if options.api_keys is None:
+        return None
+    from embatch.server.keys import KeyFile  # noqa: PLC0415  (the private service, which asks for none, is in a hurry)
+
+    return KeyFile(options.api_keys)
+
+
 def _check_address(options: ServeOptions) -> None:
     if options.api_keys is not None:
         for given, flag in ((options.private, "--private"), (options.insecure_no_auth, "--insecure-no-auth")):
             if given:
-                raise InvalidArgument(f"{FIELD} and {flag} exclude each other: leave one out", field=flag)
+                raise InvalidArgument(f"--api-keys and {flag} exclude each other: leave one out", field=flag)
         return
     if options.socket is not None or options.private or options.insecure_no_auth or _loopback(options.host):
         return
     raise InvalidArgument(
         f"{options.host} can be reached by others and this service asks for no key: give it a file of keys "
-        f"({FIELD}), listen on 127.0.0.1 or a socket, or say --insecure-no-auth",
+        "(--api-keys), listen on 127.0.0.1 or a socket, or say --insecure-no-auth",
         field="--host",
     )
 

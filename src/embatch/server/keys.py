@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from embatch.api.auth import FIELD, Access, Keys, read_keys
-from embatch.errors import InvalidArgument
+from embatch.errors import InvalidArgument, printable
 from embatch.ownership import read_secret
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path.expanduser().absolute()
+        self._shown = printable(str(self._path))
         self.access = Access(self._read())
 
     def read_again(self) -> None:
@@ -51,6 +52,6 @@ class KeyFile:
         try:
             data = read_secret(self._path, _MOST_BYTES)
         except InvalidArgument as error:
-            missing = "" if os.path.lexists(self._path) else f" (embatch keys new >> {self._path} makes it)"
+            missing = "" if os.path.lexists(self._path) else f" (embatch keys new >> {self._shown} makes it)"
             raise InvalidArgument(f"the file of keys {error.message}{missing}", field=FIELD) from None
-        return read_keys(data, f"the file of keys {self._path}")
+        return read_keys(data, f"the file of keys {self._shown}")
