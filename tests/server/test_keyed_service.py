@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +148,21 @@ def test_our_client_shows_its_key_or_that_of_the_environment(
         client.embed_content("a text")
 
 
+def test_the_command_line_without_a_key_leaves_with_its_own_code(service: Keyed) -> None:
+    """4, not authorised, in one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "embatch", "list", "--to", service.url],
+        env={name: value for name, value in os.environ.items() if name != "EMBATCH_API_KEY"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.startswith("error: this service asks for a key: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_stranger_is_refused_by_the_head_of_a_large_body(service: Keyed) -> None:
     """Neither the body nor an invitation to send it: the answer comes while there is only a head."""
     head = (
@@ -226,6 +243,9 @@ def test_a_hang_up_reads_the_file_again_and_a_broken_one_changes_nothing(tmp_pat
                 return web.get("/v1/batches", headers={"x-goog-api-key": key}).status_code
 
             assert (status(first), status(second)) == (200, 401)
+            # A proxy with TLS passes on by which name it was called; a page in a browser has no key.
+            proxied = {"x-goog-api-key": first, "host": "embed.example.org"}
+            assert web.get("/v1/batches", headers=proxied).status_code == 200
             write(service.file, alice=first, bob=second)
             assert service.hang_up("keys read")["keys"] == 2
             assert (status(first), status(second)) == (200, 200)

@@ -1,9 +1,10 @@
 """Compose the service from its parts and run it until a signal, its last client's leave, or broken storage.
 
-data folder locked → socket bound → engine loading, apart → store, service, app → listening, and noted in
-the folder
+keys read → data folder locked → socket bound → engine loading, apart → store, service, app → listening, and
+noted in the folder
 first signal → no new connections, running answers finished → running micro-batch finished, the rest
 released → exit 0; second signal → exit at once, nothing lost: what was not committed is done again
+with keys a hang-up is no end: they are read again
 """
 
 from __future__ import annotations
