@@ -90,6 +90,8 @@ class RequestEnded(ServiceEvent):
     """Bytes of the request's body, as far as it was read."""
     bytes_out: int
     """Bytes of the answer's body."""
+    key: str | None = None
+    """Id of the key that was shown; `None`: the service asks for none, or none of its own was."""
     torn: bool = False
     """Whether the answer ended before its last byte."""
 
@@ -142,6 +144,27 @@ class ServiceListening(ServiceEvent):
 
     address: str
     pid: int
+
+
+@_event("keys travel in clear unless a TLS proxy stands before this address", "embatch.server", Level.WARNING)
+class KeysInClear(ServiceEvent):
+    """A service with keys listens where others than this machine can reach it, and speaks no TLS."""
+
+
+@_event("keys read", "embatch.server", Level.INFO)
+class KeysRead(ServiceEvent):
+    """The file of keys was read, at the start or when asked; what it holds counts from the next request on."""
+
+    keys: int
+    """How many it holds."""
+
+
+@_event("keys not read", "embatch.server", Level.ERROR)
+class KeysNotRead(ServiceEvent):
+    """The file of keys was to be read again and cannot be, or is wrong: the old keys go on counting."""
+
+    reason: str
+    """With the file and a line's number, and nothing of what stands there."""
 
 
 @_event("leaving", "embatch.server", Level.INFO)

@@ -3,7 +3,7 @@
 A service truncates its lock, a client sends its texts to where the folder says the service is. So before
 anything in it is touched, the folder must belong to the user who runs this and be closed to others; what lies
 in it under a name of ours must be a file, folder or socket of the same user, and no link; and nobody may be
-able to put another folder in its place.
+able to put another folder in its place. Nor may anybody else read or change a file of secrets.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ NAMES: Final = (
 )
 """What a data folder holds, by name."""
 _OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_SECRET: Final = stat.S_IRUSR | stat.S_IWUSR
 _LINKS: Final = 40
 """Most links on the way to a folder, as systems have it."""
 _UNKNOWN_USER: Final = 65534
@@ -119,17 +120,58 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
+def read_secret(path: Path, most: int) -> bytes:
+    """Return the bytes of a file of secrets anywhere, which must be this user's alone (0600 or less).
+
+    Args:
+        path: the file; no link is followed.
+        most: bytes that it may have.
+
+    Raises:
+        InvalidArgument: it cannot be read, is a link, somebody else's, open to others, no file, or larger;
+            the message names path and remedy and nothing of what stands in it.
+    """
+    try:
+        _check_secret(path, path.lstat())
+        # Not blocking, in case that it became a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            _check_secret(path, os.fstat(descriptor))
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:  # the latter for a path that none can be
+        why = error.strerror if isinstance(error, OSError) else "no path"
+        raise InvalidArgument(printable(f"{path} cannot be read: {why}")) from None
+    if len(data) > most:
+        raise InvalidArgument(printable(f"{path} has more than {most:,} bytes"))
+    return data
+
+
+def _check_secret(path: Path, about: os.stat_result) -> None:
+    if fault := _fault(about, file=True):
+        raise InvalidArgument(printable(f"{path} {fault}: name a file of your own"))
+    mode = stat.S_IMODE(about.st_mode)
+    if mode & ~_SECRET:
+        raise InvalidArgument(printable(f"{path} is open to others (mode {mode:04o}): chmod 600 {path}"))
+
+
 def _check(path: Path, about: os.stat_result, *, file: bool = False) -> None:
-    if stat.S_ISLNK(about.st_mode):
-        raise _unfit(path, "is a link")
-    if about.st_uid != os.geteuid():
-        raise _unfit(path, f"belongs to {_name(about.st_uid)} and not to {_me()}")
-    if file and not stat.S_ISREG(about.st_mode):
-        raise _unfit(path, "is no file")
-    if stat.S_ISREG(about.st_mode) and about.st_nlink > 1:
-        raise _unfit(path, "has another name elsewhere (a hard link)")
+    if fault := _fault(about, file=file):
+        raise _unfit(path, fault)
     if about.st_mode & _OTHERS and not stat.S_ISSOCK(about.st_mode):
         raise _unfit(path, "can be written by others")
+
+
+def _fault(about: os.stat_result, *, file: bool) -> str | None:
+    """Return why what lies at a path is not simply this user's own, in words after the path."""
+    if stat.S_ISLNK(about.st_mode):
+        return "is a link"
+    if about.st_uid != os.geteuid():
+        return f"belongs to {_name(about.st_uid)} and not to {_me()}"
+    if file and not stat.S_ISREG(about.st_mode):
+        return "is no file"
+    if stat.S_ISREG(about.st_mode) and about.st_nlink > 1:
+        return "has another name elsewhere (a hard link)"
+    return None
 
 
 def _check_parent(parent: Path, folder: Path) -> None:

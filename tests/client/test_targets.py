@@ -51,6 +51,18 @@ def test_a_service_needs_no_key_and_takes_none_from_the_environment() -> None:
     )
 
 
+def test_a_service_of_ones_own_has_a_variable_of_its_own() -> None:
+    """What the caller gives comes first; neither Google nor a private service is shown it."""
+    environ = {"EMBATCH_API_KEY": " embatch-1\n", "GOOGLE_API_KEY": "google"}
+    for name in ("http://host:8080", "https://host", "unix:/run/embatch.sock"):
+        assert resolve(name, key=None, data=DATA, environ=environ).key == "embatch-1"
+        assert resolve(name, key="mine", data=DATA, environ=environ).key == "mine"
+    assert resolve("local", key=None, data=DATA, environ=environ).key is None
+    assert resolve("gemini", key=None, data=DATA, environ=environ).key == "google"
+    with pytest.raises(InvalidArgument, match="EMBATCH_API_KEY holds characters that no key has"):
+        resolve("http://host", key=None, data=DATA, environ={"EMBATCH_API_KEY": "a\nb"})
+
+
 def test_local_and_sockets() -> None:
     """Both are reached through a socket; only the local one has a data folder to start a service in."""
     assert resolve("local", key=None, data=DATA, environ={}).data == DATA

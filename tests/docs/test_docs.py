@@ -90,7 +90,10 @@ def test_commands_on_the_pages_have_their_flags(page: Path, capsys: pytest.Captu
 
     lines = [line for block in _blocks(page, "") for line in block.splitlines()]
     for words in (line.split("#")[0].split() for line in lines if line.startswith("embatch ")):
+        commands, _, _ = app.parse_commands(words[1:])
         with pytest.raises(SystemExit, match="0"):
-            app([words[1], "--help"])
+            app([*commands, "--help"])
         said = capsys.readouterr().out
-        assert [word for word in words[2:] if word.startswith("-") and word not in said] == [], words
+        assert [
+            word for word in words[1 + len(commands) :] if word.startswith("-") and word not in said
+        ] == [], words

@@ -28,8 +28,8 @@ BOUNDS = Bounds(
 class Application:
     """Answers the number of bytes it was sent.
 
-    `/slow` reads only when it is let go, `/held` answers only then; `/large` answers many megabytes,
-    `/broken` fails before its answer has begun and `/torn` after that.
+    `/slow` reads only when it is let go, `/held` answers only then, `/early` does not read at all; `/large`
+    answers many megabytes, `/broken` fails before its answer has begun and `/torn` after that.
     """
 
     def __init__(self) -> None:
@@ -41,6 +41,10 @@ class Application:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
+        if scope["path"].endswith("/early"):
+            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if scope["path"].endswith("/slow"):
             await asyncio.to_thread(self.go.wait)
         size, more = 0, True

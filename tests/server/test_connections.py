@@ -114,6 +114,25 @@ def test_files_hold_their_pieces_alone(stack: ExitStack) -> None:
         assert answer(stream)[0] == 200
 
 
+def test_what_comes_after_an_early_answer_holds_no_room(stack: ExitStack) -> None:
+    """It is thrown away, so it takes nothing: neither now nor once its connection has gone or goes on."""
+    running = server(stack, held_bytes=HELD)
+    for _ in range(8):
+        stream = stack.enter_context(running.connect())
+        stream.sendall(post(b"/upload/early", b"").replace(b"Content-Length: 0", b"Content-Length: 2097152"))
+        assert answer(stream)[0] == 404
+        stream.sendall(bytes(2 * MEBIBYTE))
+        stream.sendall(SMALL)
+        assert answer(stream)[0] == 200
+        assert running.application.read.acquire(timeout=30)
+    with running.connect() as first:
+        first.sendall(post(HELD_PATH, bytes(2 * MEBIBYTE)))
+        assert running.application.read.acquire(timeout=30)
+        assert running.ask(post(PATH, bytes(4 * MEBIBYTE)))[0] == 200
+        running.application.go.set()
+        assert answer(first)[0] == 200
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1 << 20), st.booleans())), st.integers(0, 1 << 22)
 )

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import orjson
 import pytest
-import uvicorn
+from listening import listening
 from service_rig import MODEL, OTHER, WITHIN
 from starlette.requests import ClientDisconnect, Request
 
-from embatch.api.app import create_app
 from embatch.api.bodies import QUERY_BYTES, THREADS, BodyThreads
-from embatch.api.limits import SMALL_BYTES, Bounds
+from embatch.api.limits import SMALL_BYTES
 from embatch.engine.models import Catalog
-from embatch.server.http_protocol import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from service_rig import Rig
 
@@ -59,35 +55,6 @@ class HeldCatalog(Catalog):
             return same(name)
 
         return held
-
-
-class Server(uvicorn.Server):
-    """A server in a thread, which says when it listens."""
-
-    listening = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
-        self.listening.set()
-
-
-@contextlib.contextmanager
-def listening(rig: Rig) -> Iterator[str]:
-    """Serve a rig's service on a socket; yield the address."""
-    http = guarded(Bounds.of(rig.settings, None))
-    app = create_app(rig.service, rig.settings)
-    server = Server(uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None))
-    server.listening = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as stream:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [stream]})
-        thread.start()
-        try:
-            assert server.listening.wait(WITHIN)
-            yield f"http://127.0.0.1:{stream.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def test_all_else_is_answered_before_a_running_parse_ends(rig: Rig) -> None:

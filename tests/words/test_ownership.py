@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from embatch import Client, InvalidArgument
-from embatch.ownership import NAMES, check_entry, check_folder, make_folder, open_own
+from embatch.ownership import NAMES, check_entry, check_folder, make_folder, open_own, read_secret
 from embatch.runs.ledger import folder_of
 from embatch.server.folder import locked
 from embatch.store.ballast import BYTES, Ballast
@@ -225,3 +225,39 @@ def test_the_ballast_goes_through_no_link(tmp_path: Path) -> None:
     Ballast(tmp_path / "ballast").fill()
     assert victim.read_bytes() == b"x" * BYTES
     assert not (tmp_path / "ballast").is_symlink()
+
+
+def test_a_secret_is_read_where_only_its_owner_may(tmp_path: Path) -> None:
+    """Read-only is as good; whatever else may be done with it, the message says how to close it."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"words")
+    for permissions in (0o600, 0o400):
+        secret.chmod(permissions)
+        assert read_secret(secret, 5) == b"words"
+    for permissions in (0o640, 0o620, 0o604, 0o601, 0o700, 0o4600):
+        secret.chmod(permissions)
+        with pytest.raises(InvalidArgument, match=rf"\(mode {permissions:04o}\): chmod 600 {secret}"):
+            read_secret(secret, 5)
+    secret.chmod(0o600)
+    with pytest.raises(InvalidArgument, match="more than 4 bytes"):
+        read_secret(secret, 4)
+
+
+def test_what_is_no_plain_file_of_ones_own_is_no_secret(tmp_path: Path) -> None:
+    """A link, a second name, a pipe, which would never answer, a folder, a path that none can be."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"words")
+    secret.chmod(0o600)
+    (tmp_path / "link").symlink_to(secret)
+    (tmp_path / "nowhere").symlink_to("nothing")
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name, why in (
+        *(("link", "is a link"), ("nowhere", "is a link"), ("pipe", "is no file"), (".", "is no file")),
+        *(("none", "No such file"), ("secret/below", "Not a directory"), ("a\0b", "no path")),
+    ):
+        with pytest.raises(InvalidArgument, match=why) as refused:
+            read_secret(tmp_path / name, 5)
+        assert refused.value.message.isprintable()
+    os.link(secret, tmp_path / "second")
+    with pytest.raises(InvalidArgument, match="hard link"):
+        read_secret(secret, 5)

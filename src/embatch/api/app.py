@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import orjson
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from embatch.api import files, gemini, private, problems, runs
@@ -19,6 +19,7 @@ from embatch.events import RequestEnded, emit
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from embatch.api.auth import Caller
     from embatch.api.private import Attached
     from embatch.service.application import Service
     from embatch.settings import Settings
@@ -60,16 +61,24 @@ def _health(service: Service) -> APIRouter:
         return Response(b'{"status":"ok"}', media_type="application/json")
 
     @routes.get("/readyz", summary="Whether the service can work", include_in_schema=False)
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         health = await anyio.to_thread.run_sync(service.health)
         said: dict[str, Any] = {"status": "ready" if health.ready else "unready"}
-        if not health.ready:
+        caller = _caller(request.scope)
+        # A stranger may ask whether it works, and not what its models are called.
+        if not health.ready and (caller is None or caller.key is not None):
             said["reasons"] = list(health.reasons)
         return Response(
             orjson.dumps(said), status_code=200 if health.ready else 503, media_type="application/json"
         )
 
     return routes
+
+
+def _caller(scope: Scope) -> Caller | None:
+    """Return who asks; `None` where nobody is asked for a key."""
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    return caller
 
 
 class RequestLog:
@@ -84,6 +93,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         begun, status, received, sent, whole = time.monotonic(), 0, 0, 0, False
+        caller = _caller(scope)
 
         async def counted_receive() -> Message:
             nonlocal received
@@ -117,6 +127,7 @@ class RequestLog:
                     ms=round(1000 * (time.monotonic() - begun), 1),
                     bytes_in=received,
                     bytes_out=sent,
+                    key=None if caller is None else caller.key,
                     torn=not whole and status not in (499, 500, 503),
                 )
             )

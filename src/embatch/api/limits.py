@@ -43,8 +43,10 @@ FILE_PIECES: Final = 2 << 20
 _BUSY_SECONDS: Final = 5.0
 """When a client that was refused for want of room may come back."""
 
-
-_REMEDIES: Final = {HTTPStatus.METHOD_NOT_ALLOWED: {"Allow": "GET, POST, PATCH, DELETE"}}
+_REMEDIES: Final = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": 'Bearer realm="embatch"'},
+    HTTPStatus.METHOD_NOT_ALLOWED: {"Allow": "GET, POST, PATCH, DELETE"},
+}
 """The headers that HTTP demands beside a status."""
 
 
@@ -127,8 +129,14 @@ def bad(reason: str, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) 
     return Refusal(status, reason, message)
 
 
-def judge_head(request: h11.Request, bounds: Bounds) -> Refusal | None:
-    """Return why a request with this head is refused, or `None` to go on."""
+def judge_head(request: h11.Request, bounds: Bounds, stranger: Refusal | None = None) -> Refusal | None:
+    """Return why a request with this head is refused, or `None` to go on.
+
+    Args:
+        request: the head.
+        bounds: of the address that was called.
+        stranger: why its sender may not ask this, who then hears nothing of what else is wrong.
+    """
     names = [name for name, _ in request.headers]
     size = sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target)
     if len(names) > bounds.header_count or size > bounds.header_bytes:
@@ -137,6 +145,7 @@ def judge_head(request: h11.Request, bounds: Bounds) -> Refusal | None:
     return (
         _judge_address(headers, names, bounds)
         or _judge_origin(request, headers)
+        or stranger
         or _judge_body(request, headers, bounds)
     )
 

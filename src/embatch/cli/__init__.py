@@ -1,4 +1,4 @@
-"""The command line: `embatch embed | submit | watch | results | list | serve | doctor`, and a few more.
+"""The command line: `embatch embed | submit | watch | results | list | serve | keys | doctor`, and more.
 
 Commands talk to the private service of the data folder, which starts and ends by itself, or to the service
 that `--to` names. Exit codes: 0 done · 1 failed · 2 usage · 3 finished with failed rows · 4 not authorised ·
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cyclopts import CycloptsError
 
 # Importing a module of commands is what adds them to the application.
-from embatch.cli import batches, doctor, runs, serving, streams  # noqa: F401
+from embatch.cli import batches, doctor, keys, runs, serving, streams  # noqa: F401
 from embatch.cli.app import DONE, FAILED, INTERRUPTED, REFUSED, TIMED_OUT, USAGE, app
 from embatch.cli.display import report, silence
 from embatch.errors import (

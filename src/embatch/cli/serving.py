@@ -48,8 +48,11 @@ def serve(  # noqa: PLR0913  (one parameter a flag)
     engine_option: EngineOptions = None,
     precision: Precision = "auto",
     threads: Annotated[int, Parameter(help="Threads of bulk embedding; 0 for one per core.")] = 0,
+    api_keys: Annotated[
+        Path | None, Parameter(help="Answer only those who show a key of this file (embatch keys new).")
+    ] = None,
     insecure_no_auth: Annotated[
-        bool, Parameter(help="Allow an address others can reach.", negative="")
+        bool, Parameter(help="Allow an address others can reach without keys.", negative="")
     ] = False,
     private: Annotated[bool, Parameter(show=False, negative="")] = False,
 ) -> int:
@@ -78,6 +81,7 @@ def serve(  # noqa: PLR0913  (one parameter a flag)
             precision=precision,
             threads=threads,
             private=private,
+            api_keys=api_keys,
             insecure_no_auth=insecure_no_auth,
         )
     )

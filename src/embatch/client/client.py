@@ -44,7 +44,8 @@ class Client(BaseClient):
     Args:
         target: `local` (a private service, started or joined as needed), a service's address
             (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
-        api_key: key of the target; for `gemini` GOOGLE_API_KEY, else GEMINI_API_KEY, is taken by default.
+        api_key: key of the target; by default GOOGLE_API_KEY, else GEMINI_API_KEY, for `gemini`, and
+            EMBATCH_API_KEY for a service by its address or socket.
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
         model: model of all calls that name none; `None` takes the target's first one.
         transport: how requests travel, for proxies and tests; `None` takes the network.

@@ -15,6 +15,8 @@ from embatch.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+KEY: Final = "EMBATCH_API_KEY"
+"""Variable of the key for a service of one's own: a provider's must not travel to somebody else's."""
 SOCKET_URL: Final = "http://localhost"
 """The address put into requests that go through a socket; nobody resolves it."""
 HOSTED: Final[dict[str, Callable[[str | None, Mapping[str, str]], Target]]] = {"gemini": gemini.target}
@@ -26,7 +28,8 @@ def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str
 
     Args:
         name: what the caller gave `Client`.
-        key: the caller's key; `None` takes a hosted provider's own variables and none elsewhere.
+        key: the caller's key; `None` takes a hosted provider's own variables, and `KEY` for a service by its
+            address or socket.
         data: data folder of the local service.
         environ: where the variables are looked up.
 
@@ -39,6 +42,7 @@ def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str
         return Target(SOCKET_URL, EMBATCH, data=data.expanduser().absolute(), key=key)
     if name in HOSTED:
         return HOSTED[name](key, environ)
+    key = key or arguments.key(KEY, environ.get(KEY)) or None
     try:
         parts = urlsplit(name)
         port = parts.port

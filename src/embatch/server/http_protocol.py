@@ -17,6 +17,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from embatch.api import problems
+from embatch.api.auth import Access, Caller, judge_caller
 from embatch.api.limits import (
     BodyCount,
     Bounds,
@@ -51,9 +52,13 @@ _MUCH: Final = "the bodies of other requests take all the memory there is for th
 class GuardedConnection(h11.Connection):
     """h11's connection, which takes a request over a limit for one that breaks the protocol."""
 
-    def __init__(self, bounds: Bounds, bodies: HeldBodies | None = None) -> None:
+    def __init__(
+        self, bounds: Bounds, bodies: HeldBodies | None = None, access: Access | None = None
+    ) -> None:
         super().__init__(h11.SERVER, bounds.header_bytes)
-        self.bounds = bounds
+        self.bounds, self._access = bounds, access
+        self.caller: Caller | None = None
+        """Who sent the request under way; `None` where nobody is asked for a key."""
         self.refusal: Refusal | None = None
         """Why the peer was refused; set before the `RemoteProtocolError` is raised."""
         self.body = BodyCount(0)
@@ -75,14 +80,21 @@ class GuardedConnection(h11.Connection):
         if isinstance(event, h11.Request):
             self.body = BodyCount(self.bounds.body_limit(event.target))
             self.held = HeldBody(self._bodies, self.bounds.held_limit(event.target))
-            self.refusal = judge_head(event, self.bounds) or self._judge_room(event)
+            self.refusal = self._judge(event)
         elif isinstance(event, h11.Data):
             self.refusal = self.body.add(event)
-            if self.refusal is None and not self.held.take(len(event.data)):
+            # What still comes after the answer is thrown away, and nobody would let it go.
+            answered = self.our_state is h11.DONE
+            if self.refusal is None and not answered and not self.held.take(len(event.data)):
                 self.refusal = overloaded(_MUCH)
         if self.refusal is not None:
             raise h11.RemoteProtocolError(self.refusal.reason, self.refusal.status)
         return event
+
+    def _judge(self, head: h11.Request) -> Refusal | None:
+        self.caller = None if self._access is None else judge_caller(head, self._access.keys)
+        stranger = None if self.caller is None else self.caller.refusal
+        return judge_head(head, self.bounds, stranger) or self._judge_room(head)
 
     def _judge_room(self, head: h11.Request) -> Refusal | None:
         """Refuse before it is sent a body that has no room now."""
@@ -97,6 +109,8 @@ class Shared:
     bodies: HeldBodies
     idle: dict[GuardedProtocol, None] = field(default_factory=dict)
     """Connections without a request, the longest without one first."""
+    access: Access | None = None
+    """Whose requests are taken; `None`: anybody's."""
 
 
 class GuardedProtocol(H11Protocol):
@@ -113,7 +127,7 @@ class GuardedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.conn: GuardedConnection = GuardedConnection(self.bounds, self.shared.bodies)
+        self.conn: GuardedConnection = GuardedConnection(self.bounds, self.shared.bodies, self.shared.access)
         self._application, self.app = self.app, self._answer
         self._deadline: asyncio.TimerHandle | None = None
         self._phase: object = None
@@ -175,6 +189,8 @@ class GuardedProtocol(H11Protocol):
         """Have the application answer; what ends it from outside is answered, half an answer torn."""
         cycle: RequestResponseCycle = self.cycle
         held = self.conn.held
+        if self.conn.caller is not None:
+            scope["state"]["caller"] = self.conn.caller
         try:
             await self._application(scope, receive, send)
         except asyncio.CancelledError:  # the service has waited for its calls long enough
@@ -310,7 +326,11 @@ class GuardedProtocol(H11Protocol):
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
 
-def guarded(bounds: Bounds) -> type[GuardedProtocol]:
-    """Return the protocol class for uvicorn's `http=` that holds every connection to these bounds."""
-    shared = Shared(HeldBodies(bounds.held_bytes))
+def guarded(bounds: Bounds, access: Access | None = None) -> type[GuardedProtocol]:
+    """Return the protocol class for uvicorn's `http=` that holds every connection to these bounds.
+
+    With `access` a request without one of its keys is refused before its body; the application finds who
+    asks, an `auth.Caller`, under `caller` in the scope's state.
+    """
+    shared = Shared(HeldBodies(bounds.held_bytes), access=access)
     return type("Guarded", (GuardedProtocol,), {"bounds": bounds, "shared": shared})

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from embatch.engine.models import Catalog
     from embatch.pool.protocol import Pool
+    from embatch.server.keys import KeyFile
     from embatch.server.storage import Storage
     from embatch.service.application import Service
     from embatch.settings import Settings
@@ -69,6 +70,8 @@ class Parts:
     """Names by which it may be called; `None`: any."""
     private: bool
     """Whether it ends when no client is attached."""
+    keys: KeyFile | None = None
+    """By which it may be called; `None`: it asks for none."""
 
 
 def run(parts: Parts) -> int:
@@ -136,6 +139,10 @@ class _Process:
             # Whoever started us may have had them ignored: nohup does, and a shell for what runs behind it.
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._signalled, number)
+        keys = self._parts.keys
+        if keys is not None:
+            loop.add_signal_handler(signal.SIGHUP, keys.read_again)
+            keys.read_again()  # they may have changed while nobody could hear of it
         self._server = _Uvicorn(self._config())
         self._remove_traces = contextlib.ExitStack()
         with self._remove_traces:
@@ -160,10 +167,10 @@ class _Process:
 
     def _config(self) -> uvicorn.Config:
         settings = self._parts.settings
-        bounds = Bounds.of(settings, self._parts.hosts)
+        bounds, keys = Bounds.of(settings, self._parts.hosts), self._parts.keys
         return uvicorn.Config(
             create_app(self._service, settings, attached=self._attached),
-            http=guarded(bounds),
+            http=guarded(bounds, None if keys is None else keys.access),
             ws="none",
             loop="asyncio",
             lifespan="off",

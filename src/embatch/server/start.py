@@ -1,9 +1,10 @@
 """Start the service and run it until a signal, its last client's leave, or broken storage.
 
-data folder locked, and the database → socket bound → engine loading, apart → store, service, app → listening,
-and noted in the folder
+keys read → data folder locked, and the database → socket bound → engine loading, apart → store, service,
+app → listening, and noted in the folder
 first signal → no new connections, running answers finished → running micro-batch finished, the rest
 released → exit 0; second signal → exit at once, nothing lost: what was not committed is done again
+with keys a hang-up is no end: they are read again
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
 from embatch.errors import InvalidArgument
 from embatch.escapes import visible
+from embatch.events import KeysInClear, emit
 from embatch.ownership import Taken
 from embatch.pool.local import LocalPool
 from embatch.server import folder, logs, storage
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from embatch.server.keys import KeyFile
     from embatch.server.storage import Storage
 
 TAKEN: Final = 75
@@ -60,6 +63,8 @@ class ServeOptions:
     """0 takes the setting `threads`."""
     private: bool = False
     """End when no client is attached; listens on a socket of its own unless one is named."""
+    api_keys: Path | None = None
+    """File of the keys by which the service may be called; `None`: it asks for none."""
     insecure_no_auth: bool = False
     hosts: tuple[str, ...] = ()
     """Names beyond those of the loopback address by which a service on it may be called, as by a proxy."""
@@ -75,6 +80,7 @@ def serve(options: ServeOptions) -> int:
         FailedPrecondition: the database is not the one whose files the folder holds.
     """
     _check_address(options)
+    keys = _keys(options)
     if options.private and options.database is not None:
         raise InvalidArgument("a private service has its database in its folder", field=storage.FLAG)
     database = None if options.private else storage.database_address(options.database, os.environ)
@@ -89,7 +95,7 @@ def serve(options: ServeOptions) -> int:
     files = None if options.blobs is None else options.blobs.expanduser().absolute()
     try:
         with storage.held(place, files, database) as held:
-            return _serve(options, settings, held)
+            return _serve(options, settings, held, keys)
     except Taken as taken:
         print(f"embatch: {visible(str(taken))}", file=sys.stderr)  # noqa: T201  (for the person who typed the command)
         return TAKEN
@@ -103,8 +109,10 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _serve(options: ServeOptions, settings: Settings, held: Storage) -> int:
+def _serve(options: ServeOptions, settings: Settings, held: Storage, keys: KeyFile | None) -> int:
     listener = _bind(options, held.place)
+    if keys is not None and listener.path is None and not _loopback(options.host):
+        emit(KeysInClear())
     pool = LocalPool(settings)
     try:
         catalog = _catalog(options, settings)
@@ -113,9 +121,9 @@ def _serve(options: ServeOptions, settings: Settings, held: Storage) -> int:
         from embatch.server.process import Parts, run  # noqa: PLC0415
 
         # Only browsers are fooled by a name, and only an address on this machine alone has no other guard.
-        named = listener.path is None and _loopback(options.host)
+        named = listener.path is None and _loopback(options.host) and keys is None
         hosts = (options.host, *options.hosts) if named else None
-        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private))
+        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private, keys))
     finally:
         pool.close(0.0)
         listener.stream.close()
@@ -137,12 +145,25 @@ def _catalog(options: ServeOptions, settings: Settings) -> Catalog:
     return Catalog(list(served), options.aliases)
 
 
+def _keys(options: ServeOptions) -> KeyFile | None:
+    if options.api_keys is None:
+        return None
+    from embatch.server.keys import KeyFile  # noqa: PLC0415  (the private service, which asks for none, is in a hurry)
+
+    return KeyFile(options.api_keys)
+
+
 def _check_address(options: ServeOptions) -> None:
+    if options.api_keys is not None:
+        for given, flag in ((options.private, "--private"), (options.insecure_no_auth, "--insecure-no-auth")):
+            if given:
+                raise InvalidArgument(f"--api-keys and {flag} exclude each other: leave one out", field=flag)
+        return
     if options.socket is not None or options.private or options.insecure_no_auth or _loopback(options.host):
         return
     raise InvalidArgument(
-        f"{options.host} can be reached by others and this service asks for no key: listen on 127.0.0.1 or "
-        "a socket, or say --insecure-no-auth",
+        f"{options.host} can be reached by others and this service asks for no key: give it a file of keys "
+        "(--api-keys), listen on 127.0.0.1 or a socket, or say --insecure-no-auth",
         field="--host",
     )
 
