@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # On macOS fsync leaves the bytes in the drive's cache; this one does not.
-_FULL_SYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
+FULL_SYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
 # How a file system says that it does not know it. Whatever else it says is that the bytes are not safe.
 _UNKNOWN: Final = frozenset({errno.ENOTSUP, errno.ENOTTY, errno.EINVAL})
 
@@ -22,9 +22,9 @@ def sync(descriptor: int) -> None:
     Raises:
         OSError: the disk failed; what was written may be lost.
     """
-    if _FULL_SYNC is not None:
+    if FULL_SYNC is not None:
         try:
-            fcntl.fcntl(descriptor, _FULL_SYNC)
+            fcntl.fcntl(descriptor, FULL_SYNC)
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise

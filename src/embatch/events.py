@@ -153,7 +153,7 @@ class KeysInClear(ServiceEvent):
 
 @_event("keys read", "embatch.server", Level.INFO)
 class KeysRead(ServiceEvent):
-    """The file of keys was read, at the start or when asked; what it holds counts from the next request on."""
+    """The file of keys was read, at the start or when asked: what it holds counts from now on."""
 
     keys: int
     """How many it holds."""

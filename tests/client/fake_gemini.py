@@ -191,7 +191,7 @@ class FakeGemini:
                 "name": name,
                 "metadata": {**job.batch, "state": f"BATCH_STATE_{state}", "batchStats": stats},
             }
-        rows = [self._row(one, job) for one in job.requests]
+        rows = [self.row(one, job) for one in job.requests]
         failed = sum("response" not in row for row in rows)
         counts = {"successfulRequestCount": len(rows) - failed, "failedRequestCount": failed}
         stats = {"requestCount": count, **{k: str(v) for k, v in counts.items() if v}}
@@ -220,7 +220,8 @@ class FakeGemini:
         self.files[file] = b"".join(orjson.dumps(row) + b"\n" for row in rows)
         return {"responsesFile": file}
 
-    def _row(self, one: dict[str, Any], job: Job) -> dict[str, Any]:
+    def row(self, one: dict[str, Any], job: Job) -> dict[str, Any]:
+        """Return what a job answers to a request; tests may put another in its place."""
         echo: dict[str, Any] = {name: one[name] for name in ("key", "metadata") if name in one}
         text = one["request"]["content"]["parts"][0]["text"]
         if not text.strip():

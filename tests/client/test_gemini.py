@@ -170,10 +170,10 @@ def test_cancelled_after_its_start_it_may_end_succeeded() -> None:
     """Then requests not served carry code 1, like any other failure."""
     with gemini() as (client, fake):
         batch, _ = finished(client, ["a", "b"])
-        fake._row = lambda one, job: (  # type: ignore[method-assign]  # what a cancelled request looks like
+        fake.row = lambda one, job: (  # type: ignore[method-assign]  # what a cancelled request looks like
             {"metadata": one["metadata"], "error": {"code": 1}}
             if one["request"]["content"]["parts"][0]["text"] == "b"
-            else FakeGemini._row(fake, one, job)
+            else FakeGemini.row(fake, one, job)
         )
         result = client.get_batch_embeddings(batch)
     assert [(index, error.code) for index, error in result.failed_responses] == [(1, Code.CANCELLED)]

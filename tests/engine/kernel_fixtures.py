@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import runpy
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ from embatch.engine.amx.library import ELSEWHERE, SWITCH, opened
 from embatch.engine.machine import processor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +47,28 @@ def compiled(*flags: str, build: Literal["portable", "vectors", "native"] = "por
                 raise
             pytest.skip(str(problem))
     return library
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[[int, int], Path]:
+    """Makes a library that gives these answers, and has of the other functions no more than their names."""
+
+    def make(interface: int, supported: int) -> Path:
+        library, source = tmp_path / "stand-in.so", tmp_path / "stand-in.cpp"
+        answers = {"interface": interface, "supported": supported}
+        answers |= dict.fromkeys(("load", "forward", "exact_rows", "free"), 0)
+        source.write_text(
+            "".join(f'extern "C" int embatch_amx_{name}() {{ return {n}; }}\n' for name, n in answers.items())
+        )
+        compile_ = runpy.run_path(str(ROOT / "kernel" / "compile.py"))
+        try:
+            command = compile_["compiler"]()
+        except compile_["NotCompiled"] as problem:
+            pytest.skip(str(problem))
+        subprocess.run([*command, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+        return library
+
+    return make
 
 
 @pytest.fixture(scope="session")

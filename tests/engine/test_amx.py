@@ -258,20 +258,18 @@ def test_what_stands_where_the_library_should(
     assert "is not the library of the kernel" in reasons[1]
 
 
-def test_a_library_of_another_version(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_another_version(stand_in: Callable[[int, int], Path]) -> None:
     """It is never called: its functions may take other things."""
-    monkeypatch.setattr(library, "_INTERFACE", 2)
     with pytest.raises(InvalidArgument, match="another version"):
-        library.Library(kernel)
+        library.Library(stand_in(2, 0))
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1, "no AMX"), (2, "hypervisor"), (3, "operating system")])
 def test_a_machine_that_refuses(
-    kernel: Path, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+    stand_in: Callable[[int, int], Path], monkeypatch: pytest.MonkeyPatch, code: int, reason: str
 ) -> None:
     """What the detection answers becomes words."""
-    opened = library.opened(kernel)
-    monkeypatch.setattr(opened._c, "embatch_amx_supported", lambda: code)
+    monkeypatch.setenv(library.ELSEWHERE, str(stand_in(1, code)))
     assert reason in str(amx.unavailable())
 
 
@@ -357,7 +355,7 @@ def test_rows_it_refuses(kernel: Path, tmp_path: Path) -> None:
 def test_the_reference_is_what_openvino_computes(tmp_path: Path, kernel: Path) -> None:
     """What the kernel is verified with is right: the default model's vectors to six digits."""
     described = models.opened(models.serve_model(models.DEFAULT_MODEL).spec)
-    form, tensors = amx.engine._read(described)
+    form, tensors = amx.engine.packed_form(described)
     other = load(models.serve_model(models.DEFAULT_MODEL, engine="openvino", precision="f32").spec)
     rows = other.encode(TEXTS).rows
     for row in rows:

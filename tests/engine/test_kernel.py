@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_models import KEY, QUERY, SMALL, VALUE, but, least, rows_of, weights
 
-from embatch.engine.amx.library import BLOCK, Unfit, opened
+from embatch.engine.amx.library import BLOCK, Unfit
 from embatch.engine.protocol import RowsRefused
 from embatch.errors import EngineTrouble, InvalidArgument
 
@@ -257,7 +257,7 @@ def test_fewer_positions_than_a_block(portable: Path) -> None:
 
 def test_no_memory(portable: Path) -> None:
     """Loading or a first call without memory says so, changes nothing, and works once there is some."""
-    allow = opened(portable)._c.embatch_amx_allocations
+    allow = ctypes.CDLL(str(portable)).embatch_amx_allocations
     try:
         allow(0)
         with pytest.raises(EngineTrouble, match="memory"):

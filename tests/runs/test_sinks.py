@@ -305,7 +305,7 @@ def test_qdrant_keeps_nothing_of_a_longer_earlier_run(
     """However much more it had; points that are named by no row are somebody else's."""
     from qdrant_client import QdrantClient, models
 
-    monkeypatch.setattr(qdrant, "_AT_ONCE", 4)
+    monkeypatch.setattr(qdrant, "POINTS_AT_ONCE", 4)
     address, name = f"qdrant+file://{tmp_path}/store/texts", "12345678-1234-5678-1234-567812345678"
     layout, data = Layout(pa.int64(), NATIVE), rows(20)
 

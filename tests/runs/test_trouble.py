@@ -141,7 +141,7 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
     def lost(_: str) -> None:
         raise OSError("When resolving region for bucket 'bucket': could not connect")
 
-    monkeypatch.setattr(locations, "_from_uri", lost)
+    monkeypatch.setattr(locations, "from_uri", lost)
     with pytest.raises(Unavailable, match=r"s3://bucket/in\.jsonl cannot be reached: When") as error:
         open_source("s3://bucket/in.jsonl", None, None)
     assert error.value.field == "IN"

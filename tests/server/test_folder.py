@@ -52,9 +52,7 @@ def test_what_a_dead_service_noted_is_gone_once_the_folder_is_held(tmp_path: Pat
         assert not (tmp_path / "service.json").exists()
 
 
-def test_a_client_that_looks_at_the_lock_keeps_no_service_from_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_looks_at_the_lock_keeps_no_service_from_it(tmp_path: Path) -> None:
     """It holds the lock for an instant, and just then a service starts."""
     (tmp_path / "lock").touch()
     looking = os.open(tmp_path / "lock", os.O_RDONLY)
@@ -65,8 +63,7 @@ def test_a_client_that_looks_at_the_lock_keeps_no_service_from_it(
         waits.append(seconds)
         fcntl.flock(looking, fcntl.LOCK_UN)
 
-    monkeypatch.setattr("embatch.server.folder.time.sleep", wait)
-    with locked(tmp_path):
+    with locked(tmp_path, wait=wait):
         assert len(waits) == 1
     os.close(looking)
 

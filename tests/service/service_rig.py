@@ -26,6 +26,7 @@ from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec, Shape, computed_by
 from embatch.pool.protocol import Referenced
 from embatch.server import compose
+from embatch.service.sweeps import SWEEP_SECONDS
 from embatch.settings import Settings
 from embatch.shard import COMPUTED_BY, Done, RequestRow, results_schema
 from embatch.store.blobs import FolderBlobs
@@ -312,6 +313,7 @@ class Rig:
         self.pool = ToldPool(self.signals)
         self._make_pool = pool
         self.patience: Callable[[int], float] = patience
+        self.sweep_seconds = SWEEP_SECONDS
         """The back-off from the next failure on."""
         self.before: dict[str, Callable[[], None]] = {}
         self.after: dict[str, Callable[[], None]] = {}
@@ -338,7 +340,13 @@ class Rig:
         )
         held.recover()
         self.dispatcher = compose.dispatcher(held)
-        self.service = compose.service(held, self.dispatcher, self.folder / "cache", steady=self.clock.steady)
+        self.service = compose.service(
+            held,
+            self.dispatcher,
+            self.folder / "cache",
+            steady=self.clock.steady,
+            sweep_seconds=self.sweep_seconds,
+        )
         self.service.start()
         self._open = True
 

@@ -76,14 +76,10 @@ def test_final_batches_are_deleted_after_their_time(rig: Rig) -> None:
     assert rig.service.list(10, None).items == ()
 
 
-@pytest.fixture
-def swept_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a service that is made afterwards: it sweeps when it is told to and not meanwhile."""
-    monkeypatch.setattr("embatch.service.sweeps.SWEEP_SECONDS", 3600.0)
-
-
-def test_more_batches_than_one_sweep_takes_go_by_and_by(swept_by_hand: None, rig: Rig) -> None:
+def test_more_batches_than_one_sweep_takes_go_by_and_by(rig: Rig) -> None:
     """A sweep is bounded; the next one takes the rest."""
+    rig.sweep_seconds = 3600.0  # it sweeps when it is told to and not meanwhile
+    rig.restart()
     for _ in range(130):
         rig.service.submit_inline(Draft(), rows(1))
     rig.until(lambda: all(batch.done for batch in rig.service.list(200, None).items))
@@ -264,9 +260,9 @@ def test_the_time_since_the_machine_was_switched_on_only_grows() -> None:
     assert 0 < first <= since_boot()
 
 
-def test_sweeps_are_done_unasked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweeps_are_done_unasked(rig: Rig) -> None:
     """Every few seconds while the service runs."""
-    monkeypatch.setattr("embatch.service.sweeps.SWEEP_SECONDS", 0.01)
+    rig.sweep_seconds = 0.01
     rig.restart()
     rig.pool.gated = True
     name = rig.service.submit_inline(Draft(), rows(3)).name

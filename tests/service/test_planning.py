@@ -258,7 +258,7 @@ def payloads(rig: Rig, name: str) -> dict[str, str]:
 
 def until_closing(rig: Rig) -> Callable[[str], None]:
     """Return what holds each write of the planner until its service is stopped."""
-    closing = rig.service._planner._closing
+    closing = rig.service.closing
 
     def hold(_: str) -> None:
         assert closing.wait(120)

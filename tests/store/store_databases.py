@@ -17,6 +17,8 @@ from embatch.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sqlalchemy import Engine
+
 
 pytest_plugins = ("postgres_server",)
 
@@ -87,6 +89,12 @@ def database_url(request: pytest.FixtureRequest, fast_folder: Path) -> str:
         shutil.copy(template, fast_folder / "embatch.db")
         return f"sqlite:///{fast_folder / 'embatch.db'}"
     return _emptied(request.getfixturevalue("shared_postgres"))
+
+
+@pytest.fixture
+def beside(database_url: str) -> Engine:
+    """Connections of a test's own to the database of `store`, which nothing else uses."""
+    return create_engine(database_url, poolclass=NullPool)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from embatch.batch import FileRecord
+from embatch.store.connect import Database, connect
 from embatch.store.records import (
     BatchRecord,
     Claim,
@@ -30,9 +31,14 @@ def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
+def open_database(folder: Path) -> Database:
+    """Open the SQLite database of a folder, for a store that a test looks behind."""
+    return connect(f"sqlite:///{folder / 'embatch.db'}")
+
+
 def open_store(folder: Path) -> Store:
     """Open the SQLite store of a folder."""
-    return Store.open(f"sqlite:///{folder / 'embatch.db'}")
+    return Store(open_database(folder))
 
 
 def new_batch(

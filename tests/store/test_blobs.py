@@ -282,7 +282,7 @@ def _full_sync(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
     def refuse(*_: int) -> None:
         raise OSError(number, "no")
 
-    monkeypatch.setattr(durable, "_FULL_SYNC", 51)
+    monkeypatch.setattr(durable, "FULL_SYNC", 51)
     monkeypatch.setattr("embatch.durable.fcntl.fcntl", refuse)
     monkeypatch.setattr("embatch.durable.os.fsync", synced.append)
     return synced

@@ -99,7 +99,8 @@ def test_another_identity_never_hits(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 def test_many_runs_answer_as_one(tmp_path_factory: pytest.TempPathFactory, runs: list[list[str]]) -> None:
     """Whatever was merged with what: each text has one vector, and the new ones are counted once."""
-    cache = VectorCache(tmp_path_factory.mktemp("cache"), LIMIT)
+    folder = tmp_path_factory.mktemp("cache")
+    cache = VectorCache(folder, LIMIT)
     seen: set[str] = set()
     for number, texts in enumerate(runs):
         cache.stage(f"run-{number}", "all", entries(texts))
@@ -111,7 +112,7 @@ def test_many_runs_answer_as_one(tmp_path_factory: pytest.TempPathFactory, runs:
         assert found is not None
         assert found[0].all()
         assert found[1].vectors.tolist() == entries(asked).vectors.tolist()
-        assert len(cache._segments) <= len(runs)
+        assert len(list(folder.glob("segment-*"))) <= len(runs)
 
 
 def test_small_segments_are_merged(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_a_segment_too_large_for_the_limit_costs_the_others_nothing(tmp_path: Pa
 
 def test_a_run_of_many_shards_needs_few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it staged is opened one by one, some shards are merged at a time, and one segment is left."""
-    monkeypatch.setattr("embatch.store.cache._SHARDS", 16)
+    monkeypatch.setattr("embatch.store.cache.MERGED_AT_ONCE", 16)
     cache = VectorCache(tmp_path, LIMIT)
     for number in range(40):
         cache.stage("run", f"{number:05}", entries(texts(str(number), 3)))

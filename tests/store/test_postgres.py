@@ -10,6 +10,7 @@ from storing import NOW, accept, claim, commit
 
 from embatch.errors import Unavailable
 from embatch.states import State
+from embatch.store.connect import Database, connect
 from embatch.store.records import Committed
 from embatch.store.store import Store
 
@@ -20,29 +21,38 @@ pytest_plugins = ("store_databases",)
 
 
 @pytest.fixture
-def stores(new_postgres: Callable[[], str]) -> Iterator[tuple[Store, Store]]:
-    """Two services' stores on one database."""
+def databases(new_postgres: Callable[[], str]) -> tuple[Database, Database]:
+    """One database, opened by two services."""
     url = new_postgres()
-    one, two = Store.open(url), Store.open(url)
+    return connect(url), connect(url)
+
+
+@pytest.fixture
+def stores(databases: tuple[Database, Database]) -> Iterator[tuple[Store, Store]]:
+    """Two services' stores on one database."""
+    one, two = map(Store, databases)
     yield one, two
     one.close()
     two.close()
 
 
-def test_a_lost_connection_is_told_and_mended(stores: tuple[Store, Store]) -> None:
+def test_a_lost_connection_is_told_and_mended(
+    databases: tuple[Database, Database], stores: tuple[Store, Store]
+) -> None:
     """A server that ends a connection costs the writes under way, which changed nothing, and no restart."""
-    store, other = stores
+    (database, other), (store, _) = databases, stores
     accept(store, "a")
 
-    def lose(connection: Connection) -> None:
-        connection.execute(text("UPDATE batch SET priority = 9"))
-        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        with other._readers.connect() as admin:
-            admin.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
-        connection.execute(text("SELECT 1"))
+    @event.listens_for(database.writer, "after_cursor_execute")
+    def lose(connection: Connection, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("UPDATE batch"):
+            event.remove(database.writer, "after_cursor_execute", lose)
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            with other.readers.connect() as admin:
+                admin.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
     with pytest.raises(Unavailable) as lost:
-        store._writer.run(lose)
+        store.update("a", priority=9, now=NOW)
     assert lost.value.reason == "STORAGE_ERROR"
     assert not store.broken
     assert store.get("a").priority == 0
@@ -50,29 +60,28 @@ def test_a_lost_connection_is_told_and_mended(stores: tuple[Store, Store]) -> No
     assert store.version().startswith("postgresql ")
 
 
-def test_a_claim_goes_round_a_batch_that_another_service_is_claiming(stores: tuple[Store, Store]) -> None:
+def test_a_claim_goes_round_a_batch_that_another_service_is_claiming(
+    databases: tuple[Database, Database], stores: tuple[Store, Store]
+) -> None:
     """SKIP LOCKED: two services do not wait for each other's transactions."""
     one, two = stores
     accept(one, "a", age=9)
     accept(one, "b")
-    seen: list[str] = []
-
-    def claim_meanwhile(connection: Connection) -> None:
-        connection.execute(text("SELECT id FROM batch WHERE id = 'a' FOR UPDATE"))
-        seen.append(claim(two).batch_id)
-
-    one._writer.run(claim_meanwhile)
-    assert seen == ["b"]
+    with databases[0].readers.begin() as claiming:
+        claiming.execute(text("SELECT id FROM batch WHERE id = 'a' FOR UPDATE"))
+        assert claim(two).batch_id == "b"
     assert claim(two).batch_id == "a"
 
 
-def test_a_commit_that_meets_another_services_cancel_is_lost_whole(stores: tuple[Store, Store]) -> None:
+def test_a_commit_that_meets_another_services_cancel_is_lost_whole(
+    databases: tuple[Database, Database], stores: tuple[Store, Store]
+) -> None:
     """If a cancel comes between the two statements of a commit, neither of them counts."""
     one, two = stores
     accept(one, "a", shards=2)
     held = claim(one)
 
-    @event.listens_for(one._database.writer, "after_cursor_execute")
+    @event.listens_for(databases[0].writer, "after_cursor_execute")
     def cancel_between(_: Connection, __: object, statement: str, *___: object) -> None:
         if statement.startswith("UPDATE shard SET state='done'"):
             assert two.cancel("a", NOW).state is State.CANCELLED

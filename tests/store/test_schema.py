@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sqlalchemy import Engine
+
 pytest_plugins = ("store_databases",)
 
 
@@ -58,10 +60,10 @@ def _described(connection: Connection) -> dict[str, Any]:
 
 
 def test_a_fresh_schema_is_the_sum_of_its_migrations(
-    store: Store, tmp_path: Path, request: pytest.FixtureRequest
+    beside: Engine, store: Store, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """What the migrations make equals what the tables of `schema` make. If not, a migration is missing."""
-    with store._database.writer.connect() as connection:
+    with beside.connect() as connection:
         fresh = _described(connection)
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == VERSION
         if connection.dialect.name == "sqlite":
@@ -131,8 +133,11 @@ def test_a_batch_that_the_second_version_began_goes_on(tmp_path: Path) -> None:
         connection.execute(text("ALTER TABLE shard DROP COLUMN excused"))
         return connection.execute(text("UPDATE alembic_version SET version_num = '0002'")).rowcount
 
-    store._writer.run(age)
     store.close()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        age(connection)
+    engine.dispose()
     store = Store.open(url)
     held = claim(store)
     assert (held.computed_by, held.excused) == (None, 0)
@@ -144,9 +149,10 @@ def test_a_batch_that_the_second_version_began_goes_on(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_newer_database_is_refused(store: Store, database_url: str) -> None:
+def test_a_newer_database_is_refused(beside: Engine, store: Store, database_url: str) -> None:
     """A database of a later version is left alone, and the message says what to start."""
-    store._writer.run(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")).rowcount)
+    with beside.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     store.close()
     with pytest.raises(FailedPrecondition, match=r"newer version \(schema 9999\)"):
         Store.open(database_url)
@@ -174,11 +180,13 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("values", NONSENSE.values(), ids=NONSENSE)
-def test_the_database_refuses_a_batch_that_cannot_be(store: Store, values: dict[str, Any]) -> None:
+def test_the_database_refuses_a_batch_that_cannot_be(
+    beside: Engine, store: Store, values: dict[str, Any]
+) -> None:
     """A bug of ours that would write nonsense about a batch is stopped by the database itself."""
     accept(store, "a")
     with pytest.raises(IntegrityError):
-        _overwrite(store, values)
+        _overwrite(beside, values)
     assert store.get("a").state is State.PENDING
 
 
@@ -196,45 +204,46 @@ SHARD_NONSENSE = {
 
 
 @pytest.mark.parametrize("values", SHARD_NONSENSE.values(), ids=SHARD_NONSENSE)
-def test_the_database_refuses_a_shard_that_cannot_be(store: Store, values: dict[str, Any]) -> None:
+def test_the_database_refuses_a_shard_that_cannot_be(
+    beside: Engine, store: Store, values: dict[str, Any]
+) -> None:
     """A bug of ours that would lose or double a request's end is stopped by the database itself."""
     accept(store, "a")
     claim(store)
-    with pytest.raises(IntegrityError):
-        store._writer.run(lambda c: c.execute(update(SHARD).values(**values)).rowcount)
+    with pytest.raises(IntegrityError), beside.begin() as connection:
+        connection.execute(update(SHARD).values(**values))
     assert [s.state for s in store.shards("a")] == ["claimed"]
 
 
-def _overwrite(store: Store, values: dict[str, Any]) -> None:
-    store._writer.run(lambda c: c.execute(update(BATCH).values(**values)).rowcount)
+def _overwrite(beside: Engine, values: dict[str, Any]) -> None:
+    with beside.begin() as connection:
+        connection.execute(update(BATCH).values(**values))
 
 
-def test_every_state_of_the_table_can_be_stored(store: Store) -> None:
+def test_every_state_of_the_table_can_be_stored(beside: Engine, store: Store) -> None:
     """The database's words for states are those of the transition table, neither more nor fewer."""
     accept(store, "a")
     for state in State:
         values = {"state": state.value, "end_time": None if state in ACTIVE else 1, "waiting": 0}
-        _overwrite(store, values)
+        _overwrite(beside, values)
         assert store.get("a").state is state
 
 
-def _plan(store: Store, statement: Any, **parameters: object) -> str:
+def _plan(beside: Engine, statement: Any, **parameters: object) -> str:
     """Return how the database would run a statement."""
-    dialect = store._database.writer.dialect
+    dialect = beside.dialect
     compiled = statement.compile(dialect=dialect)
     values = {**compiled.params, **parameters}
     bound: Any = tuple(values[name] for name in compiled.positiontup) if compiled.positional else values
     explain = "EXPLAIN QUERY PLAN" if dialect.name == "sqlite" else "EXPLAIN"
 
-    def read(connection: Connection) -> str:
+    with beside.begin() as connection:
         if dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))
         return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {compiled}", bound))
 
-    return store._writer.run(read)
 
-
-def test_a_claim_reads_its_indexes(store: Store) -> None:
+def test_a_claim_reads_its_indexes(beside: Engine, store: Store) -> None:
     """Finding the next batch, its next shard and the next turn walks indexes, whatever was done before."""
     names = [f"b{number:03}" for number in range(600)]
     with ThreadPoolExecutor(32) as pool:
@@ -244,12 +253,12 @@ def test_a_claim_reads_its_indexes(store: Store) -> None:
             commit(store, claim(store))
         for _ in pool.map(lambda name: store.cancel(name, NOW), names[100:]):
             pass
-    batch = _plan(store, statements.CLAIM_BATCH, now=1)
+    batch = _plan(beside, statements.CLAIM_BATCH, now=1)
     assert "batch_claim" in batch
     assert "batch_turn" in batch
     assert "TEMP B-TREE" not in batch
     assert "Sort" not in batch
-    shard = _plan(store, statements.FIRST_WAITING, owner="b001")
+    shard = _plan(beside, statements.FIRST_WAITING, owner="b001")
     assert "shard_open" in shard
-    rest = _plan(store, statements.FINISH, now=1, owner="b001")
+    rest = _plan(beside, statements.FINISH, now=1, owner="b001")
     assert "shard_open" in rest

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
-from storing import NOW, accept, claim, commit, open_store
+from storing import NOW, accept, claim, commit, open_database, open_store
 
 from embatch.errors import DataLoss, FailedPrecondition, Unavailable
-from embatch.store import connect as connect_module
 from embatch.store.store import Store
 
 
 def test_the_database_is_durable_private_and_says_its_version(tmp_path: Path) -> None:
     """WAL with full synchronisation, files for the owner alone, SQLite's version in words for health."""
-    store = open_store(tmp_path)
+    database = open_database(tmp_path)
+    store = Store(database)
     accept(store, "a")
     asked = {
         "journal_mode": "wal",
@@ -33,7 +33,7 @@ def test_the_database_is_durable_private_and_says_its_version(tmp_path: Path) ->
         "checkpoint_fullfsync": 1,
         "busy_timeout": 30_000,
     }
-    with store._database.writer.connect() as connection:
+    with database.writer.connect() as connection:
         driver = connection.connection.driver_connection
         assert driver is not None
         assert {name: driver.execute(f"PRAGMA {name}").fetchone()[0] for name in asked} == asked
@@ -45,8 +45,9 @@ def test_the_database_is_durable_private_and_says_its_version(tmp_path: Path) ->
 
 def test_readers_can_neither_write_nor_checkpoint(tmp_path: Path) -> None:
     """One connection writes and checkpoints; all others cannot, even by mistake."""
-    store = open_store(tmp_path)
-    with store._readers.connect() as connection:
+    database = open_database(tmp_path)
+    store = Store(database)
+    with database.readers.connect() as connection:
         assert connection.execute(text("PRAGMA wal_autocheckpoint")).scalar_one() == 0
         with pytest.raises(OperationalError, match="readonly"):
             connection.execute(text("DELETE FROM batch"))
@@ -134,12 +135,12 @@ def test_words_that_we_never_wrote_are_damage(tmp_path: Path) -> None:
             store.close()
 
 
-def test_the_log_stays_small_under_short_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_stays_small_under_short_readers(tmp_path: Path) -> None:
     """Readers that overlap all the time let the log grow to its limit and not much further."""
     limit = 2 << 20
-    monkeypatch.setattr(connect_module, "WAL_BYTES", limit)
-    store = open_store(tmp_path)
-    store._database._empty_at = limit
+    database = open_database(tmp_path)
+    database.log_bytes = limit
+    store = Store(database)
     ended = threading.Event()
     largest = 0
 
@@ -163,17 +164,14 @@ def test_the_log_stays_small_under_short_readers(tmp_path: Path, monkeypatch: py
     store.close()
 
 
-def test_a_reader_that_never_ends_costs_its_log_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_that_never_ends_costs_its_log_and_no_more(tmp_path: Path) -> None:
     """While one reads on, writes go on; once it ends the log is emptied."""
     limit = 1 << 20
-    monkeypatch.setattr(connect_module, "WAL_BYTES", limit)
-    monkeypatch.setattr(connect_module, "_RESET_MILLISECONDS", 10)
-    store = open_store(tmp_path)
-    store._database._empty_at = limit
+    database = open_database(tmp_path)
+    database.log_bytes, database.reset_milliseconds = limit, 10
+    store = Store(database)
     accept(store, "first")
-    with store._readers.connect() as connection:
+    with database.readers.connect() as connection:
         connection.exec_driver_sql("BEGIN")
         assert connection.execute(text("SELECT count(*) FROM batch")).scalar_one() == 1
         for number in range(60):
@@ -233,7 +231,7 @@ WRITER = """
 import itertools, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from storing import accept, claim, commit, open_store
+from storing import accept, claim, commit, open_database, open_store
 store = open_store(Path(sys.argv[1]))
 def live(number):
     name = f"{sys.argv[2]}-{number}"

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
-from storing import NOW, accept, claim, open_store
+from storing import NOW, accept, claim, open_database
 
 from embatch.errors import Unavailable
-from embatch.store import connect as connect_module
 from embatch.store.ballast import Ballast
-from embatch.store.connect import connect
+from embatch.store.connect import Database, connect
+from embatch.store.store import Store
 from embatch.store.writer import GROUP, Writer
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[connect_module.Database]:
+def database(tmp_path: Path) -> Iterator[Database]:
     """A database with a table of numbers besides our own."""
     opened = connect(f"sqlite:///{tmp_path / 'embatch.db'}")
     with opened.writer.begin() as connection:
@@ -35,7 +35,7 @@ def database(tmp_path: Path) -> Iterator[connect_module.Database]:
 
 
 @pytest.fixture
-def writer(database: connect_module.Database) -> Iterator[Writer]:
+def writer(database: Database) -> Iterator[Writer]:
     """A writer on it."""
     made = Writer(database.writer)
     yield made
@@ -55,7 +55,7 @@ def add(number: int) -> Callable[[Connection], int]:
     return write
 
 
-def notes(database: connect_module.Database) -> dict[int, int]:
+def notes(database: Database) -> dict[int, int]:
     """Return what another connection sees."""
     with database.readers.connect() as connection:
         return {row.number: row.place for row in connection.execute(text("SELECT number, place FROM note"))}
@@ -78,21 +78,21 @@ def in_one_group(writer: Writer, works: list[Callable[[Connection], Any]]) -> li
         for number, work in enumerate(works, start=1):
             futures.append(pool.submit(writer.run, work))
             deadline = time.monotonic() + 120
-            while writer._queue.qsize() < number:
+            while writer.waiting < number:
                 assert time.monotonic() < deadline
         free.set()
         first.result(timeout=120)
     return futures
 
 
-def test_writes_run_in_the_order_they_were_queued(database: connect_module.Database, writer: Writer) -> None:
+def test_writes_run_in_the_order_they_were_queued(database: Database, writer: Writer) -> None:
     """The place of each write is the place at which it was queued."""
     futures = in_one_group(writer, [add(number) for number in range(20)])
     assert [future.result() for future in futures] == list(range(20))
     assert notes(database) == {number: number for number in range(20)}
 
 
-def test_a_failing_write_harms_no_neighbour(database: connect_module.Database, writer: Writer) -> None:
+def test_a_failing_write_harms_no_neighbour(database: Database, writer: Writer) -> None:
     """A write that fails, in SQL or in Python, is undone whole; the others of its group stand."""
 
     def half_then_sql(connection: Connection) -> None:
@@ -113,14 +113,14 @@ def test_a_failing_write_harms_no_neighbour(database: connect_module.Database, w
     assert not writer.broken.is_set()
 
 
-def test_an_answer_comes_after_the_commit(database: connect_module.Database, writer: Writer) -> None:
+def test_an_answer_comes_after_the_commit(database: Database, writer: Writer) -> None:
     """What `run` returned is seen by every other connection at once."""
     for number in range(20):
         writer.run(add(number))
         assert len(notes(database)) == number + 1
 
 
-def test_many_writes_share_few_commits(database: connect_module.Database) -> None:
+def test_many_writes_share_few_commits(database: Database) -> None:
     """Under load writes are committed in groups; else each would wait for a disk of its own."""
     commits = 0
 
@@ -136,7 +136,7 @@ def test_many_writes_share_few_commits(database: connect_module.Database) -> Non
     assert commits < 320
 
 
-def test_closing_finishes_what_is_queued(database: connect_module.Database) -> None:
+def test_closing_finishes_what_is_queued(database: Database) -> None:
     """Nothing that was asked for is forgotten, and nothing is taken afterwards."""
     writer = Writer(database.writer)
     with ThreadPoolExecutor(8) as pool:
@@ -171,9 +171,7 @@ def test_an_error_nobody_foresaw_leaves_nobody_waiting() -> None:
     broken_engine.dispose()
 
 
-def test_trouble_between_two_groups_breaks_the_writer_and_not_its_answers(
-    database: connect_module.Database,
-) -> None:
+def test_trouble_between_two_groups_breaks_the_writer_and_not_its_answers(database: Database) -> None:
     """A checkpoint that fails says nothing about what was committed before it."""
 
     def break_down() -> None:
@@ -191,7 +189,7 @@ def test_trouble_between_two_groups_breaks_the_writer_and_not_its_answers(
 class Room(Ballast):
     """A ballast of pages: the disk is as full as the database is allowed pages."""
 
-    def __init__(self, path: Path, database: connect_module.Database) -> None:
+    def __init__(self, path: Path, database: Database) -> None:
         super().__init__(path)
         self.database = database
         self.freed = False
@@ -225,7 +223,7 @@ def big(number: int) -> Callable[[Connection], None]:
     return write
 
 
-def test_a_full_disk_still_takes_what_makes_room(database: connect_module.Database, tmp_path: Path) -> None:
+def test_a_full_disk_still_takes_what_makes_room(database: Database, tmp_path: Path) -> None:
     """With no room left an accept is refused and a cancel goes through, on the room the ballast gave back."""
     room = Room(tmp_path / "ballast", database)
     writer = Writer(database.writer, ballast=room)
@@ -265,12 +263,12 @@ def test_the_ballast_is_real_bytes_and_comes_back(tmp_path: Path) -> None:
     assert not again.missing
 
 
-def test_a_database_held_by_somebody_else_is_busy_and_not_broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_held_by_somebody_else_is_busy_and_not_broken(tmp_path: Path) -> None:
     """While an operator's shell holds the database, writes answer 503 and reads go on; then all goes on."""
-    monkeypatch.setattr(connect_module, "_BUSY_MILLISECONDS", 50)
-    store = open_store(tmp_path)
+    database = open_database(tmp_path)
+    store = Store(database)
+    with database.writer.connect() as connection:  # its only one, and nobody waits the thirty seconds here
+        connection.exec_driver_sql("PRAGMA busy_timeout=50")
     accept(store, "a")
     shell = connect(f"sqlite:///{tmp_path / 'embatch.db'}")
     held = claim(store)

@@ -73,7 +73,7 @@ def resolve(place: str | Path, field: str = "IN") -> tuple[FileSystem, str]:
                 # In an address a space is %20; in a path it is a space, and %20 is three characters.
                 return fs.LocalFileSystem(), str(local(text).absolute())
             case "s3":
-                return _from_uri(_with_endpoint(text))
+                return from_uri(_with_endpoint(text))
             case "gs":
                 return _from_gcs(text)
             case "hf":
@@ -103,7 +103,8 @@ def local(place: str) -> Path:
     return Path(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest).expanduser()
 
 
-def _from_uri(uri: str) -> tuple[FileSystem, str]:
+def from_uri(uri: str) -> tuple[FileSystem, str]:
+    """Return the file system of an address and the path in it, as its library takes them. Raises OSError."""
     # What is in a key stands in the address as it is; for the library it is percent-encoded.
     address, options = divided(uri)
     head, _, rest = address.partition("://")
@@ -132,7 +133,7 @@ def _from_gcs(uri: str) -> tuple[FileSystem, str]:
     if not emulator:
         # The library's own patience is a quarter of an hour for each call.
         patience = {} if "retry_limit_seconds=" in uri else {"retry_limit_seconds": "60"}
-        return _from_uri(with_options(uri, **patience) if patience else uri)
+        return from_uri(with_options(uri, **patience) if patience else uri)
     store = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
     system = fs.GcsFileSystem(
         anonymous=True,

@@ -17,7 +17,7 @@ from embatch.service.dispatcher import Dispatcher
 from embatch.service.interactive import Interactive
 from embatch.service.planner import Planner
 from embatch.service.recovery import recover
-from embatch.service.sweeps import AgeClock, Ageing, since_boot
+from embatch.service.sweeps import SWEEP_SECONDS, AgeClock, Ageing, since_boot
 from embatch.service.uploads import Uploads
 from embatch.store.cache import VectorCache
 from embatch.store.claims import SoleClaims
@@ -65,7 +65,12 @@ def dispatcher(held: Held) -> Dispatcher:
 
 
 def service(
-    held: Held, workers: Workers, cache: Path, *, steady: Callable[[], float] = since_boot
+    held: Held,
+    workers: Workers,
+    cache: Path,
+    *,
+    steady: Callable[[], float] = since_boot,
+    sweep_seconds: float = SWEEP_SECONDS,
 ) -> Service:
     """Return a service.
 
@@ -74,6 +79,7 @@ def service(
         workers: who works what it accepts: a dispatcher, or `Elsewhere` where another process does.
         cache: folder of this machine for vectors that runs computed.
         steady: seconds that nobody sets, those since the machine was switched on.
+        sweep_seconds: the pause between two looks at what has grown old.
     """
     store, blobs, settings, now = held.store, held.blobs, held.settings, held.now
     uploads = Uploads(store, blobs, Spool(blobs), settings, now)
@@ -87,7 +93,7 @@ def service(
         planner.stop(batch_id)
 
     clock = AgeClock(now, steady)
-    ageing = Ageing(store, blobs, settings, clock, expired=expired)
+    ageing = Ageing(store, blobs, settings, clock, expired=expired, seconds=sweep_seconds)
     ageing.sweeps.append(lambda: uploads.sweep(clock.by(settings.file_expiry)))
     ageing.sweeps.append(cached.cache.prune)
     interactive = Interactive(held.catalog, held.pool, settings)

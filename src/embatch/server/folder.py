@@ -19,7 +19,7 @@ from embatch import ownership
 from embatch.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOTE: Final = "service.json"
 INSTANCE: Final = "Embatch-Instance"
@@ -35,11 +35,12 @@ class FolderTaken(ownership.Taken):
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: Callable[[float], object] = time.sleep) -> Iterator[None]:
     """Make the data folder if needed (0700) and hold it: one service at a time.
 
     The lock is the kernel's (flock on a file of its own, not inherited by child processes), so it ends with
-    this process however that ends. What a dead service noted is removed.
+    this process however that ends. What a dead service noted is removed. `wait` passes the seconds between
+    two tries.
 
     Raises:
         FolderTaken: another service holds it.
@@ -53,7 +54,7 @@ def locked(folder: Path) -> Iterator[None]:
             f"the data folder {folder} cannot be used: {error.strerror}", field="--data"
         ) from error
     try:
-        if not _taken(lock):
+        if not _taken(lock, wait):
             raise FolderTaken(_holder(folder, lock))
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
@@ -63,13 +64,13 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _taken(lock: int) -> bool:
+def _taken(lock: int, wait: Callable[[float], object]) -> bool:
     """Take the lock. A client that looks whether somebody has it may hold it for an instant."""
     for _ in range(_TRIES):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        time.sleep(_BETWEEN_TRIES)
+        wait(_BETWEEN_TRIES)
     return False
 
 

@@ -25,6 +25,7 @@ from embatch.states import State
 from embatch.store.store import UNSET
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Collection, Iterable, Sequence
     from datetime import datetime
 
@@ -80,6 +81,11 @@ class Service:
         self._submitting = Submitting(
             parts.store, parts.blobs, parts.catalog, parts.pool, parts.settings, parts.now, parts.cached
         )
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set once it begins to end."""
+        return self._planner.closing
 
     def start(self) -> None:
         """Begin, with what was accepted before. Once; see `recovery` for what a dead service left."""

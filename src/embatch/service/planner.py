@@ -67,7 +67,8 @@ class Planner:
     """Called when there are new shards, and after each file."""
     patience: Callable[[int], float] = patience
     """Seconds until a file that could not be planned so often in a row is tried again."""
-    _closing: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)
+    """Set once it plans no more, because the service ends."""
     _news: threading.Event = field(default_factory=threading.Event)
     _turns: Turns = field(default_factory=Turns)
     _free: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(FILES))
@@ -103,7 +104,7 @@ class Planner:
 
     def close(self, grace: float) -> None:
         """Stop after the piece being read; wait at most `grace` seconds. The next start plans anew."""
-        self._closing.set()
+        self.closing.set()
         self._news.set()
         self._free.release()
         deadline = time.monotonic() + grace
@@ -114,7 +115,7 @@ class Planner:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        while not self.closing.is_set():
             self._news.clear()
             now = time.monotonic()
             with self._lock:
@@ -140,7 +141,7 @@ class Planner:
             if record.id in waiting or not self._may_begin(record):
                 continue
             self._free.acquire()
-            if self._closing.is_set():
+            if self.closing.is_set():
                 return
             if not self._begin(record):
                 self._free.release()
@@ -236,7 +237,7 @@ class Planner:
         try:
             left = self._cut(record, writer)
         except _StoppedError:
-            if not self._closing.is_set():
+            if not self.closing.is_set():
                 self._tidy(record)
         except (InvalidArgument, DataLoss) as error:
             self._fail(record, error.message)
@@ -301,7 +302,7 @@ class Planner:
         lines_at_most = math.inf if arrow else _LINES_A_REQUEST * limits.file_requests
 
         def look() -> None:
-            if self._closing.is_set() or record.id in self._stopped:
+            if self.closing.is_set() or record.id in self._stopped:
                 raise _StoppedError
             self._turns.look()
 

@@ -97,8 +97,13 @@ class Ageing:
         clock: AgeClock,
         *,
         expired: Callable[[str], object],
+        seconds: float = SWEEP_SECONDS,
     ) -> None:
-        """Do nothing yet. `expired` is told the id of each batch that has ended so."""
+        """Do nothing yet.
+
+        `expired` is told the id of each batch that has ended so; `seconds` lie between two sweeps.
+        """
+        self._seconds = seconds
         self._store, self._blobs, self._settings = store, blobs, settings
         self._clock, self._expired = clock, expired
         self.sweeps: list[Callable[[], object]] = [self._expire, self._prune]
@@ -127,7 +132,7 @@ class Ageing:
                 emit(SweepFailed(exception=error))
 
     def _run(self) -> None:
-        while not self._closing.wait(SWEEP_SECONDS):
+        while not self._closing.wait(self._seconds):
             self.sweep()
 
     def _expire(self) -> None:

@@ -49,7 +49,7 @@ _KEY_BYTES: Final = 16
 _RUN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SHARE: Final = 8
 """Merging makes no segment larger than this part of the limit, so that little of the cache goes at once."""
-_SHARDS: Final = 256
+MERGED_AT_ONCE: Final = 256
 """Staged shards merged at once, at most: each is opened anew for every block that is written."""
 
 
@@ -205,7 +205,7 @@ class VectorCache:
             if shard.bytes > self._limit:
                 continue
             group = groups.get(shard.dimensions, [])
-            if group and (len(group) == _SHARDS or not self._fits((*group, shard))):
+            if group and (len(group) == MERGED_AT_ONCE or not self._fits((*group, shard))):
                 yield group
                 group = []
             groups[shard.dimensions] = [*group, shard]

@@ -8,7 +8,7 @@ the writer checkpoints, which keeps clear of the WAL-reset race of older SQLite 
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,10 +28,6 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _STAMP: Final = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Where alembic keeps the version, as it makes the table itself."""
 _BUSY_MILLISECONDS: Final = 30_000
-_RESET_MILLISECONDS: Final = 1_000
-"""Longest wait for readers when the write-ahead log is to be emptied: writes stand still meanwhile."""
-WAL_BYTES: Final = 16 << 20
-"""Size at which the write-ahead log is emptied. Without readers in its way it stays at a quarter of this."""
 _PAGES_BETWEEN_CHECKPOINTS: Final = 1000
 
 
@@ -43,7 +39,12 @@ class Database:
     readers: Engine
     path: Path | None
     """The file of an SQLite database; `None` on Postgres."""
-    _empty_at: int = WAL_BYTES
+    log_bytes: int = 16 << 20
+    """Size at which the write-ahead log is emptied. Without readers in its way it stays at a quarter."""
+    reset_milliseconds: int = 1_000
+    """Longest wait for readers when the log is to be emptied: writes stand still meanwhile."""
+    _grown: int = field(default=0, init=False)
+    """What the log had when a reader last kept it from being emptied."""
 
     def wal_bytes(self) -> int:
         """Return the size of the write-ahead log; 0 on Postgres, which looks after its own."""
@@ -61,12 +62,12 @@ class Database:
         A reader that stays longer than a second is left alone until the log has grown by as much again.
         """
         size = self.wal_bytes()
-        if size < self._empty_at:
+        if size < self._grown + self.log_bytes:
             return
         with self.writer.connect() as connection:
             # Past SQLAlchemy, which would begin a transaction, and inside one nothing can be checkpointed.
             driver: Any = connection.connection.driver_connection
-            driver.execute(f"PRAGMA busy_timeout={_RESET_MILLISECONDS}")
+            driver.execute(f"PRAGMA busy_timeout={self.reset_milliseconds}")
             try:
                 (stopped, _, _) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.OperationalError as error:
@@ -75,7 +76,7 @@ class Database:
                 stopped = True
             finally:
                 driver.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
-        self._empty_at = size + WAL_BYTES if stopped else WAL_BYTES
+        self._grown = size if stopped else 0
 
     def version(self, connection: Connection) -> str:
         """Return the database engine with its version."""

@@ -63,6 +63,11 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for the next group, about: others come and go."""
+        return self._queue.qsize()
+
     def run(self, work: Callable[[Connection], T], *, makes_room: bool = False) -> T:
         """Run a write in the next group; return its value, or raise its error, once the group is durable.
 

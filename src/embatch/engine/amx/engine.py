@@ -105,7 +105,7 @@ class AmxEngine:
                 f"the amx engine cannot run this model: {problem}; --engine openvino may", field="model"
             )
         self._tokenizer = FolderTokenizer(described)
-        form, tensors = _read(described)
+        form, tensors = packed_form(described)
         self._model = kernel.load(form, tensors)
         try:
             self._verify(form, tensors)
@@ -201,8 +201,12 @@ def _streams(affinity: str, count: int) -> list[_Stream]:
     return [_Stream(found[number % len(found)]) for number in range(count)]
 
 
-def _read(described: folder.ModelFolder) -> tuple[library.Form, list[NDArray[np.float32]]]:
-    """Return the form of a model and its tensors in the kernel's order."""
+def packed_form(described: folder.ModelFolder) -> tuple[library.Form, list[NDArray[np.float32]]]:
+    """Return the form of a model and its tensors in the kernel's order.
+
+    Raises:
+        EngineTrouble: it has no safetensors.
+    """
     if described.safetensors is None:
         raise EngineTrouble("the model has no model.safetensors")
     sizes = checkpoint.Sizes.of(described.config)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from embatch.runs.sinks.layout import Layout, Sink
 
-_AT_ONCE: Final = 512
+POINTS_AT_ONCE: Final = 512
 """Points of one request."""
 _PATIENCE: Final = 10
 """Seconds until a server that says nothing is none."""
@@ -175,14 +175,14 @@ class QdrantSink:
         names = as_json(ids)
         good = [at for at, error in enumerate(errors) if error is None]
         failed = [first + at for at, error in enumerate(errors) if error is not None]
-        for begin in range(0, len(good), _AT_ONCE):
+        for begin in range(0, len(good), POINTS_AT_ONCE):
             points = [
                 self._models.PointStruct(
                     id=first + at,
                     vector={name: form[at].tolist() for name, form in forms.items()},
                     payload={"id": names[at]},
                 )
-                for at in good[begin : begin + _AT_ONCE]
+                for at in good[begin : begin + POINTS_AT_ONCE]
             ]
             self._ask(lambda points=points: self._client.upsert(self._name, points, wait=True))
         if failed:
@@ -193,8 +193,8 @@ class QdrantSink:
     def holds(self, first: int, rows: int, failed: int) -> bool:
         """As `Database.holds`."""
         found: list[Any] = []
-        for begin in range(first, first + rows, _AT_ONCE):
-            names = list(range(begin, min(begin + _AT_ONCE, first + rows)))
+        for begin in range(first, first + rows, POINTS_AT_ONCE):
+            names = list(range(begin, min(begin + POINTS_AT_ONCE, first + rows)))
             self._ask(
                 lambda names=names: found.extend(
                     self._client.retrieve(self._name, names, with_payload=False, with_vectors=False)
@@ -215,7 +215,7 @@ class QdrantSink:
         following: Any = row
         while isinstance(following, int):
             found, following = self._client.scroll(
-                self._name, limit=_AT_ONCE, offset=following, with_payload=False, with_vectors=False
+                self._name, limit=POINTS_AT_ONCE, offset=following, with_payload=False, with_vectors=False
             )
             left: list[Any] = [point.id for point in found if isinstance(point.id, int)]
             if left:
