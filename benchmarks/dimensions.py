@@ -55,7 +55,7 @@ def main() -> None:
         for numbers in Dtype:
             forms = [_form(part, size, numbers) for part in (queries, found)]
             overlap = _overlap(_nearest(*forms), true)
-            width = numbers.width(size) * numbers.dtype.itemsize + (4 if numbers is Dtype.INT8 else 0)
+            width = numbers.width(size) * numbers.numpy.itemsize + (4 if numbers is Dtype.INT8 else 0)
             rows.append({"dimensions": size, "numbers": numbers.value, "bytes": width, "overlap": overlap})
     print(f"{batch.model}, {len(queries)} queries, {len(found)} passages, ten nearest of native float32")
     print("dimensions  numbers   bytes  GB for 1e6  share of native  neighbours kept")

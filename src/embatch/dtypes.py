@@ -28,17 +28,17 @@ class Dtype(StrEnum):
         return -(-dimensions // 8) if self is Dtype.BITS else dimensions
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of one value."""
+    def numpy(self) -> np.dtype[Any]:
+        """The type of one value, as numpy has it."""
         return np.dtype(np.uint8 if self is Dtype.BITS else self.value)
 
 
-def quantize(vectors: NDArray[np.float32], numbers: Dtype) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+def quantize(vectors: NDArray[np.float32], dtype: Dtype) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """Return vectors in a form: values (n, width), and the scale of each for int8, float32 (n,), else `None`.
 
     A zero vector has the scale 0. `values * scale` is nearest to what it was.
     """
-    match numbers:
+    match dtype:
         case Dtype.BITS:
             return np.packbits(vectors > 0, axis=1), None
         case Dtype.INT8:
@@ -47,14 +47,14 @@ def quantize(vectors: NDArray[np.float32], numbers: Dtype) -> tuple[NDArray[Any]
             safe = np.where(scales > 0, scales, np.float32(1.0))
             return np.rint(vectors / safe[:, None]).clip(-127, 127).astype(np.int8), scales
         case _:
-            return np.ascontiguousarray(vectors, numbers.dtype), None
+            return np.ascontiguousarray(vectors, dtype.numpy), None
 
 
 def dequantize(
-    values: NDArray[Any], scales: NDArray[np.float32] | None, numbers: Dtype, dimensions: int
+    values: NDArray[Any], scales: NDArray[np.float32] | None, dtype: Dtype, dimensions: int
 ) -> NDArray[np.float32]:
     """Return what a form says of the vectors: float32 (n, dimensions). A bit reads as -1 or 1."""
-    if numbers is Dtype.BITS:
+    if dtype is Dtype.BITS:
         bits = np.unpackbits(values, axis=1, count=dimensions)
         return (bits.astype(np.float32) * 2) - 1
     wide = values.astype(np.float32)

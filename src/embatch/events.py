@@ -271,7 +271,7 @@ class FileWaits(ServiceEvent):
     error: str
 
 
-@_event("the wall clock was set", "embatch.ageing", Level.WARNING)
+@_event("the wall clock was set", "embatch.sweeps", Level.WARNING)
 class ClockSet(ServiceEvent):
     """Somebody set the wall clock."""
 
@@ -279,7 +279,7 @@ class ClockSet(ServiceEvent):
     """By how much; negative: backwards."""
 
 
-@_event("a sweep failed", "embatch.ageing", Level.ERROR)
+@_event("a sweep failed", "embatch.sweeps", Level.ERROR)
 class SweepFailed(FailureEvent):
     """One of the sweeps for what has grown old failed; the next one tries again."""
 
@@ -338,7 +338,7 @@ class ModelReplaced(ServiceEvent):
 # The vector cache.
 
 
-@_event("not cached", "embatch.cached", Level.WARNING)
+@_event("not cached", "embatch.caching", Level.WARNING)
 class NotCached(ServiceEvent):
     """What a batch of a run computed could not be kept: it will be computed again."""
 

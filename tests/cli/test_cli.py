@@ -175,7 +175,7 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
         (["embed", "IN", "--text", "nope", "-o", "OUT"], "no column 'nope'"),
         (["embed", "missing.jsonl", "-o", "OUT"], "is not a file"),
         (["embed", "IN", "-o", "out.csv"], "must end in .parquet"),
-        (["embed", "IN", "-o", "OUT", "--numbers", "int4"], "--numbers is one of float32"),
+        (["embed", "IN", "-o", "OUT", "--dtype", "int4"], "--dtype is one of float32"),
         (["embed", "IN", "-o", "OUT", "--block-rows", "0"], "--block-rows is out of range"),
         (["embed", "IN", "-o", "/nowhere/at/all.parquet"], "there is no folder /nowhere/at"),
         (["embed", "IN", "-o", "OUT", "--to", "ftp://host"], "a target is"),

@@ -111,7 +111,7 @@ def test_arguments_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
         (("embed", "IN", "-o", "OUT", "--name", "a\0b"), "no NUL (--name)"),
         (("embed", "IN", "-o", "OUT", "--name", " "), "--name is empty"),
         (("embed", "IN", "-o", "OUT", "--model", ""), "--model is empty"),
-        (("embed", "IN", "-o", "OUT", "--numbers", "int4"), "--numbers is one of"),
+        (("embed", "IN", "-o", "OUT", "--dtype", "int4"), "--dtype is one of"),
         (("embed", "IN", "-o", "OUT", "--task-type", "x"), "--task-type"),
         (("embed", "IN", "-o", "out.csv"), "must end in"),
         (("submit", "IN", "--dim", "0"), "--dim is out of range"),

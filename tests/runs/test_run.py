@@ -286,7 +286,7 @@ def test_several_dimensions_and_forms_from_one_pass(client: Client, tmp_path: Pa
     assert table.schema.field("embedding_16").type == pa.list_(pa.float32(), 16)
     narrow = np.array(table.column("embedding_16")[0].as_py())
     assert np.linalg.norm(narrow) == pytest.approx(1.0, abs=1e-6)
-    again = _run(client, source, out, dimensions=(16,), numbers=Dtype.INT8)
+    again = _run(client, source, out, dimensions=(16,), dtype=Dtype.INT8)
     assert again.resumed == 40
     table = pq.read_table(out)
     assert table.schema.field("embedding").type == pa.list_(pa.int8(), 16)

@@ -85,8 +85,8 @@ def read(place: str, layout: Layout) -> list[dict[str, Any]]:
             if value is not None:
                 scale = row.get(f"scale{suffix}")
                 scales = None if scale is None else np.array([scale], np.float32)
-                values = np.array([value], layout.numbers.dtype)
-                row[f"embedding{suffix}"] = dequantize(values, scales, layout.numbers, size)[0]
+                values = np.array([value], layout.dtype.numpy)
+                row[f"embedding{suffix}"] = dequantize(values, scales, layout.dtype, size)[0]
     return found
 
 
@@ -102,22 +102,22 @@ def _npy(place: str, layout: Layout) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("ending", FILES)
-@pytest.mark.parametrize("numbers", list(Dtype))
+@pytest.mark.parametrize("dtype", list(Dtype))
 @pytest.mark.parametrize("dimensions", [(), (8,), (8, 24)])
-def test_rows_come_back(tmp_path: Path, ending: str, numbers: Dtype, dimensions: tuple[int, ...]) -> None:
+def test_rows_come_back(tmp_path: Path, ending: str, dtype: Dtype, dimensions: tuple[int, ...]) -> None:
     """Ids, vectors in their form and sizes, errors; a failed row has no embedding."""
-    place, layout = str(tmp_path / f"out{ending}"), Layout(pa.int64(), NATIVE, dimensions, numbers)
+    place, layout = str(tmp_path / f"out{ending}"), Layout(pa.int64(), NATIVE, dimensions, dtype)
     if ending == ".npy" and len(dimensions) > 1:
         with pytest.raises(InvalidArgument, match="one --dim"):
-            check_sink(place, dimensions, numbers)
+            check_sink(place, dimensions, dtype)
         return
-    check_sink(place, dimensions, numbers)
+    check_sink(place, dimensions, dtype)
     data = rows(50, failed=[0, 17, 49])
     write(place, layout, data, cuts=[20])
     found = read(place, layout)
     assert [row["id"] for row in found] == data[0]
     assert [row["error"] for row in found] == data[2]
-    least = {Dtype.FLOAT32: 1.0, Dtype.FLOAT16: 0.9999, Dtype.INT8: 0.999, Dtype.BITS: 0.6}[numbers]
+    least = {Dtype.FLOAT32: 1.0, Dtype.FLOAT16: 0.9999, Dtype.INT8: 0.999, Dtype.BITS: 0.6}[dtype]
     for suffix, size in layout.sizes.items():
         for row, vector, error in zip(found, truncate(data[1], size), data[2], strict=True):
             value = row[f"embedding{suffix}"]
@@ -212,14 +212,14 @@ def _asked(address: str, query: LiteralString, table: str) -> list[tuple[Any, ..
         return connection.execute(sql.SQL(query).format(table=sql.Identifier(table))).fetchall()
 
 
-@pytest.mark.parametrize("numbers", [Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BITS])
-def test_pgvector_holds_blocks(postgres: str, numbers: Dtype) -> None:
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BITS])
+def test_pgvector_holds_blocks(postgres: str, dtype: Dtype) -> None:
     """A block again changes nothing; rows of a longer earlier run go; neighbours are found."""
-    table = f"texts_{numbers.value}"
+    table = f"texts_{dtype.value}"
     address = f"{postgres}{'&' if '?' in postgres else '?'}table={table}"
     assert writes_through(address)
-    check_sink(address, (8,), numbers)
-    layout, data = Layout(pa.string(), NATIVE, (8, 16), numbers), rows(40, failed=[3])
+    check_sink(address, (8,), dtype)
+    layout, data = Layout(pa.string(), NATIVE, (8, 16), dtype), rows(40, failed=[3])
     ids: list[Any] = [None if at == 3 else f"k'{at}" for at in range(40)]
     for count in (40, 30):
         for _ in range(2):
@@ -240,10 +240,10 @@ def test_pgvector_holds_blocks(postgres: str, numbers: Dtype) -> None:
     assert [row[-1] for row in found] == data[2][:30]
     assert found[3][2] is found[3][3] is None
     assert all(row[2] is not None and row[3] is not None for at, row in enumerate(found) if at != 3)
-    if numbers is Dtype.FLOAT32:
+    if dtype is Dtype.FLOAT32:
         values = np.array(orjson.loads(found[5][2]), np.float32)
         assert np.array_equal(values, truncate(data[1], 8)[5])
-    if numbers is not Dtype.BITS:
+    if dtype is not Dtype.BITS:
         nearest = _asked(
             postgres,
             "SELECT row FROM {table} WHERE embedding_16 IS NOT NULL"
@@ -257,7 +257,7 @@ def test_pgvector_holds_bits_of_any_dimensions(postgres: str) -> None:
     """Also two numbers of them that take as many bytes, and one that fills no byte."""
     address = f"{postgres}{'&' if '?' in postgres else '?'}table=odd"
     layout, data = Layout(pa.int64(), NATIVE, (17, 24), Dtype.BITS), rows(5)
-    check_sink(address, layout.dimensions, layout.numbers)
+    check_sink(address, layout.dimensions, layout.dtype)
     write(address, layout, data)
     found = _asked(postgres, "SELECT embedding_17::text, embedding_24::text FROM {table} ORDER BY row", "odd")
     bits = ["".join("1" if value > 0 else "0" for value in vector) for vector in data[1]]

@@ -137,7 +137,7 @@ def test_a_sweep_that_fails_keeps_none_of_the_others(rig: Rig, caplog: pytest.Lo
     ageing.sweep()
     with pytest.raises(NotFound):
         rig.service.get(name)
-    assert [record.name for record in caplog.records] == ["embatch.ageing"]
+    assert [record.name for record in caplog.records] == ["embatch.sweeps"]
 
 
 DAYS = 86_400.0

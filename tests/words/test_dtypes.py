@@ -26,7 +26,7 @@ def test_shapes_and_types(vectors: NDArray[np.float32], numbers: Dtype) -> None:
     """Values are as wide as the form says; only int8 has a scale; the shape comes back."""
     values, scales = quantize(vectors, numbers)
     assert values.shape == (len(vectors), numbers.width(vectors.shape[1]))
-    assert values.dtype == numbers.dtype
+    assert values.dtype == numbers.numpy
     assert (scales is not None) == (numbers is Dtype.INT8)
     back = dequantize(values, scales, numbers, vectors.shape[1])
     assert back.shape == vectors.shape

@@ -16,6 +16,7 @@ from embatch.api import routing
 from embatch.api.bodies import large_body, small_body
 from embatch.api.routing import json_answer
 from embatch.api.streaming import StreamedResponse, begun
+from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument, NotFound
 from embatch.service.intake import Draft
 from embatch.states import State
@@ -216,10 +217,8 @@ class _Face:
     async def embeddings(self, request: Request, id: str) -> Response:  # noqa: A002
         """Answer the results as an Arrow stream."""
         numbers = request.query_params.get(routes.NUMBERS, "float32")
-        if numbers not in write_results.NUMBERS:
-            raise InvalidArgument(
-                f"numbers is one of {', '.join(write_results.NUMBERS)}", field=routes.NUMBERS
-            )
+        if numbers not in set(Dtype):
+            raise InvalidArgument(f"numbers is one of {', '.join(Dtype)}", field=routes.NUMBERS)
         dimensions = read_queries.integer(request.query_params.get(routes.DIMENSIONS), routes.DIMENSIONS)
         pieces = await self._results.run(self._embeddings, f"batches/{id}", dimensions, numbers)
         return StreamedResponse(self._results.stream(pieces), media_type=arrow.MEDIA_TYPE)

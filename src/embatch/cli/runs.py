@@ -52,7 +52,9 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
             negative="",
         ),
     ] = None,
-    numbers: Annotated[str, Parameter(help="float32, float16, int8 (with its scale) or bits.")] = "float32",
+    dtype: Annotated[
+        str, Parameter(name=["--dtype", "--numbers"], help="float32, float16, int8 (with its scale) or bits.")
+    ] = "float32",
     task_type: Task = None,
     priority: int = 0,
     name: Annotated[str | None, Parameter(help="Display name of the batches.")] = None,
@@ -87,10 +89,10 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         from embatch.runs.run import embed_dataset  # noqa: PLC0415
         from embatch.runs.sources import open_source  # noqa: PLC0415
 
-        if numbers not in set(Dtype):
-            raise InvalidArgument(f"--numbers is one of {', '.join(Dtype)}", field="--numbers")
+        if dtype not in set(Dtype):
+            raise InvalidArgument(f"--dtype is one of {', '.join(Dtype)}", field="--dtype")
         embed_options = EmbedOptions(
-            model, task_type, tuple(dict.fromkeys(dim or ())), Dtype(numbers), priority, name
+            model, task_type, tuple(dict.fromkeys(dim or ())), Dtype(dtype), priority, name
         )
         options = RunOptions(folder, restart, retry_failed, cache, threshold, block_rows)
         opened = open_source(source, text, id)

@@ -25,7 +25,7 @@ class EmbedOptions:
     task_type: TaskType | None = None
     dimensions: tuple[int, ...] = ()
     """Leading dimensions written, re-normalised, a column each; `()` for the model's native number."""
-    numbers: Dtype | None = None
+    dtype: Dtype | None = None
     """`None` for float32."""
     priority: int = 0
     display_name: str | None = None

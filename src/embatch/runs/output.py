@@ -25,12 +25,12 @@ class Output:
     """Where a run writes to. The sink is opened once the dimensions of the vectors are known."""
 
     def __init__(
-        self, place: str, dimensions: tuple[int, ...], numbers: Dtype | None, ids: pa.DataType
+        self, place: str, dimensions: tuple[int, ...], dtype: Dtype | None, ids: pa.DataType
     ) -> None:
         self.place, self.dimensions = place, dimensions
         self.direct = writes_through(place)
         """Whether blocks are written as they come, and not at the end."""
-        self._numbers, self._ids = numbers or Dtype.FLOAT32, ids
+        self._dtype, self._ids = dtype or Dtype.FLOAT32, ids
         self._sink: Sink | None = None
         self._put: set[int] = set()
         """Numbers of the blocks that this call has written through."""
@@ -104,7 +104,7 @@ class Output:
     def _opened(self, native: int) -> Sink:
         if self._sink is None:
             self._sink = open_sink(
-                self.place, Layout(self._ids, native, self.dimensions, self._numbers), self._notes
+                self.place, Layout(self._ids, native, self.dimensions, self._dtype), self._notes
             )
         return self._sink
 

@@ -97,11 +97,11 @@ def embed_dataset(
         BatchFailed: a batch as a whole could not be worked.
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
-    check_sink(place, embed_options.dimensions, embed_options.numbers or Dtype.FLOAT32, source.ids)
+    check_sink(place, embed_options.dimensions, embed_options.dtype or Dtype.FLOAT32, source.ids)
     check_apart(source, place)
     what, first = about(client, source, embed_options, options.block_rows), begun(source, embed_options)
     folder = folder_of(place, options.data)
-    output = Output(place, embed_options.dimensions, embed_options.numbers, source.ids)
+    output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
     try:
         ledger = Ledger.open(folder, what, first, restart=options.restart)
         run = _Run(client, source, ledger, output, embed_options, options, progress)

@@ -38,13 +38,13 @@ def writes_through(place: str) -> bool:
     return scheme(place) in _DATABASES
 
 
-def check_sink(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None = None) -> None:
+def check_sink(place: str, dimensions: Sequence[int], dtype: Dtype, ids: pa.DataType | None = None) -> None:
     """Refuse, before anything is spent, a place that cannot be written to in this form.
 
     Args:
         place: path or address, as for `open_sink`.
         dimensions: as `Layout.dimensions`.
-        numbers: of the embeddings.
+        dtype: of the embeddings.
         ids: type of the ids; `None` for row numbers.
 
     Raises:
@@ -55,7 +55,7 @@ def check_sink(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.Da
     """
     if not encodable(place):
         raise InvalidArgument("the name of the output is not UTF-8: give it another one", field="--out")
-    _module(place).check(place, dimensions, numbers, ids)
+    _module(place).check(place, dimensions, dtype, ids)
 
 
 def replaced(place: str) -> list[str]:

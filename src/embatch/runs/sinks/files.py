@@ -45,7 +45,7 @@ GROUP_ROWS: Final = 16_384
 """Rows of a row group or record batch."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], dtype: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     check_folder(place)
     for name in replaced(place):
@@ -243,7 +243,7 @@ class TableSink:
         if not parquet:
             return pa.ipc.new_file(str(self._spool.path), self._schema)
         # Floats of like size compress by their bytes; whole numbers and bits do as they are.
-        floats = self._layout.numbers in (Dtype.FLOAT32, Dtype.FLOAT16)
+        floats = self._layout.dtype in (Dtype.FLOAT32, Dtype.FLOAT16)
         split = [f"embedding{suffix}.list.element" for suffix in self._layout.sizes] if floats else False
         return pq.ParquetWriter(
             self._spool.path,
@@ -300,7 +300,7 @@ class JsonlSink:
             self._file.write(orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
 
     def _value(self, values: NDArray[Any]) -> Any:
-        return base64.b64encode(values.tobytes()).decode() if self._layout.numbers is Dtype.BITS else values
+        return base64.b64encode(values.tobytes()).decode() if self._layout.dtype is Dtype.BITS else values
 
     def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
         """As `Sink.finish`."""
@@ -322,8 +322,8 @@ class NpySink:
     def __init__(self, place: str, layout: Layout, notes: Mapping[str, str]) -> None:
         self._spool, self._layout = Spool(place), layout
         (size,) = layout.sizes.values()
-        self._width, self._rows = layout.numbers.width(size), 0
-        beside = Layout(written(layout.ids, Holder.PARQUET), 1, (), layout.numbers)
+        self._width, self._rows = layout.dtype.width(size), 0
+        beside = Layout(written(layout.ids, Holder.PARQUET), 1, (), layout.dtype)
         self._schema = beside.schema(notes).remove(1)
         self._ids = Spool(_ids_place(place))
         self._writer = pq.ParquetWriter(
@@ -336,7 +336,7 @@ class NpySink:
     def _head(self) -> None:
         """Write the head, always of the same length: the format pads it, and the rows have room to grow."""
         shape = f"({self._rows:>20}, {self._width})"
-        said = f"{{'descr': {self._layout.numbers.dtype.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
+        said = f"{{'descr': {self._layout.dtype.numpy.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
         padded = said.ljust(128 - 10 - 1) + "\n"
         self._file.seek(0)
         self._file.write(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode())

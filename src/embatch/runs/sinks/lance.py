@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embatch.runs.sinks.layout import Layout, Sink
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], dtype: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
     _library()
     if scheme(place) != "file":

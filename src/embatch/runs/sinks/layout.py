@@ -37,7 +37,7 @@ class Layout:
     """Dimensions of the vectors that are written."""
     dimensions: tuple[int, ...] = ()
     """Leading dimensions kept, re-normalised; `()` keeps all as they are."""
-    numbers: Dtype = Dtype.FLOAT32
+    dtype: Dtype = Dtype.FLOAT32
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -48,9 +48,9 @@ class Layout:
         """Return the columns as Arrow, with what the file says of itself."""
         columns: list[pa.Field[Any]] = [pa.field("id", self.ids)]
         for suffix, size in self.sizes.items():
-            value = pa.from_numpy_dtype(self.numbers.dtype)
-            columns.append(pa.field(f"embedding{suffix}", pa.list_(value, self.numbers.width(size))))
-            if self.numbers is Dtype.INT8:
+            value = pa.from_numpy_dtype(self.dtype.numpy)
+            columns.append(pa.field(f"embedding{suffix}", pa.list_(value, self.dtype.width(size))))
+            if self.dtype is Dtype.INT8:
                 columns.append(pa.field(f"scale{suffix}", pa.float32()))
         columns.append(pa.field("error", pa.string()))
         return pa.schema(columns, {name.encode(): note.encode() for name, note in notes.items()})
@@ -59,9 +59,7 @@ class Layout:
         self, vectors: NDArray[np.float32]
     ) -> dict[str, tuple[NDArray[Any], NDArray[np.float32] | None]]:
         """Return the values and scales of vectors, float32 (n, native), by the suffix of their column."""
-        return {
-            suffix: quantize(truncate(vectors, size), self.numbers) for suffix, size in self.sizes.items()
-        }
+        return {suffix: quantize(truncate(vectors, size), self.dtype) for suffix, size in self.sizes.items()}
 
     def batch(
         self, ids: pa.Array[Any], vectors: NDArray[np.float32], errors: Sequence[str | None]

@@ -33,10 +33,10 @@ _NAME_BYTES: Final = 63
 _PASSWORD_WORDS: Final = ("password", "authentication")
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:
+def check(place: str, dimensions: Sequence[int], dtype: Dtype, ids: pa.DataType | None) -> None:
     """As `sinks.check_sink`: all statements of a run are tried on no rows, and taken back."""
-    if numbers not in _TYPES:
-        raise InvalidArgument("pgvector has no int8: take float32, float16 or bits", field="--numbers")
+    if dtype not in _TYPES:
+        raise InvalidArgument("pgvector has no int8: take float32, float16 or bits", field="--dtype")
     address, name = _split(place)
     if any(len(part.encode()) > _NAME_BYTES for part in name.split(".", 1)):
         raise InvalidArgument(
@@ -50,7 +50,7 @@ def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataTyp
                 f"{_shown(address)} has no pgvector: install its extension `vector` on that server",
                 field="--out",
             )
-        _rehearse(connection, address, _Table(name, _columns(ids, sizes(dimensions), numbers)))
+        _rehearse(connection, address, _Table(name, _columns(ids, sizes(dimensions), dtype)))
 
 
 def open_(place: str, layout: Layout, notes: Mapping[str, str]) -> Sink:  # noqa: ARG001
@@ -119,10 +119,10 @@ def _refused(error: psycopg.Error) -> Unavailable:
 
 
 def _columns(
-    ids: pa.DataType | None, widths: Mapping[str, int | None] | Mapping[str, int], numbers: Dtype
+    ids: pa.DataType | None, widths: Mapping[str, int | None] | Mapping[str, int], dtype: Dtype
 ) -> dict[str, str]:
     """Return the columns of a table and their types, without dimensions where they are not known yet."""
-    kind = _TYPES[numbers]
+    kind = _TYPES[dtype]
     columns = {"row": "bigint", "id": "bigint" if ids is None else written(ids, Holder.POSTGRES)}
     columns |= {f"embedding{suffix}": f"{kind}({size})" if size else kind for suffix, size in widths.items()}
     return columns | {"error": "text"}
@@ -235,7 +235,7 @@ class PostgresSink:
         self._layout = layout
         self._connection = _connected(place)
         _, self._place = _split(place)
-        self._table = _Table(self._place, _columns(layout.ids, layout.sizes, layout.numbers))
+        self._table = _Table(self._place, _columns(layout.ids, layout.sizes, layout.dtype))
         self._run(self._table.make)
 
     def _run(self, do: Callable[[Any], object]) -> None:
@@ -278,7 +278,7 @@ class PostgresSink:
         return found == [(rows,)]
 
     def _texts(self, values: NDArray[Any], size: int) -> list[str]:
-        if self._layout.numbers is Dtype.BITS:
+        if self._layout.dtype is Dtype.BITS:
             bits = np.unpackbits(values, axis=1, count=size) + ord("0")
             return [row.tobytes().decode() for row in bits]
         # The shortest words that read back as the same number.

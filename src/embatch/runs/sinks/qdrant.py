@@ -35,10 +35,10 @@ _PATIENCE: Final = 10
 """Seconds until a server that says nothing is none."""
 
 
-def check(place: str, dimensions: Sequence[int], numbers: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
+def check(place: str, dimensions: Sequence[int], dtype: Dtype, ids: pa.DataType | None) -> None:  # noqa: ARG001
     """As `sinks.check_sink`."""
-    if numbers not in (Dtype.FLOAT32, Dtype.FLOAT16):
-        raise InvalidArgument("Qdrant quantises by itself: write float32 or float16", field="--numbers")
+    if dtype not in (Dtype.FLOAT32, Dtype.FLOAT16):
+        raise InvalidArgument("Qdrant quantises by itself: write float32 or float16", field="--dtype")
     client: Any = None
     try:
         client, name = _client(place, _PATIENCE)
@@ -148,7 +148,7 @@ class QdrantSink:
 
         self._layout, self._models = layout, models
         self._client, self._name = _client(place)
-        kind = models.Datatype.FLOAT16 if layout.numbers is Dtype.FLOAT16 else models.Datatype.FLOAT32
+        kind = models.Datatype.FLOAT16 if layout.dtype is Dtype.FLOAT16 else models.Datatype.FLOAT32
         wanted = {
             f"embedding{suffix}": models.VectorParams(
                 size=size, distance=models.Distance.COSINE, datatype=kind

@@ -12,7 +12,7 @@ int8 * scale); for `bits` of uint8, eight signs a byte, most significant first, 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,9 @@ from embatch.vectors import truncate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NUMBERS: Final = tuple(Dtype)
-
 
 def results_stream(
-    parts: Iterator[pa.RecordBatch], native: int, dimensions: int | None, numbers: str
+    parts: Iterator[pa.RecordBatch], native: int, dimensions: int | None, dtype: str
 ) -> Iterator[bytes]:
     """Yield a results stream piece by piece, one shard in memory at a time.
 
@@ -35,23 +33,23 @@ def results_stream(
         parts: as `results.Results.parts` of the service.
         native: dimensions of the vectors in them.
         dimensions: leading dimensions wanted of every vector, normalised again; `None` for native.
-        numbers: one of `NUMBERS`.
+        dtype: one of `Dtype`.
     """
     size = dimensions or native
-    schema = _result_schema(size, numbers)
+    schema = _result_schema(size, dtype)
     buffer = io.BytesIO()
     with pa.ipc.new_stream(buffer, schema) as writer:
         for part in parts:
-            writer.write_batch(_viewed(part, size, numbers, schema))
+            writer.write_batch(_viewed(part, size, dtype, schema))
             yield buffer.getvalue()
             buffer.seek(0)
             buffer.truncate()
     yield buffer.getvalue()
 
 
-def _result_schema(size: int, numbers: str) -> pa.Schema:
-    form = Dtype(numbers)
-    kind = pa.list_(pa.from_numpy_dtype(form.dtype), form.width(size))
+def _result_schema(size: int, dtype: str) -> pa.Schema:
+    form = Dtype(dtype)
+    kind = pa.list_(pa.from_numpy_dtype(form.numpy), form.width(size))
     columns: list[pa.Field[Any]] = [
         pa.field("index", pa.int64(), nullable=False),
         pa.field("key", pa.string()),
@@ -68,13 +66,13 @@ def _result_schema(size: int, numbers: str) -> pa.Schema:
     return pa.schema(columns)
 
 
-def _viewed(part: pa.RecordBatch, size: int, numbers: str, schema: pa.Schema) -> pa.RecordBatch:
+def _viewed(part: pa.RecordBatch, size: int, dtype: str, schema: pa.Schema) -> pa.RecordBatch:
     embedding: Any = part.column("embedding")
     native = embedding.type.list_size
     vectors = truncate(np.asarray(embedding.values, np.float32).reshape(-1, native), min(size, native))
     missing = pa.array(np.asarray(embedding.is_null()))
     columns = {name: part.column(name) for name in schema.names if name not in ("embedding", "scale")}
-    flat, scales = quantize(vectors, Dtype(numbers))
+    flat, scales = quantize(vectors, Dtype(dtype))
     if scales is not None:
         columns["scale"] = pa.array(scales)
     width = flat.shape[1]
