@@ -72,7 +72,7 @@ def _texts(count: int, word: str = "") -> list[str | None]:
 
 
 def _run(client: Client, source: Path | str, out: Path, **more: object) -> Summary:
-    wishes = ("dimensions", "numbers", "task_type", "display_name")
+    wishes = ("dimensions", "dtype", "task_type", "display_name")
     embed_options = EmbedOptions(**{name: more.pop(name) for name in wishes if name in more})  # type: ignore[arg-type]
     seen: list[RunProgress] = more.pop("seen", [])  # type: ignore[assignment]
     polled: Callable[[], object] = more.pop("polled", lambda: None)  # type: ignore[assignment]
