@@ -220,7 +220,7 @@ def test_many_async_calls_share_one_connection_pool() -> None:
 
             async def one() -> None:
                 await client.get_batch_status(NAME)
-                pools.add(id(client._http))
+                pools.add(id(client._connection._http))
 
             await asyncio.gather(*(one() for _ in range(20)))
 

@@ -10,6 +10,7 @@ import httpx2
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient
 from embatch.client.calls import Reply, Work
+from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import Answer
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 class AsyncClient(BaseClient):
     """As `Client`, for asyncio: the same names, awaited; `list_batches` and `list_models` by `async for`."""
 
+    _connection: AsyncConnection
+
     def __init__(
         self,
         target: str = "local",
@@ -38,10 +41,7 @@ class AsyncClient(BaseClient):
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(target, api_key, data, model)
-        self._transport: httpx2.AsyncBaseTransport | None = transport
-        self._http: httpx2.AsyncClient | None = None
-        self._lock = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection = AsyncConnection(self._session.target, self._session.known, transport)
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
@@ -175,11 +175,7 @@ class AsyncClient(BaseClient):
 
     async def close(self) -> None:
         """As `Client.close`."""
-        self._closed = True
-        http, self._http = self._http, None
-        if http is not None and not self._forked and self._loop is asyncio.get_running_loop():
-            await http.aclose()
-        self._leave()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -210,7 +206,7 @@ class AsyncClient(BaseClient):
         if step.after > 0:
             await asyncio.sleep(step.after)
         try:
-            http = await self._connected()
+            http = await self._connection.http()
             async with http.stream(**self._request(step)) as response:
                 answer = Answer(step, response.status_code, response.headers)
                 async for piece in response.aiter_bytes():
@@ -218,18 +214,4 @@ class AsyncClient(BaseClient):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise self._translated(error) from error
-        return answer.reply(self._via)
-
-    async def _connected(self) -> httpx2.AsyncClient:
-        if self._loop is not asyncio.get_running_loop():
-            # A second `asyncio.run`: connections and locks belong to the loop they were made in.
-            self._loop, self._lock, self._http = asyncio.get_running_loop(), asyncio.Lock(), None
-        async with self._lock:
-            if self._http is None or not self._fresh():
-                if self._http is not None and not self._forked:
-                    await self._http.aclose()
-                await asyncio.to_thread(self._join)
-                way = await asyncio.to_thread(self._way)
-                transport = self._transport or httpx2.AsyncHTTPTransport(**way)
-                self._http = httpx2.AsyncClient(transport=transport, trust_env=False)
-            return self._http
+        return answer.reply(self._connection.via)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import time
@@ -14,7 +13,7 @@ import httpx2
 from embatch import network
 from embatch.client import arguments
 from embatch.client.calls import Environment
-from embatch.client.local import Attachment, attach, default_data_folder
+from embatch.client.local import default_data_folder
 from embatch.client.receiving import ENCODINGS
 from embatch.client.retry import NOT_SENT, Session
 from embatch.client.targets import SOCKET_URL, resolve
@@ -22,6 +21,7 @@ from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, prin
 
 if TYPE_CHECKING:
     from embatch.client.calls import Call
+    from embatch.client.connection import BaseConnection
 
 CONNECT_SECONDS = 10.0
 _SAID = 300
@@ -33,7 +33,7 @@ _WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidU
 class BaseClient:
     """A client without its colour: target, attachment to the local service, and translations."""
 
-    _transport: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None
+    _connection: BaseConnection
 
     def __init__(
         self, target: str, api_key: str | None, data: str | os.PathLike[str] | None, model: str | None
@@ -45,11 +45,7 @@ class BaseClient:
         folder = default_data_folder() if data is None else Path(data)
         found = resolve(arguments.text("target", target), key=api_key, data=folder, environ=os.environ)
         self._session = Session(found, Environment(time.monotonic, random.random))
-        self._attachment: Attachment | None = None
-        self._owner = os.getpid()
-        self._closed = False
         self._model = model
-        self._via = ""
 
     @property
     def ours(self) -> bool:
@@ -72,53 +68,12 @@ class BaseClient:
             "and make one in each process"
         )
 
-    def _fresh(self) -> bool:
-        """Whether connections made so far can be used: not after a fork, nor once the service is gone."""
-        if self._forked:
-            return False
-        return self._attachment is None or self._attachment.alive
-
-    @property
-    def _forked(self) -> bool:
-        """Whether this is the copy in a forked child: its connections belong to the parent."""
-        return self._owner != os.getpid()
-
-    def _join(self) -> None:
-        """Find the way to the service; blocks while the local one starts."""
-        if self._closed:
-            raise InvalidArgument("the client is closed: make another", field="client")
-        self._owner = os.getpid()
-        self._session.known.clear()
-        if self._session.target.data is not None and self._transport is None:
-            self._leave()
-            importlib.import_module("httpcore2")  # what httpx2 would import once the service is there
-            self._attachment = attach(self._session.target.data)
-
-    def _leave(self) -> None:
-        if self._attachment is not None:
-            self._attachment.close()
-            self._attachment = None
-
-    def _way(self) -> dict[str, Any]:
-        """Return what httpx's transport takes: the socket, or the proxy and certificates of the address.
-
-        Raises:
-            InvalidArgument: a variable of the environment names a proxy or certificates that cannot be.
-        """
-        place = self._attachment and self._attachment.place
-        socket = (place and place.socket) or self._session.target.socket
-        self._via = ""
-        if socket is not None or self._transport is not None:
-            return {"uds": socket and str(socket), "verify": network.nobody(), "trust_env": False}
-        found = network.route((place and place.url) or self._session.target.url)
-        self._via = found.hint
-        return {"proxy": found.proxy, "verify": found.verify, "trust_env": False}
-
     def _request(self, call: Call) -> dict[str, Any]:
         """Return the call in httpx's words."""
         target = self._session.target
         url = target.at(call.path)
-        place = self._attachment and self._attachment.place.url
+        attachment = self._connection.attachment
+        place = attachment and attachment.place.url
         if place and url.startswith(SOCKET_URL):
             url = place.rstrip("/") + url.removeprefix(SOCKET_URL)
         # An absolute address is its own credential and may lie elsewhere: the key stays at home.
@@ -139,7 +94,7 @@ class BaseClient:
             return InvalidArgument(
                 f"{target}: no such call can be made ({type(error).__name__})", field="target"
             )
-        via = self._via
+        via = self._connection.via
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             via += network.trusting()
         said = printable(f"{type(error).__name__}: {error}".removesuffix(": "), _SAID)

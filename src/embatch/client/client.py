@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -11,6 +10,7 @@ import httpx2
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient
 from embatch.client.calls import Reply, Work
+from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import Answer
 
@@ -54,6 +54,8 @@ class Client(BaseClient):
         Unauthenticated: `gemini` without a key.
     """
 
+    _connection: Connection
+
     def __init__(
         self,
         target: str = "local",
@@ -64,9 +66,7 @@ class Client(BaseClient):
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         super().__init__(target, api_key, data, model)
-        self._transport: httpx2.BaseTransport | None = transport
-        self._http: httpx2.Client | None = None
-        self._lock = threading.Lock()
+        self._connection = Connection(self._session.target, self._session.known, transport)
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
@@ -322,11 +322,7 @@ class Client(BaseClient):
 
     def close(self) -> None:
         """Close connections and let go of the local service. Batches go on; repeating is safe."""
-        self._closed = True
-        http, self._http = self._http, None
-        if http is not None and not self._forked:
-            http.close()
-        self._leave()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -357,7 +353,7 @@ class Client(BaseClient):
         if step.after > 0:
             time.sleep(step.after)
         try:
-            http = self._connected()
+            http = self._connection.http()
             with http.stream(**self._request(step)) as response:
                 answer = Answer(step, response.status_code, response.headers)
                 for piece in response.iter_bytes():
@@ -365,15 +361,4 @@ class Client(BaseClient):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise self._translated(error) from error
-        return answer.reply(self._via)
-
-    def _connected(self) -> httpx2.Client:
-        with self._lock:
-            if self._http is None or not self._fresh():
-                if self._http is not None and not self._forked:
-                    self._http.close()
-                self._join()
-                way = self._way()
-                transport = self._transport or httpx2.HTTPTransport(**way)
-                self._http = httpx2.Client(transport=transport, trust_env=False)
-            return self._http
+        return answer.reply(self._connection.via)
