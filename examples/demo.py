@@ -18,7 +18,7 @@ from corpus import Passage, passages
 
 from embatch import Batch, Client
 from embatch.cli.display import Display, seconds_words
-from embatch.client.local import service_cpu_seconds
+from embatch.client.for_runs import ForRuns
 
 if TYPE_CHECKING:
     from embatch.vectors import Vectors
@@ -71,7 +71,7 @@ def as_batch(client: Client, corpus: list[Passage]) -> tuple[Batch, Vectors, Cos
     # The first text loads the bulk engine: what is measured below is embedding.
     warm = client.async_batch_embed_contents(texts[:1], display_name="warm up")
     client.delete_batch(client.await_batch_completion(warm.name, poll_interval=0.1).name)
-    begun, spent = time.monotonic(), service_cpu_seconds(client)
+    begun, spent = time.monotonic(), ForRuns(client).cpu_seconds()
     with Display() as display:
         batch = client.async_batch_embed_contents(
             texts, display_name="Standard library", task_type="RETRIEVAL_DOCUMENT"
@@ -79,7 +79,7 @@ def as_batch(client: Client, corpus: list[Passage]) -> tuple[Batch, Vectors, Cos
         print(f"submitted {batch.name}, {batch.state}")
         batch = client.await_batch_completion(batch.name, poll_interval=0.25, on_progress=display.batch)
     seconds = time.monotonic() - begun
-    cpu = service_cpu_seconds(client)
+    cpu = ForRuns(client).cpu_seconds()
     stats = batch.batch_stats
     print(f"finished  {batch.state}: {stats.successful_request_count} of {stats.request_count} embedded, "
           f"{stats.failed_request_count} failed, {seconds_words(seconds)}, "
@@ -93,10 +93,10 @@ def as_batch(client: Client, corpus: list[Passage]) -> tuple[Batch, Vectors, Cos
 
 def one_by_one(client: Client, sample: list[Passage]) -> Cost:
     """Embed texts one request at a time, each waiting for the one before, as interactive code does."""
-    begun, spent = time.monotonic(), service_cpu_seconds(client)
+    begun, spent = time.monotonic(), ForRuns(client).cpu_seconds()
     for passage in sample:
         client.embed_content(passage.text)
-    cpu = service_cpu_seconds(client)
+    cpu = ForRuns(client).cpu_seconds()
     return Cost(time.monotonic() - begun, None if cpu is None or spent is None else cpu - spent, len(sample))
 
 

@@ -18,7 +18,8 @@ import pytest
 from serving import serving
 
 from embatch import AsyncClient, Batch, Client, FailedPrecondition, InvalidArgument, State, Unavailable
-from embatch.client.local import attach, default_data_folder, service_cpu_seconds
+from embatch.client.for_runs import ForRuns
+from embatch.client.local import attach, default_data_folder
 from embatch.server.folder import locked
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def test_a_killed_service_loses_nothing_and_the_next_client_goes_on(tmp_path: Pa
     with Client(data=tmp_path) as client:
         batch = client.await_batch_completion(name, poll_interval=0.05)
         result = client.get_batch_embeddings(batch)
-        spent = service_cpu_seconds(client)
+        spent = ForRuns(client).cpu_seconds()
     assert batch.state is State.COMPLETED
     assert result.to_numpy().shape == (200, 384)
     assert not result.failed_responses

@@ -58,6 +58,7 @@ class Crowding:
 
 def crowding(client: Client) -> Callable[[], str | None]:
     """Return what watches the machine of a client's service: only the local one's can be seen from here."""
-    from embatch.client.local import service_cpu_seconds  # noqa: PLC0415  (start-up time of --help)
+    from embatch.client.for_runs import ForRuns  # noqa: PLC0415  (start-up time of --help)
 
-    return Crowding(lambda: service_cpu_seconds(client)) if client.local else lambda: None
+    service = ForRuns(client)
+    return Crowding(service.cpu_seconds) if service.local else lambda: None

@@ -5,6 +5,7 @@ A flow knows no socket, no event loop and no sleeping; see `calls`. Errors leave
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from embatch.backoff import Backoff, poll_interval, time_limit
 from embatch.batch import Batch, Page, Request
 from embatch.client import arguments, readers
 from embatch.client import payload as payloads
-from embatch.client.calls import ANSWER_BYTES, OUTPUT_BYTES, SLOW, Call, work
+from embatch.client.calls import ANSWER_BYTES, OUTPUT_BYTES, SLOW, Await, Call, work
 from embatch.client.models import advanced, list_call, model_path, not_served, service_path
 from embatch.client.retry import repeatable, send
 from embatch.client.upload import send_file
@@ -35,7 +36,7 @@ from embatch.states import State
 from embatch.wire.gemini import read_responses, write_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable
 
     from embatch.batch import TaskType
     from embatch.client.calls import Flow
@@ -96,7 +97,7 @@ class Wait:
 
 def submit(
     session: Session,
-    requests: Iterable[str | Request | None],
+    requests: Iterable[str | Request | None] | AsyncIterable[str | Request | None],
     defaults: RequestDefaults,
     labels: BatchOptions,
 ) -> Flow[Batch]:
@@ -105,8 +106,7 @@ def submit(
     like = default_request(defaults)
     payload = payloads.Payload(session.target)
     try:
-        for block in payloads.blocks(requests, like):
-            yield from work(partial(payload.add, block))
+        yield from payload.gather(requests, like)
         yield from work(payload.close)
         model = yield from model_path(session, defaults.model)
         if (inline := payload.inline) is not None:
@@ -154,45 +154,84 @@ def _get(session: Session, name: str) -> Call:
     return Call("GET", service_path(session, name), query=query, most=most)
 
 
+class Watch:
+    """A batch that is followed: when it is asked for again, and when that ends.
+
+    Transient errors are waited out within the time limit. The guide's limit counts from when the number of
+    requests is known: a file is read first, however long.
+    """
+
+    def __init__(self, session: Session, which: str | Batch, wait: Wait) -> None:
+        self._session, self._wait, self._name = session, wait, _name(which)
+        self._last: Batch | None = None
+        self._started = session.outside.clock()
+
+    def poll(self) -> Flow[Batch]:
+        """Return the batch as it is after the next interval; the first time at once.
+
+        Raises:
+            BatchTimeout: the time has passed.
+        """
+        session, call, failures = self._session, _get(self._session, self._name), 0
+        after = 0.0 if self._last is None else self._within(self._interval)
+        while True:
+            try:
+                reply = yield from send(session, replace(call, after=after), backoff=_ONCE)
+                batch = read_responses.parse_operation(reply.body)
+            except EmbatchError as error:
+                failures += 1
+                delay = session.poll.delay(failures, session.outside.chance(), error.retry_after)
+                if delay is None or not repeatable(call, error):
+                    raise
+                after = self._within(delay)
+            else:
+                if self._wait.limit is None and not self._count:
+                    self._started = session.outside.clock()
+                self._last = batch
+                return batch
+
+    def change(self) -> Flow[Batch]:
+        """Return the batch once it is not what was returned last. Raises as `poll`."""
+        last = self._last
+        while (batch := (yield from self.poll())) == last:
+            pass
+        return batch
+
+    @property
+    def _count(self) -> int:
+        return 0 if self._last is None else self._last.batch_stats.request_count
+
+    @property
+    def _interval(self) -> float:
+        return poll_interval(self._count) if self._wait.interval is None else self._wait.interval
+
+    def _within(self, seconds: float) -> float:
+        """Return so many seconds, or those that are left. Raises BatchTimeout if none are."""
+        guide = time_limit(self._count) if self._count else math.inf
+        limit = guide if self._wait.limit is None else self._wait.limit
+        left = self._started + limit - self._session.outside.clock()
+        if left <= 0:
+            state = "not heard of yet" if self._last is None else self._last.state.value
+            raise BatchTimeout(
+                f"{self._name} is not finished after {limit:g} s (state: {state}); "
+                "it goes on and can be awaited again"
+            )
+        return min(seconds, left)
+
+
 def await_batch(
     session: Session, which: str | Batch, wait: Wait, on_progress: Callable[[Batch], object] | None
 ) -> Flow[Batch]:
-    """Poll until the batch is final. Transient errors are waited out within the same time limit.
-
-    The guide's limit counts from when the number of requests is known: a file is read first, however long.
-    """
-    name, clock = _name(which), session.outside.clock
+    """Poll until the batch is final, telling of every poll."""
+    watch = Watch(session, which, wait)
     if on_progress is not None and not callable(on_progress):
         arguments.refuse("on_progress", "a function of the batch", on_progress)
-    started, failures, count, after = clock(), 0, 0, 0.0
-    state = "not heard of yet"
     while True:
-        try:
-            reply = yield from send(session, replace(_get(session, name), after=after), backoff=_ONCE)
-            batch = read_responses.parse_operation(reply.body)
-        except EmbatchError as error:
-            failures += 1
-            delay = session.poll.delay(failures, session.outside.chance(), error.retry_after)
-            if delay is None or not repeatable(Call("GET", name), error):
-                raise
-            after = delay
-        else:
-            if wait.limit is None and not count:
-                started = clock()
-            failures, count, state = 0, batch.batch_stats.request_count, batch.state.value
-            if on_progress is not None:
-                on_progress(batch)
-            if batch.done:
-                return batch
-            after = poll_interval(count) if wait.interval is None else wait.interval
-        limit = (time_limit(count) if count else math.inf) if wait.limit is None else wait.limit
-        left = started + limit - clock()
-        if left <= 0:
-            raise BatchTimeout(
-                f"{name} is not finished after {limit:g} s (state: {state}); "
-                "it goes on and can be awaited again"
-            )
-        after = min(after, left)
+        batch = yield from watch.poll()
+        if on_progress is not None and inspect.iscoroutine(told := on_progress(batch)):
+            yield Await(told, "on_progress")
+        if batch.done:
+            return batch
 
 
 def results(

@@ -33,8 +33,6 @@ from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument, Un
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embatch.client.base import BaseClient
-
 START_SECONDS: Final = 120.0
 """A service that does not listen by then is given up; it loads no model before it listens."""
 _FOLDER_TAKEN: Final = 75
@@ -305,14 +303,11 @@ def _why(data: Path, what: str) -> str:
     return f"{what}; its log is {_log(data)}{':' if said else ''}{said}"
 
 
-def service_cpu_seconds(client: BaseClient) -> float | None:
-    """Return the CPU seconds spent so far by the local service with its engine processes.
+def service_cpu_seconds(attachment: Attachment) -> float | None:
+    """Return the CPU seconds that a service with its engine processes has spent so far.
 
-    `None` where the client has no local service, or the system does not tell (Linux does).
+    `None` where the system does not tell (Linux does).
     """
-    attachment = client._connection.attachment  # noqa: SLF001  (the same package)
-    if attachment is None:
-        return None
     spent: dict[int, tuple[int, float]] = {}
     tick = os.sysconf("SC_CLK_TCK")
     for entry in Path("/proc").glob("[0-9]*"):

@@ -15,7 +15,7 @@ from embatch.errors import EmbatchError, FailedPrecondition, Internal, NotFound,
 from embatch.wire.gemini import read_responses
 
 if TYPE_CHECKING:
-    from embatch.batch import Page
+    from embatch.batch import Model, Page
     from embatch.client.calls import Flow, T
     from embatch.client.retry import Session
 
@@ -23,7 +23,7 @@ _NAMED: Final = 200
 """Most characters of a model's name in an error."""
 
 
-def models(session: Session, token: str | None) -> Flow[Page[read_responses.Model]]:
+def models(session: Session, token: str | None) -> Flow[Page[Model]]:
     """Return one page of the target's models."""
     found = read_responses.parse_models(
         (yield from send(session, list_call(session, "models", None, token))).body

@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from embatch.client.for_runs import ForRuns
 from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
@@ -268,7 +269,8 @@ class _Run:
         batch = self._adoption.batch(number, rows, texts) if texts else None
         self._handed |= batch is not None
         sent = Sent(number, rows, part, batch, places, texts, len(part.to_mend))
-        skew = timedelta(seconds=0 if self._client.local else 1)  # between another machine's clock and ours
+        # Another machine's clock is not ours.
+        skew = timedelta(seconds=0 if ForRuns(self._client).local else 1)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
             self._resumed += len(rows.texts)
             requests, tokens = finished(batch)
@@ -347,7 +349,7 @@ class _Run:
         written = self._output.finish(self._ledger, summary)
         self._ledger.end("done")
         if self._options.cache:
-            self._client.publish_run(self._name)
+            ForRuns(self._client).publish(self._name)
         if not summary.retryable:
             self._ledger.remove()
         summary.place, summary.bytes = written.place, written.bytes
