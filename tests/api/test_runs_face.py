@@ -57,7 +57,7 @@ def test_tokens_are_counted_as_google_does(client: Client, service: Served) -> N
     total = client.count_tokens(TEXTS * 1000)
     assert total == 1000 * client.count_tokens(TEXTS)
     google = genai.Client(api_key="any", http_options={"base_url": service.url})
-    contents = [genai.types.Content(parts=[genai.types.PartHead(text=text)]) for text in TEXTS]
+    contents = [genai.types.Content(parts=[genai.types.Part(text=text)]) for text in TEXTS]
     assert google.models.count_tokens(model=MODEL, contents=contents).total_tokens == total / 1000
     assert client.count_tokens([]) == 0
     assert client.count_tokens(["good", " "]) == client.count_tokens(["good"])
