@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import orjson
+import pyarrow as pa
 import pytest
 from client_scripts import Clock, both, json_reply, play, scripted, session, wired
 
 from embatch import AsyncClient, Batch, BatchTimeout, Client, InvalidArgument, NotFound, Request
 from embatch.client import flows
+from embatch.client.calls import Await, Work
 from embatch.client.flows import Wait
 from embatch.client.payload import Payload, blocks
 
@@ -132,23 +134,28 @@ async def numbered(count: int) -> AsyncIterator[str | Request | None]:
 
 
 def test_an_asynchronous_iterable_is_submitted_as_a_list_is() -> None:
-    """Inline and through a file: the same bytes leave."""
+    """Through a file the same rows leave, in their order."""
 
-    async def gathered(count: int) -> list[str | Request | None]:
-        return [one async for one in numbered(count)]
-
-    for count in (3, 5000):
-        found = []
-        for requests in (numbered(count), asyncio.run(gathered(count))):
-            payload = Payload(session().target)
-            play(payload.gather(requests, Request("")), [])
-            payload.to_file()
-            found.append(payload.file("x", named=False).file)
-        for file in found:
+    async def spooled(requests: Any) -> pa.Table:
+        payload = Payload(session().target)
+        for step in payload.gather(requests, Request("")):
+            if isinstance(step, Await):
+                await step.what
+            elif isinstance(step, Work):
+                step.do()
+        payload.to_file()
+        with payload.file("x", named=False).file as file:
             file.seek(0)
-        assert found[0].read() == found[1].read()
-        for file in found:
-            file.close()
+            return pa.ipc.open_stream(file.read()).read_all()
+
+    async def both_ways(count: int) -> tuple[pa.Table, pa.Table]:
+        listed = [one async for one in numbered(count)]
+        return await spooled(numbered(count)), await spooled(listed)
+
+    for count in (3, 10_000):
+        streamed, listed = asyncio.run(both_ways(count))
+        assert streamed.equals(listed)
+        assert len(streamed) == count + 2
 
 
 def test_asyncio_submits_an_asynchronous_iterable() -> None:
