@@ -44,12 +44,21 @@ class Client(BaseClient):
         target: `local` (a private service, started or joined as needed), a service's address
             (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
         api_key: key of the target; for `gemini` GOOGLE_API_KEY, else GEMINI_API_KEY, is taken by default.
+        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key; alone,
+            a service's address. `None` takes the target's own.
+        timeout: seconds for connecting and for each silence; `None` takes 10 to connect and 60 of silence,
+            600 for calls that embed or read much; `math.inf` for none.
+        max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
+            row while a batch is awaited. A wait that the target asks for is obeyed up to two minutes; one
+            that asks for more is an error at once.
+        http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
+            For addresses and `gemini`. `None` makes one that follows the environment's variables.
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
         model: model of all calls that name none; `None` takes the target's first one.
-        transport: how requests travel, for proxies and tests; `None` takes the network.
+        transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
-        InvalidArgument: no such target.
+        InvalidArgument: no such target, or an argument that cannot be: the message names it.
         Unauthenticated: `gemini` without a key.
     """
 
