@@ -8,7 +8,7 @@ import httpx2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from client_scripts import Clock, both, json_reply, play, session
+from client_scripts import Clock, both, json_reply, play, session, wired
 from stand_in import KEY, STAND_IN, StandInService, target, vector
 
 from embatch import (
@@ -23,6 +23,7 @@ from embatch import (
 )
 from embatch.client import flows, targets
 from embatch.client.flows import Wait
+from embatch.client.for_runs import ForRuns
 from embatch.client.targets import resolve
 from embatch.runs.identity import about
 from embatch.runs.options import EmbedOptions, RunOptions
@@ -199,14 +200,14 @@ def test_without_idempotency_keys_a_submit_that_may_have_been_taken_is_not_sent_
 def test_what_a_provider_cannot_do_is_refused_or_left_out_before_anything_is_sent() -> None:
     """A priority is refused by name; reference path and cache are optional to those who ask."""
     service = StandInService()
-    with Client("stand-in", api_key=KEY, transport=httpx2.MockTransport(service)) as client:
+    with Client("stand-in", api_key=KEY, http_client=wired(service)) as client:
         with pytest.raises(InvalidArgument, match="stand-in knows no priority") as refused:
             client.async_batch_embed_contents(FEW, display_name="Test", priority=1)
         assert refused.value.field == "priority"
         with pytest.raises(InvalidArgument, match="stand-in knows no priority"):
             client.update_batch("batches/0", priority=0)
-        assert client.embed_reference(["one"]) is None
-        assert client.publish_run("run") == 0
+        assert ForRuns(client).embed_reference(["one"]) is None
+        assert ForRuns(client).publish("run") == 0
     assert service.seen == []
 
 
@@ -227,7 +228,7 @@ def test_a_run_goes_through_it_and_has_its_name_and_no_price(tmp_path: Path) -> 
     place.write_text("".join(f"text {number}\n" for number in range(7)))
     source, wanted = open_source(str(place), None, None), EmbedOptions(dimensions=(2,))
     service = StandInService()
-    with Client("stand-in", api_key=KEY, transport=httpx2.MockTransport(service)) as client:
+    with Client("stand-in", api_key=KEY, http_client=wired(service)) as client:
         named = about(client, source, wanted, 5)
         options = RunOptions(tmp_path / "data", block_rows=5)
         summary = embed_dataset(client, source, str(out), wanted, options, lambda _: None)

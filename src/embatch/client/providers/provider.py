@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from embatch.batch import Batch, Page, Request
+    from embatch.batch import Batch, Model, Page, Request
     from embatch.client.calls import Call, Exchange, Flow, Reply, Sender
     from embatch.client.results import BatchResult
     from embatch.client.upload import FileUpload
     from embatch.errors import EmbatchError, NotFound
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.gemini.read_responses import Model, Reference
+    from embatch.wire.gemini.read_responses import Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
