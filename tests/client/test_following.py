@@ -84,6 +84,16 @@ def test_a_loop_ends_by_the_rules_of_awaiting() -> None:
     assert isinstance(play(watch.change(), [missing]).error, NotFound)
 
 
+def test_a_loop_asks_soon_at_first() -> None:
+    """As awaiting does, and a change of the batch begins nothing anew."""
+    clock, waits = Clock(), list[float]()
+    watch = flows.Watch(session(clock=clock), NAME, Wait())
+    answers = [json_reply(body(*part)) for part in [*STORY[:3], *STORY[3:5] * 2, STORY[5]]]
+    for change in (answers[:1], answers[1:3], answers[3:5], answers[5:6], answers[6:7], answers[7:]):
+        waits += [call.after for call in play(watch.change(), change, clock).calls]
+    assert waits == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 2, 2]
+
+
 def test_a_coroutine_function_is_awaited_poll_by_poll() -> None:
     """In its turn, and what it raises ends the wait; a plain function stays one."""
     told: list[int] = []

@@ -168,12 +168,14 @@ def test_errors_are_read_by_the_provider() -> None:
 
 
 def test_how_often_to_poll_and_how_long_to_wait_is_the_providers() -> None:
-    """Its intervals by the size of the batch, and its time limit, where the caller names none."""
+    """Its interval by the size of the batch, to which polls slow down, and its time limit."""
     clock = Clock()
-    job = {"id": "0", "with": "parrot", "as": "Test", "state": "waiting", "count": 30_000, "bad": 0}
+    job = {"id": "0", "with": "parrot", "as": "Test", "state": "waiting", "count": 12_000, "bad": 0}
     flow = flows.await_batch(session(target(KEY, {}), clock=clock), "batches/0", Wait(), None)
-    played = play(flow, [json_reply(job)] * 4, clock)
-    assert [call.after for call in played.calls] == [0.0, 30.0, 30.0, 10.0]
+    played = play(flow, [json_reply(job)] * 13, clock)
+    waits = [call.after for call in played.calls]
+    assert waits[:10] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.0, 12.0]
+    assert sum(waits) == pytest.approx(70.0)
     assert isinstance(played.error, BatchTimeout)
 
 

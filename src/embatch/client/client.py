@@ -142,7 +142,7 @@ class Client(BaseClient):
         Args:
             name: `batches/{id}`, or the batch.
             poll_interval: seconds between polls; `None` takes the guide's, by the batch's size: 2, 5, 10, 30
-                for fewer than 100, 1,000, 10,000 and more.
+                for fewer than 100, 1,000, 10,000 and more, and before that 0.1, 0.2, 0.4 and so on.
             timeout: seconds to wait at most; `None` takes the guide's: one a request and two minutes, from
                 when the number of requests is known. `math.inf` waits for ever.
             on_progress: called with the batch after every poll, the last included; what it raises ends the

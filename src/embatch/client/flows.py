@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from embatch.backoff import Backoff
+from embatch.backoff import Backoff, early_interval
 from embatch.batch import Batch, Page, Request
 from embatch.client import arguments
 from embatch.client import payload as payloads
@@ -155,6 +155,7 @@ class Watch:
     def __init__(self, session: Session, which: str | Batch, wait: Wait) -> None:
         self._session, self._wait, self._name = session, wait, _name(which)
         self._last: Batch | None = None
+        self._polls = 0
         self._started = session.outside.clock()
 
     def poll(self) -> Flow[Batch]:
@@ -179,7 +180,7 @@ class Watch:
             else:
                 if self._wait.limit is None and not self._count:
                     self._started = session.outside.clock()
-                self._last = batch
+                self._last, self._polls = batch, self._polls + 1
                 return batch
 
     def change(self) -> Flow[Batch]:
@@ -195,8 +196,9 @@ class Watch:
 
     @property
     def _interval(self) -> float:
-        interval = self._wait.interval
-        return self._session.can.poll_interval(self._count) if interval is None else interval
+        if self._wait.interval is not None:
+            return self._wait.interval
+        return early_interval(self._polls, self._session.can.poll_interval(self._count))
 
     def _within(self, seconds: float) -> float:
         """Return so many seconds, or those that are left. Raises BatchTimeout if none are."""

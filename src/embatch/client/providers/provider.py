@@ -57,7 +57,8 @@ class Capabilities:
     cpu_accounting: bool = False
     """Whether a batch says what processor time it took."""
     poll_interval: Callable[[int], float] = backoff.poll_interval
-    """Seconds between polls of a batch of so many requests, where the caller names none."""
+    """Seconds between polls of a batch of so many requests, where the caller names none; the first ones come
+    sooner."""
     time_limit: Callable[[int], float] = backoff.time_limit
     """Seconds for which such a batch is awaited, where the caller names no limit."""
 
