@@ -12,6 +12,7 @@ import pytest
 from client_scripts import problem, scripted, unhurried, wired, wired_async
 
 from embatch import AsyncClient, Client, ConnectionFailed, EmbatchError, InvalidArgument, Unavailable
+from embatch.client.base import ClientOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,6 +204,11 @@ def test_another_address(options: dict[str, str], url: str) -> None:
         client.get_batch_status(NAME)
     assert str(seen[0].url).partition("?")[0] == url
     assert seen[0].headers["x-goog-api-key"] == "secret"
+
+
+def test_options_do_not_show_the_key() -> None:
+    """A traceback with locals may print them."""
+    assert "secret" not in repr(ClientOptions("local", None, "secret", None, None, None, None))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import httpx2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from client_scripts import Clock, both, json_reply, play, session, wired
+from client_scripts import Clock, both, json_reply, play, scripted, session, wired
 from stand_in import KEY, STAND_IN, StandInService, target, vector
 
 from embatch import (
@@ -222,6 +222,20 @@ def test_a_target_is_named_and_finds_its_own_key(tmp_path: Path) -> None:
         InvalidArgument, match="a target is `local`, `gemini`, `stand-in`, a service's address"
     ):
         resolve("stand-out", key=None, data=tmp_path, environ={})
+
+
+def test_it_is_spoken_to_at_another_address() -> None:
+    """As any hosted one: a gateway's, below its path and with the key."""
+    handle, seen = scripted([httpx2.Response(404, json={"oops": "no such job"})])
+    with (
+        Client(
+            "stand-in", base_url="https://gateway/birds", api_key=KEY, http_client=wired(handle)
+        ) as client,
+        pytest.raises(NotFound, match="no such job"),
+    ):
+        client.get_batch_status("batches/7")
+    assert str(seen[0].url) == "https://gateway/birds/jobs/7"
+    assert seen[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
 def test_a_run_goes_through_it_and_has_its_name_and_no_price(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import inspect
 import os
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -43,7 +43,7 @@ class ClientOptions:
 
     target: str
     base_url: str | None
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     data: str | os.PathLike[str] | None
     model: str | None
     timeout: float | None
