@@ -31,7 +31,7 @@ USAGE = """usage: python3 run.py COMMAND [ARGS...]
   demo          set up and embed a real corpus as an asynchronous batch
   test          set up and run the tests (ARGS go to pytest)
   test-pythons  the tests on the oldest and, in random order, on the newest Python that the machine has
-  check         ruff, mypy --strict and import-linter
+  check         ruff, mypy --strict, pyright on what users see, and import-linter
   test-long     the longer batteries: a million requests, power cuts, more kills
   test-kernel   the compiled kernel against float64 at random, under sanitizers (ARGS: SECONDS SEED)
   test-torch    the torch engine's tests, in an environment of their own (.venv-torch)
@@ -246,6 +246,7 @@ def main() -> None:
         run(python, "-m", "ruff", "check")
         run(python, "-m", "ruff", "format", "--check")
         run(python, "-m", "mypy")
+        run(python, "-m", "pyright", "--pythonpath", python)
         run(python.parent / "lint-imports")
     elif command == "test-kernel":
         become(Path(sys.executable), ROOT / "kernel" / "compile.py", *arguments)

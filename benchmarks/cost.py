@@ -39,6 +39,8 @@ from benchmarks.engines import MAX_TOKENS, cosines, machine
 from benchmarks.rounds import in_turn, ratios
 from benchmarks.served import Served, serving
 
+from embatch.client.flows import BatchOptions, RequestDefaults
+from embatch.client.for_runs import ForRuns
 from embatch.engine import amx
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def grouped_threads(client: Client, texts: Sequence[str]) -> Any:
 
 def batch(client: Client, texts: Sequence[str], run: str | None = None) -> Any:
     """Take a batch from its submit to its vectors."""
-    made = client.async_batch_embed_contents(texts, display_name="cost", run=run)
+    made = ForRuns(client).submit(texts, RequestDefaults(), BatchOptions("cost", run=run))
     made = client.await_batch_completion(made.name, poll_interval=0.05)
     vectors = client.get_batch_embeddings(made).to_numpy()
     client.delete_batch(made.name)
@@ -106,7 +108,7 @@ def batch(client: Client, texts: Sequence[str], run: str | None = None) -> Any:
 def known(client: Client, texts: Sequence[str]) -> Any:
     """Take a batch of a run after another run embedded the same texts; the first call does so itself."""
     vectors = batch(client, texts, RUN)
-    client.publish_run(RUN)
+    ForRuns(client).publish(RUN)
     return vectors
 
 

@@ -115,7 +115,7 @@ def answer(client: Client, corpus: list[Passage], vectors: Vectors) -> None:
         query = client.embed_content(question, task_type="RETRIEVAL_QUERY")
         scores = vectors @ query.values
         print(f"\n? {question}")
-        for at in np.argsort(-scores)[:3]:
+        for at in map(int, np.argsort(-scores)[:3]):
             text = corpus[at].text
             print(f"  {scores[at]:.2f}  {corpus[at].id}: {text[:110]}{'…' if len(text) > 110 else ''}")
 

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from embatch.batch import Batch, BatchStats, BatchUsage, Request, TaskType
+    from embatch.batch import Batch, BatchStats, BatchUsage, Model, Request, TaskType
     from embatch.client.async_client import AsyncClient
     from embatch.client.client import Client
     from embatch.client.results import BatchResult
@@ -69,6 +69,7 @@ __all__ = [
     "IllegalTransition",
     "Internal",
     "InvalidArgument",
+    "Model",
     "NotFound",
     "PermissionDenied",
     "Reason",
@@ -92,6 +93,7 @@ _HOMES: Final = {
     "BatchUsage": "batch",
     "Client": "client.client",
     "ContentEmbedding": "vectors",
+    "Model": "batch",
     "Request": "batch",
     "State": "states",
     "TaskType": "batch",

@@ -21,6 +21,8 @@ _LONGEST: Final = 1e9
 """Thirty years: whoever asks for more gets this, with which dates and durations can still be reckoned."""
 _DATE_CHARACTERS: Final = 64
 """No HTTP date is longer."""
+_FIRST_POLL: Final = 0.1
+"""Seconds between the first two polls of a batch."""
 LONGEST_PAUSE: Final = 3600.0
 """Nothing that could be tried again waits longer than an hour, whoever says so."""
 
@@ -203,6 +205,18 @@ def poll_interval(request_count: int) -> float:
     if request_count < 1_000:
         return 5.0
     return 10.0 if request_count < 10_000 else 30.0
+
+
+def early_interval(polls: int, interval: float) -> float:
+    """Return the seconds until the next poll: 0.1 after the first, then twice as long, up to the interval.
+
+    A small batch is seen as soon as it is done; a large one takes some polls more.
+
+    Args:
+        polls: polls so far, 1 after the first.
+        interval: seconds between two polls in the long run.
+    """
+    return min(interval, _FIRST_POLL * 2.0 ** min(polls - 1, 64))
 
 
 def time_limit(request_count: int) -> float:

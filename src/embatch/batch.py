@@ -1,4 +1,4 @@
-"""What a user submits and gets back, as frozen values: request, batch, stats, the page of a list.
+"""What a user submits and gets back, as frozen values: request, batch, stats, model, the page of a list.
 
 Nothing here knows the wire, a database or a clock.
 """
@@ -210,6 +210,18 @@ class Batch:
     def done(self) -> bool:
         """Whether the batch is in a final state."""
         return self.state.final
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that a service embeds with."""
+
+    name: str
+    """`models/{model}`."""
+    display_name: str
+    description: str
+    max_tokens: int | None
+    """Longer texts are cut to this many tokens; `None` where the service does not say."""
 
 
 @dataclass(frozen=True, slots=True)

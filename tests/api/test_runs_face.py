@@ -10,6 +10,8 @@ from google import genai
 from serving import MODEL, Served, serving
 
 from embatch import AsyncClient, Client, InvalidArgument
+from embatch.client.flows import BatchOptions, RequestDefaults
+from embatch.client.for_runs import ForRuns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,7 @@ def test_the_reference_path_agrees_with_the_batch(client: Client) -> None:
     """In order, with what it cost and the engine it stands against."""
     batch = client.await_batch_completion(client.async_batch_embed_contents(TEXTS, display_name="all"))
     vectors = client.get_batch_embeddings(batch).to_numpy()
-    found = client.embed_reference(TEXTS)
+    found = ForRuns(client).embed_reference(TEXTS)
     assert found is not None
     reference = np.stack([one.values for one in found.embeddings if one is not None])
     assert np.array_equal(reference, vectors)
@@ -44,8 +46,8 @@ def test_the_reference_path_agrees_with_the_batch(client: Client) -> None:
     assert found.engine["name"] == "hashing"
     assert len(found.engine["identity"]) == 64
     with pytest.raises(InvalidArgument):
-        client.embed_reference(["good", ""])
-    ready = client.embed_reference([])
+        ForRuns(client).embed_reference(["good", ""])
+    ready = ForRuns(client).embed_reference([])
     assert ready is not None
     assert (ready.embeddings, ready.tokens, ready.engine) == ([], 0, found.engine)
 
@@ -79,36 +81,33 @@ def test_a_batch_says_what_it_took(client: Client) -> None:
 def test_a_run_ends_once(client: Client) -> None:
     """The second run is answered from the first; names that cannot be a folder's are refused."""
     for run, cached in (("first", 0), ("second", 3)):
-        batch = client.async_batch_embed_contents(TEXTS[:3], display_name=run, run=run)
+        batch = ForRuns(client).submit(TEXTS[:3], RequestDefaults(), BatchOptions(run, run=run))
         batch = client.await_batch_completion(batch, poll_interval=0.01)
         assert batch.usage.cached_request_count == cached
         client.delete_batch(batch)
-        assert client.publish_run(run) == 3 - cached
-        assert client.publish_run(run) == 0
+        assert ForRuns(client).publish(run) == 3 - cached
+        assert ForRuns(client).publish(run) == 0
     for name in ("a b", "x" * 200):
         with pytest.raises(InvalidArgument):
-            client.publish_run(name)
+            ForRuns(client).publish(name)
         with pytest.raises(InvalidArgument):
-            client.async_batch_embed_contents(["text"], display_name="refused", run=name)
+            ForRuns(client).submit(["text"], RequestDefaults(), BatchOptions("refused", run=name))
 
 
-async def _asked(url: str) -> tuple[int, int, int]:
+async def _counted(url: str) -> int:
     async with AsyncClient(url) as client:
-        found = await client.embed_reference(TEXTS)
-        assert found is not None
-        return await client.count_tokens(TEXTS), found.tokens, await client.publish_run("nothing")
+        return await client.count_tokens(TEXTS)
 
 
 def test_the_other_colour_asks_alike(service: Served, client: Client) -> None:
-    """AsyncClient gives the same answers."""
+    """AsyncClient counts as Client does."""
     import asyncio
 
-    counted = client.count_tokens(TEXTS)
-    assert asyncio.run(_asked(service.url)) == (counted, counted, 0)
+    assert asyncio.run(_counted(service.url)) == client.count_tokens(TEXTS)
 
 
 def test_google_has_no_such_paths() -> None:
     """There a run has no certificate and no cache, and nothing is sent."""
     with Client("gemini", api_key="none") as client:
-        assert client.embed_reference(TEXTS) is None
-        assert client.publish_run("run") == 0
+        assert ForRuns(client).embed_reference(TEXTS) is None
+        assert ForRuns(client).publish("run") == 0

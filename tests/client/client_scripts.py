@@ -11,7 +11,7 @@ import httpx2
 import orjson
 
 from embatch import AsyncClient, Client, EmbatchError
-from embatch.client.calls import Call, Environment, Flow, Reply, Work
+from embatch.client.calls import Await, Call, Environment, Flow, Reply, Work
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
 from embatch.client.retry import Session
@@ -56,6 +56,7 @@ def play(flow: Flow[T], answers: Sequence[Reply | Exception], clock: Clock | Non
                 step.do()
                 step = flow.send(Reply())
                 continue
+            assert not isinstance(step, Await), "played by hand a flow has nothing to await"
             played.calls.append(step)
             if clock is not None:
                 clock.now += step.after
@@ -106,6 +107,16 @@ def scripted(answers: Sequence[Answer]) -> tuple[Handler, list[httpx2.Request]]:
     return handle, seen
 
 
+def wired(handler: Handler) -> httpx2.Client:
+    """Return an HTTP client that a handler answers, without a network."""
+    return httpx2.Client(transport=httpx2.MockTransport(handler))
+
+
+def wired_async(handler: Handler) -> httpx2.AsyncClient:
+    """As `wired`, for asyncio."""
+    return httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
+
+
 def unhurried(client: Client | AsyncClient) -> None:
     """Take the waiting out of a client: full jitter of a chance that is always 0."""
     client._session = replace(client._session, outside=Environment(chance=lambda: 0.0))
@@ -121,12 +132,12 @@ def both(
     """Run the same against both colours, each with a fresh handler; return what came of it."""
 
     def colour() -> Any:
-        with Client(target, transport=httpx2.MockTransport(handler()), **options) as client:
+        with Client(target, http_client=wired(handler()), **options) as client:
             unhurried(client)
             return run(client)
 
     async def other() -> Any:
-        async with AsyncClient(target, transport=httpx2.MockTransport(handler()), **options) as client:
+        async with AsyncClient(target, http_client=wired_async(handler()), **options) as client:
             unhurried(client)
             return await run_async(client)
 

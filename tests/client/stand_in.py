@@ -12,14 +12,13 @@ import httpx2
 import numpy as np
 import orjson
 
-from embatch import Batch, BatchStats, ContentEmbedding, Internal, InvalidArgument, NotFound, State
+from embatch import Batch, BatchStats, ContentEmbedding, Internal, InvalidArgument, Model, NotFound, State
 from embatch.batch import Page
 from embatch.client import arguments
 from embatch.client.calls import Call, Exchange
 from embatch.client.providers.provider import Capabilities, Provider, Target
 from embatch.client.results import ResultBuilder
 from embatch.errors import Code, Reason, RequestError, Unavailable
-from embatch.wire.gemini.read_responses import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,10 +10,9 @@ import pickle
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import numpy as np
 import pytest
-from client_scripts import play, scripted, session
+from client_scripts import play, scripted, session, wired, wired_async
 
 from embatch import (
     AsyncClient,
@@ -53,9 +52,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "embed_content": {"text": "a"},
     "batch_embed_contents": {"requests": ["a"]},
     "count_tokens": {"texts": ["a"]},
-    "embed_reference": {"texts": ["a"]},
+    "watch": {"name": NAME},
 }
 """What each method must have."""
+LISTS = ("list_batches", "watch")
+"""What is iterated over."""
 WRONG: dict[str, list[object]] = {
     "requests": [5, None, {"a": "b"}, {"a"}, "a", b"a", [5], [["a"]], [b"a"], [object()]],
     "texts": [5, None, "a", [5], [None], {"a": "b"}],
@@ -66,7 +67,6 @@ WRONG: dict[str, list[object]] = {
     "output_dimensionality": ["8", 8.0, 0, -1, True, 1 << 40, [8]],
     "priority": ["high", 1.0, True, 1 << 63, -(1 << 63) - 1, [1], decimal.Decimal(1)],
     "idempotency_key": [5, "", "a\nb", b"k", "schl\u00fcssel"],
-    "run": [5, b"r"],
     "name": [5, "b", "batches/", b"batches/b", ["batches/b"]],
     "batch": [5, "b", b"batches/b"],
     "poll_interval": ["1", -1, float("nan"), True, [1]],
@@ -102,15 +102,15 @@ def test_a_wrong_argument_is_named_in_both_colours(method: str, argument: str, v
 
     def sync() -> object:
         handle, _ = scripted([])
-        with Client("http://service", model="m", transport=httpx2.MockTransport(handle)) as client:
+        with Client("http://service", model="m", http_client=wired(handle)) as client:
             found = getattr(client, method)(**given)
-            return list(found) if method == "list_batches" else found
+            return list(found) if method in LISTS else found
 
     async def other() -> object:
         handle, _ = scripted([])
-        async with AsyncClient("http://service", model="m", transport=httpx2.MockTransport(handle)) as client:
+        async with AsyncClient("http://service", model="m", http_client=wired_async(handle)) as client:
             found = getattr(client, method)(**given)
-            return [one async for one in found] if method == "list_batches" else await found
+            return [one async for one in found] if method in LISTS else await found
 
     refused(sync, argument)
     refused(lambda: asyncio.run(other()), argument)
@@ -187,7 +187,7 @@ def operation() -> Any:
 def test_a_text_for_somebody_who_waits_is_refused_with_its_reason() -> None:
     """All or nothing: what would fail alone in a batch is the error of the call."""
     handle, _ = scripted([])
-    with Client("http://service", model="m", transport=httpx2.MockTransport(handle)) as client:
+    with Client("http://service", model="m", http_client=wired(handle)) as client:
         for bad, reason in ((None, "NOT_TEXT"), ("\ud800", "BAD_UNICODE")):
             with pytest.raises(InvalidArgument, match=r"requests\[1\]") as error:
                 client.batch_embed_contents(["a", bad])  # type: ignore[list-item]

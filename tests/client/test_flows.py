@@ -181,11 +181,12 @@ def poll(answers: Sequence[Reply | Exception], wait: Wait | None = None) -> tupl
 
 @pytest.mark.parametrize(("count", "interval"), [(0, 2), (99, 2), (100, 5), (1000, 10), (10_000, 30)])
 def test_the_interval_follows_the_size(count: int, interval: float) -> None:
-    """The first poll is made at once, the next after the guide's interval; every poll asks for no output."""
-    played, told, _ = poll([operation(count=count), operation(count=count), operation("SUCCEEDED", count)])
-    assert [call.after for call in played.calls] == [0, interval, interval]
+    """The first polls come soon, for a small batch is; every poll asks for no output."""
+    played, told, _ = poll([operation(count=count)] * 11 + [operation("SUCCEEDED", count)])
+    soon = [pause for pause in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6) if pause < interval]
+    assert [call.after for call in played.calls] == [0, *soon, *[interval] * (11 - len(soon))]
     assert all(call.query == {"view": "BASIC"} for call in played.calls)
-    assert [batch.state for batch in told] == [State.PROCESSING, State.PROCESSING, State.COMPLETED]
+    assert [batch.state for batch in told] == [*[State.PROCESSING] * 11, State.COMPLETED]
     assert played.value is told[-1]
 
 
@@ -207,25 +208,26 @@ def test_a_given_interval_and_limit_are_kept() -> None:
 
 def test_the_limit_follows_the_size() -> None:
     """One second a request and two minutes, from the first call on."""
-    played, _, clock = poll([operation(count=30)] * 76)
+    played, _, clock = poll([operation(count=30)] * 76, Wait(interval=2.0))
     assert isinstance(played.error, BatchTimeout)
     assert clock.now == 1150.0
 
 
 def test_the_limit_counts_from_when_the_size_is_known() -> None:
     """A large file may take longer to plan than its first requests would: nothing is given up meanwhile."""
-    played, _, clock = poll([operation("PENDING", count=0)] * 500 + [operation(count=30)] * 76)
+    unknown = [operation("PENDING", count=0)] * 500
+    played, _, clock = poll(unknown + [operation(count=30)] * 76, Wait(interval=2.0))
     assert isinstance(played.error, BatchTimeout)
     assert "after 150 s" in played.error.message
     assert clock.now == 1000.0 + 500 * 2.0 + 150.0
-    played, _, clock = poll([operation(count=0)] * 5, Wait(limit=8.0))  # unless a limit is given
+    played, _, clock = poll([operation(count=0)] * 5, Wait(2.0, limit=8.0))  # unless a limit is given
     assert isinstance(played.error, BatchTimeout)
     assert clock.now == 1008.0
 
 
 def test_no_limit_at_all() -> None:
     """math.inf waits until the batch ends."""
-    played, _, clock = poll([operation()] * 1000 + [operation("CANCELLED")], Wait(limit=math.inf))
+    played, _, clock = poll([operation()] * 1000 + [operation("CANCELLED")], Wait(2.0, limit=math.inf))
     assert played.value.state is State.CANCELLED
     assert clock.now == 3000.0
 

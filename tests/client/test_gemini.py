@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import orjson
 import pytest
-from client_scripts import unhurried
+from client_scripts import unhurried, wired
 from fake_gemini import KEY, FakeGemini, vector
 
 from embatch import (
@@ -39,7 +38,7 @@ FILE = 1_500
 def gemini(**behaviour: Any) -> Iterator[tuple[Client, FakeGemini]]:
     """Return a client and the fake it talks to."""
     fake = FakeGemini(**behaviour)
-    with Client("gemini", api_key=KEY, transport=httpx2.MockTransport(fake)) as client:
+    with Client("gemini", api_key=KEY, http_client=wired(fake)) as client:
         unhurried(client)
         yield client, fake
 
@@ -290,7 +289,7 @@ def test_embedding_now_in_hundreds() -> None:
 
 def test_a_wrong_key() -> None:
     """Google answers it with 400; the message tells."""
-    with Client("gemini", api_key="wrong", transport=httpx2.MockTransport(FakeGemini())) as client:
+    with Client("gemini", api_key="wrong", http_client=wired(FakeGemini())) as client:
         with pytest.raises(InvalidArgument, match="API key not valid") as refused:
             client.get_batch_status("batches/x")
         assert "wrong" not in refused.value.message

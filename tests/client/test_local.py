@@ -34,7 +34,7 @@ SCRIPT = """
 import sys
 from embatch import Client
 client = Client(data=sys.argv[1])
-print(sum(1 for _ in client.list_batches()), client._attachment.place.pid, flush=True)
+print(sum(1 for _ in client.list_batches()), client._connection.attachment.place.pid, flush=True)
 sys.stdin.readline()
 print(sum(1 for _ in client.list_batches()), flush=True)
 sys.stdin.readline()
@@ -131,9 +131,9 @@ client = Client(data=sys.argv[1])
 print([*client.list_batches()])
 child = os.fork()
 if child == 0:
-    before = client._attachment.place.pid
-    assert not client._attachment.alive
-    print([*client.list_batches()], client._attachment.place.pid == before, flush=True)
+    before = client._connection.attachment.place.pid
+    assert not client._connection.attachment.alive
+    print([*client.list_batches()], client._connection.attachment.place.pid == before, flush=True)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 print([*client.list_batches()])

@@ -35,7 +35,8 @@ def test_a_file_whose_end_was_not_heard_of_is_sent_once(tmp_path: Path) -> None:
     """The client asks for it, and the service gives the file's name again."""
     with (
         serving(tmp_path / "data") as service,
-        Client(service.url, transport=Losing(3)) as client,
+        httpx2.Client(transport=Losing(3)) as http,
+        Client(service.url, http_client=http) as client,
         httpx2.Client(base_url=service.url, timeout=60) as web,
     ):
         unhurried(client)

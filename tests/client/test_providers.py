@@ -8,7 +8,7 @@ import httpx2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from client_scripts import Clock, both, json_reply, play, session
+from client_scripts import Clock, both, json_reply, play, scripted, session, wired
 from stand_in import KEY, STAND_IN, StandInService, target, vector
 
 from embatch import (
@@ -23,6 +23,7 @@ from embatch import (
 )
 from embatch.client import flows, targets
 from embatch.client.flows import Wait
+from embatch.client.for_runs import ForRuns
 from embatch.client.targets import resolve
 from embatch.runs.identity import about
 from embatch.runs.options import EmbedOptions, RunOptions
@@ -167,12 +168,14 @@ def test_errors_are_read_by_the_provider() -> None:
 
 
 def test_how_often_to_poll_and_how_long_to_wait_is_the_providers() -> None:
-    """Its intervals by the size of the batch, and its time limit, where the caller names none."""
+    """Its interval by the size of the batch, to which polls slow down, and its time limit."""
     clock = Clock()
-    job = {"id": "0", "with": "parrot", "as": "Test", "state": "waiting", "count": 30_000, "bad": 0}
+    job = {"id": "0", "with": "parrot", "as": "Test", "state": "waiting", "count": 12_000, "bad": 0}
     flow = flows.await_batch(session(target(KEY, {}), clock=clock), "batches/0", Wait(), None)
-    played = play(flow, [json_reply(job)] * 4, clock)
-    assert [call.after for call in played.calls] == [0.0, 30.0, 30.0, 10.0]
+    played = play(flow, [json_reply(job)] * 13, clock)
+    waits = [call.after for call in played.calls]
+    assert waits[:10] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.0, 12.0]
+    assert sum(waits) == pytest.approx(70.0)
     assert isinstance(played.error, BatchTimeout)
 
 
@@ -199,14 +202,14 @@ def test_without_idempotency_keys_a_submit_that_may_have_been_taken_is_not_sent_
 def test_what_a_provider_cannot_do_is_refused_or_left_out_before_anything_is_sent() -> None:
     """A priority is refused by name; reference path and cache are optional to those who ask."""
     service = StandInService()
-    with Client("stand-in", api_key=KEY, transport=httpx2.MockTransport(service)) as client:
+    with Client("stand-in", api_key=KEY, http_client=wired(service)) as client:
         with pytest.raises(InvalidArgument, match="stand-in knows no priority") as refused:
             client.async_batch_embed_contents(FEW, display_name="Test", priority=1)
         assert refused.value.field == "priority"
         with pytest.raises(InvalidArgument, match="stand-in knows no priority"):
             client.update_batch("batches/0", priority=0)
-        assert client.embed_reference(["one"]) is None
-        assert client.publish_run("run") == 0
+        assert ForRuns(client).embed_reference(["one"]) is None
+        assert ForRuns(client).publish("run") == 0
     assert service.seen == []
 
 
@@ -221,13 +224,27 @@ def test_a_target_is_named_and_finds_its_own_key(tmp_path: Path) -> None:
         resolve("stand-out", key=None, data=tmp_path, environ={})
 
 
+def test_it_is_spoken_to_at_another_address() -> None:
+    """As any hosted one: a gateway's, below its path and with the key."""
+    handle, seen = scripted([httpx2.Response(404, json={"oops": "no such job"})])
+    with (
+        Client(
+            "stand-in", base_url="https://gateway/birds", api_key=KEY, http_client=wired(handle)
+        ) as client,
+        pytest.raises(NotFound, match="no such job"),
+    ):
+        client.get_batch_status("batches/7")
+    assert str(seen[0].url) == "https://gateway/birds/jobs/7"
+    assert seen[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
 def test_a_run_goes_through_it_and_has_its_name_and_no_price(tmp_path: Path) -> None:
     """Block by block, at the dimensions that were asked for; what it costs is not in the table."""
     place, out = tmp_path / "in.txt", tmp_path / "out.parquet"
     place.write_text("".join(f"text {number}\n" for number in range(7)))
     source, wanted = open_source(str(place), None, None), EmbedOptions(dimensions=(2,))
     service = StandInService()
-    with Client("stand-in", api_key=KEY, transport=httpx2.MockTransport(service)) as client:
+    with Client("stand-in", api_key=KEY, http_client=wired(service)) as client:
         named = about(client, source, wanted, 5)
         options = RunOptions(tmp_path / "data", block_rows=5)
         summary = embed_dataset(client, source, str(out), wanted, options, lambda _: None)

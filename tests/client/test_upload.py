@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pyarrow as pa
 import pytest
-from client_scripts import both, json_reply, play, problem, session, unhurried
+from client_scripts import both, json_reply, play, problem, session, unhurried, wired
 from fake_gemini import KEY, UPLOADS, FakeGemini
 
 from embatch import AsyncClient, Client, ConnectionFailed, EmbatchError, InvalidArgument, Request
@@ -290,7 +290,7 @@ def test_a_large_submit_to_gemini_across_a_broken_connection() -> None:
 def test_metadata_in_a_file_for_gemini_is_refused() -> None:
     """Google's lines carry none: it would be lost without a word."""
     fake = FakeGemini()
-    with Client("gemini", api_key=KEY, transport=httpx2.MockTransport(fake)) as client:
+    with Client("gemini", api_key=KEY, http_client=wired(fake)) as client:
         unhurried(client)
         requests = ["text"] * 1000 + [Request("last", metadata={"a": 1})]
         with pytest.raises(InvalidArgument, match="no metadata") as refused:

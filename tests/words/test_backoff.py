@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from embatch.backoff import (
     Backoff,
     Pauses,
+    early_interval,
     http_date,
     meanwhile,
     patience,
@@ -152,6 +153,20 @@ def test_a_date_is_the_same_moment_in_every_zone(date: datetime, minutes: int) -
     """What `http_date` reads is what was written, to the second."""
     moment = date.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=minutes)))
     assert http_date(format_datetime(moment)) == moment
+
+
+@pytest.mark.parametrize(
+    ("interval", "waits"),
+    [
+        (2.0, [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]),
+        (0.3, [0.1, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3]),
+        (0.05, [0.05] * 7),
+    ],
+)
+def test_first_polls_come_soon(interval: float, waits: list[float]) -> None:
+    """Twice as late each, up to the interval, which is kept for good."""
+    assert [early_interval(polls, interval) for polls in range(1, 8)] == waits
+    assert early_interval(100_000, interval) == interval
 
 
 def test_poll_intervals_and_limits_are_the_guides() -> None:

@@ -99,7 +99,9 @@ def check_dimensions(service: Client, model: str | None, dim: int | None) -> Non
 
     Where the target does not say how many it has, it refuses them itself.
     """
-    said = None if dim is None else service.embed_reference([], model=model)
+    from embatch.client.for_runs import ForRuns  # noqa: PLC0415  (start-up time of --help)
+
+    said = None if dim is None else ForRuns(service).embed_reference([], model=model)
     if dim is not None and said is not None and said.dimensions is not None and dim > said.dimensions:
         raise InvalidArgument(f"--dim {dim}: the model has {said.dimensions} dimensions", field="--dim")
 

@@ -34,7 +34,10 @@ from embatch.errors import InvalidArgument, Unavailable
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from embatch.batch import Batch
+    from collections.abc import Iterator
+
+    from embatch.batch import Batch, Request
+    from embatch.runs.sources import Source
 
 _DAY: Final = 86_400.0
 
@@ -55,31 +58,21 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
 ) -> int:
     """Submit a file as one batch and print its name; come back with `watch` and `results`.
 
-    The local service works only while a command is attached to it: `embatch watch NAME` goes on.
+    The file may be larger than memory: it goes out through a temporary one. The local service works only
+    while a command is attached to it: `embatch watch NAME` goes on.
     """
-    from embatch import Request  # noqa: PLC0415
-    from embatch.runs.ids import as_words  # noqa: PLC0415
-    from embatch.runs.sources import open_source  # noqa: PLC0415
-
     check_range("--dim", dim, 1)
     check_name("--model", model)
     check_labels(name, priority)
-    requests = []
-    opened = open_source(source, text, id)
-    for rows in opened.blocks():
-        for at, (key, body) in enumerate(zip(as_words(rows.ids), rows.texts, strict=True)):
-            if body is None:
-                raise InvalidArgument(
-                    f"row {rows.first + at}: {rows.faults[at]}; `embatch embed` goes on", field="IN"
-                )
-            requests.append(Request(body, key=None if id is None else key))
-    for note in opened.notes:
-        report(f"note: {note}")
     unknown = "`embatch list` says whether the batch was accepted"
     with saying(lambda: unknown), client(to, data) as service:
+        # Not before the private service has begun to start.
+        from embatch.runs.sources import open_source  # noqa: PLC0415
+
+        opened = open_source(source, text, id)
         check_dimensions(service, model, dim)
         batch = service.async_batch_embed_contents(
-            requests,
+            _requests(opened, keyed=id is not None),
             display_name=name or default_name(opened.name),
             model=model,
             task_type=task_type,
@@ -92,6 +85,22 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
         report(f"submitted as {batch.name}")
         raise
     return DONE
+
+
+def _requests(source: Source, *, keyed: bool) -> Iterator[Request]:
+    """Yield what a dataset holds, and tell at its end what there was to note. Raises InvalidArgument."""
+    from embatch import Request  # noqa: PLC0415  (start-up time of --help)
+    from embatch.runs.ids import as_words  # noqa: PLC0415
+
+    for rows in source.blocks():
+        for at, (key, body) in enumerate(zip(as_words(rows.ids), rows.texts, strict=True)):
+            if body is None:
+                raise InvalidArgument(
+                    f"row {rows.first + at}: {rows.faults[at]}; `embatch embed` goes on", field="IN"
+                )
+            yield Request(body, key=key if keyed else None)
+    for note in source.notes:
+        report(f"note: {note}")
 
 
 @app.command(name="list")

@@ -8,56 +8,58 @@ from typing import TYPE_CHECKING, Self
 import httpx2
 
 from embatch.client import flows, interactive, models
-from embatch.client.base import BaseClient
-from embatch.client.calls import Reply, Work
+from embatch.client.base import BaseClient, ClientOptions
+from embatch.client.calls import Await, Reply, Work
+from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import Answer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
     from types import TracebackType
 
-    from embatch.batch import Batch, Request, TaskType
-    from embatch.client.calls import Call, Flow, T
+    from embatch.batch import Batch, Model, Request, TaskType
+    from embatch.client.calls import Flow, Step, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.gemini.read_responses import Model, Reference
 
 
 class AsyncClient(BaseClient):
     """As `Client`, for asyncio: the same names, awaited; `list_batches` and `list_models` by `async for`."""
 
-    def __init__(
+    _connection: AsyncConnection
+
+    def __init__(  # noqa: PLR0913  (options, by name)
         self,
         target: str = "local",
         *,
         api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        http_client: httpx2.AsyncClient | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(target, api_key, data, model)
-        self._transport: httpx2.AsyncBaseTransport | None = transport
-        self._http: httpx2.AsyncClient | None = None
-        self._lock = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries))
+        self._connection = AsyncConnection(self._session, http_client, transport)
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
-        requests: Iterable[str | Request | None],
+        requests: Iterable[str | Request | None] | AsyncIterable[str | Request | None],
         *,
-        display_name: str = "",
+        display_name: str,
         model: str | None = None,
         task_type: TaskType | str | None = None,
         output_dimensionality: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
-        run: str | None = None,
     ) -> Batch:
         """As `Client.async_batch_embed_contents`."""
         defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
-        labels = flows.BatchOptions(display_name, priority, idempotency_key, run)
+        labels = flows.BatchOptions(display_name, priority, idempotency_key)
         return await self._run(flows.submit(self._session, requests, defaults, labels))
 
     async def get_batch_status(self, name: str | Batch) -> Batch:
@@ -75,6 +77,21 @@ class AsyncClient(BaseClient):
         """As `Client.await_batch_completion`."""
         wait = flows.Wait(poll_interval, timeout)
         return await self._run(flows.await_batch(self._session, name, wait, on_progress))
+
+    async def watch(
+        self,
+        name: str | Batch,
+        *,
+        poll_interval: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  (as above)
+    ) -> AsyncIterator[Batch]:
+        """As `Client.watch`."""
+        watch = flows.Watch(self._session, name, flows.Wait(poll_interval, timeout))
+        done = False
+        while not done:
+            batch = await self._run(watch.change())
+            done = batch.done
+            yield batch
 
     async def get_batch_embeddings(
         self, batch: str | Batch, *, partial: bool = False, output_dimensionality: int | None = None
@@ -104,6 +121,8 @@ class AsyncClient(BaseClient):
                 yield batch
             if (token := page.next_page_token) is None:
                 return
+
+    batches = list_batches
 
     async def update_batch(
         self, name: str | Batch, *, display_name: str | None = None, priority: int | None = None
@@ -152,17 +171,6 @@ class AsyncClient(BaseClient):
             )
         )
 
-    async def embed_reference(
-        self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
-    ) -> Reference | None:
-        """As `Client.embed_reference`."""
-        defaults = RequestDefaults(self._model if model is None else model, task_type)
-        return await self._run(interactive.reference(self._session, texts, defaults))
-
-    async def publish_run(self, run: str) -> int:
-        """As `Client.publish_run`."""
-        return await self._run(interactive.publish(self._session, run))
-
     async def list_models(self) -> AsyncIterator[Model]:
         """As `Client.list_models`."""
         token: str | None = None
@@ -173,13 +181,12 @@ class AsyncClient(BaseClient):
             if (token := page.next_page_token) is None:
                 return
 
+    models = list_models
+
     async def close(self) -> None:
         """As `Client.close`."""
-        self._closed = True
-        http, self._http = self._http, None
-        if http is not None and not self._forked and self._loop is asyncio.get_running_loop():
-            await http.aclose()
-        self._leave()
+        if not self._is_copy:
+            await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -203,14 +210,17 @@ class AsyncClient(BaseClient):
             result: T = stop.value
             return result
 
-    async def _do(self, step: Call | Work) -> Reply:
+    async def _do(self, step: Step) -> Reply:
         if isinstance(step, Work):
             await asyncio.to_thread(step.do)
+            return Reply()
+        if isinstance(step, Await):
+            await step.what
             return Reply()
         if step.after > 0:
             await asyncio.sleep(step.after)
         try:
-            http = await self._connected()
+            http = await self._connection.http()
             async with http.stream(**self._request(step)) as response:
                 answer = Answer(step, response.status_code, response.headers)
                 async for piece in response.aiter_bytes():
@@ -218,18 +228,4 @@ class AsyncClient(BaseClient):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise self._translated(error) from error
-        return answer.reply(self._via)
-
-    async def _connected(self) -> httpx2.AsyncClient:
-        if self._loop is not asyncio.get_running_loop():
-            # A second `asyncio.run`: connections and locks belong to the loop they were made in.
-            self._loop, self._lock, self._http = asyncio.get_running_loop(), asyncio.Lock(), None
-        async with self._lock:
-            if self._http is None or not self._fresh():
-                if self._http is not None and not self._forked:
-                    await self._http.aclose()
-                await asyncio.to_thread(self._join)
-                way = await asyncio.to_thread(self._way)
-                transport = self._transport or httpx2.AsyncHTTPTransport(**way)
-                self._http = httpx2.AsyncClient(transport=transport, trust_env=False)
-            return self._http
+        return answer.reply(self._connection.via)

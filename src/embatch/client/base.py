@@ -1,56 +1,129 @@
-"""What both colours of the client share: the way to the service, and what a call is in httpx's words."""
+"""What both colours of the client share: how it is set up, and what a call is in httpx's words."""
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import os
 import random
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import httpx2
 
 from embatch import network
+from embatch.backoff import POLL, SUBMIT
 from embatch.client import arguments
 from embatch.client.calls import Environment
-from embatch.client.local import Attachment, attach, default_data_folder
+from embatch.client.local import default_data_folder
 from embatch.client.receiving import ENCODINGS
 from embatch.client.retry import NOT_SENT, Session
-from embatch.client.targets import SOCKET_URL, resolve
+from embatch.client.targets import HOSTED, SOCKET_URL, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 
 if TYPE_CHECKING:
-    from embatch.client.calls import Call
+    from embatch.client.calls import Await, Call
+    from embatch.client.connection import BaseConnection
     from embatch.client.providers.provider import Target
 
 CONNECT_SECONDS = 10.0
 _SAID = 300
 """Most characters of what a library says of a broken connection."""
+_FOREVER = 1e9
+"""Seconds: a socket takes no time-out that is much longer."""
+_RETRIES = range(1_000_001)
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL)
 
 
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How a client is set up, as its caller said it."""
+
+    target: str
+    base_url: str | None
+    api_key: str | None = field(repr=False)
+    data: str | os.PathLike[str] | None
+    model: str | None
+    timeout: float | None
+    max_retries: int | None
+
+    def resolved(self) -> Target:
+        """Return the target. Raises InvalidArgument naming the argument, and Unauthenticated."""
+        arguments.optional_text("api_key", self.api_key)
+        if self.data is not None and not isinstance(self.data, str | os.PathLike):
+            arguments.refuse("data", "a path", self.data)
+        data = default_data_folder() if self.data is None else Path(self.data)
+        name = arguments.text("target", self.target)
+        base = arguments.optional_text("base_url", self.base_url)
+        if base is None:
+            return resolve(name, key=self.api_key, data=data, environ=os.environ)
+        if name != "local" and name not in HOSTED:
+            hosted = " or ".join(f"`{one}`" for one in HOSTED)
+            raise InvalidArgument(
+                f"base_url goes with {hosted}, or alone: the address of a service is its target",
+                field="base_url",
+            )
+        if not base.lower().startswith(("http://", "https://")):
+            raise InvalidArgument(_ADDRESS, field="base_url")
+        try:
+            place = resolve(base, key=self.api_key, data=data, environ=os.environ)
+        except InvalidArgument as error:
+            if error.field != "target":
+                raise
+            raise InvalidArgument(_ADDRESS, field="base_url") from None
+        if name == "local":
+            return place
+        return replace(resolve(name, key=self.api_key, data=data, environ=os.environ), url=place.url)
+
+
+_ADDRESS = "base_url must be an address such as https://host:8080"
+
+
 class BaseClient:
-    """A client without its colour: target, attachment to the local service, and translations."""
+    """What `Client` and `AsyncClient` have in common."""
 
-    _transport: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None
+    _connection: BaseConnection
 
-    def __init__(
-        self, target: str, api_key: str | None, data: str | os.PathLike[str] | None, model: str | None
-    ) -> None:
-        arguments.optional_text("api_key", api_key)
-        arguments.name_of_model(model)
-        if data is not None and not isinstance(data, str | os.PathLike):
-            arguments.refuse("data", "a path", data)
-        folder = default_data_folder() if data is None else Path(data)
-        found = resolve(arguments.text("target", target), key=api_key, data=folder, environ=os.environ)
-        self._session = Session(found, Environment(time.monotonic, random.random))
-        self._attachment: Attachment | None = None
-        self._owner = os.getpid()
-        self._closed = False
-        self._model = model
-        self._via = ""
+    def __init__(self, options: ClientOptions) -> None:
+        arguments.name_of_model(options.model)
+        self._session = Session(options.resolved(), Environment(time.monotonic, random.random))
+        self._model = options.model
+        self._timeout: float | None = None
+        self._is_copy = False
+        self._set(options.timeout, options.max_retries)
+
+    def with_options(self, *, timeout: float | None = None, max_retries: int | None = None) -> Self:
+        """Return a copy with other options, for one call or some; it shares the connections.
+
+            client.with_options(timeout=5, max_retries=0).embed_content("who waits?")
+
+        The copy need not be closed; it can be used until the client that it was made of is.
+
+        Args:
+            timeout: as of the client; `None` keeps its own.
+            max_retries: as of the client; `None` keeps its own.
+
+        Raises:
+            InvalidArgument: an option cannot be so.
+        """
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._is_copy = True
+        copy._set(timeout, max_retries)
+        return copy
+
+    def _set(self, timeout: float | None, max_retries: int | None) -> None:
+        """Take over the options that are given."""
+        seconds = arguments.seconds("timeout", timeout)
+        if seconds == 0:
+            raise InvalidArgument("timeout must be more than 0 seconds", field="timeout")
+        self._timeout = self._timeout if seconds is None else seconds
+        retries = arguments.optional_whole("max_retries", max_retries, _RETRIES)
+        if retries is not None:
+            submit, poll = replace(SUBMIT, attempts=retries + 1), replace(POLL, attempts=retries + 1)
+            self._session = replace(self._session, submit=submit, poll=poll)
 
     def __repr__(self) -> str:
         target = self._session.target
@@ -63,53 +136,20 @@ class BaseClient:
             "and make one in each process"
         )
 
-    def _fresh(self) -> bool:
-        """Whether connections made so far can be used: not after a fork, nor once the service is gone."""
-        if self._forked:
-            return False
-        return self._attachment is None or self._attachment.alive
-
-    @property
-    def _forked(self) -> bool:
-        """Whether this is the copy in a forked child: its connections belong to the parent."""
-        return self._owner != os.getpid()
-
-    def _join(self) -> None:
-        """Find the way to the service; blocks while the local one starts."""
-        if self._closed:
-            raise InvalidArgument("the client is closed: make another", field="client")
-        self._owner = os.getpid()
-        self._session.known.clear()
-        if self._session.target.data is not None and self._transport is None:
-            self._leave()
-            importlib.import_module("httpcore2")  # what httpx2 would import once the service is there
-            self._attachment = attach(self._session.target.data)
-
-    def _leave(self) -> None:
-        if self._attachment is not None:
-            self._attachment.close()
-            self._attachment = None
-
-    def _way(self) -> dict[str, Any]:
-        """Return what httpx's transport takes: the socket, or the proxy and certificates of the address.
-
-        Raises:
-            InvalidArgument: a variable of the environment names a proxy or certificates that cannot be.
-        """
-        place = self._attachment and self._attachment.place
-        socket = (place and place.socket) or self._session.target.socket
-        self._via = ""
-        if socket is not None or self._transport is not None:
-            return {"uds": socket and str(socket), "verify": network.nobody(), "trust_env": False}
-        found = network.route((place and place.url) or self._session.target.url)
-        self._via = found.hint
-        return {"proxy": found.proxy, "verify": found.verify, "trust_env": False}
+    def _asynchronous(self, step: Await) -> InvalidArgument:
+        """Return the blocking client's error for what only asyncio can await."""
+        if inspect.iscoroutine(step.what):
+            step.what.close()
+        return InvalidArgument(
+            f"{step.argument} is asynchronous, which AsyncClient takes", field=step.argument
+        )
 
     def _request(self, call: Call) -> dict[str, Any]:
         """Return the call in httpx's words."""
         target = self._session.target
         url = target.at(call.path)
-        place = self._attachment and self._attachment.place.url
+        attachment = self._connection.attachment
+        place = attachment and attachment.place.url
         if place and url.startswith(SOCKET_URL):
             url = place.rstrip("/") + url.removeprefix(SOCKET_URL)
         # An absolute address is its own credential and may lie elsewhere: the key stays at home.
@@ -120,8 +160,15 @@ class BaseClient:
             "params": dict(call.query) or None,
             "headers": {"Accept-Encoding": ENCODINGS, **key, **call.headers},
             "content": call.body or None,
-            "timeout": httpx2.Timeout(call.patience, connect=CONNECT_SECONDS),
+            "timeout": self._timeouts(call.patience),
+            # Another host would be sent the key, whatever the caller's own HTTP client is set to.
+            "follow_redirects": False,
         }
+
+    def _timeouts(self, patience: float) -> httpx2.Timeout:
+        if self._timeout is None:
+            return httpx2.Timeout(patience, connect=CONNECT_SECONDS)
+        return httpx2.Timeout(self._timeout if self._timeout < _FOREVER else None)
 
     def _translated(self, error: Exception) -> EmbatchError:
         """Return our error for one of httpx's. Never quotes headers: they hold the key."""
@@ -130,7 +177,7 @@ class BaseClient:
             return InvalidArgument(
                 f"{target}: no such call can be made ({type(error).__name__})", field="target"
             )
-        via = self._via
+        via = self._connection.via
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             via += network.trusting()
         said = printable(f"{type(error).__name__}: {error}".removesuffix(": "), _SAID)

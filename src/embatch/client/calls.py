@@ -1,7 +1,8 @@
 """What a flow asks for and what it gets: calls and replies as values, and the shape of a flow.
 
-A flow is a generator. It yields a `Call` ("send this, `after` seconds from now") or `Work` ("do this, off the
-event loop if there is one") and receives a `Reply`, or has the error thrown in. It never awaits, sleeps or
+A flow is a generator. It yields a `Call` ("send this, `after` seconds from now"), `Work` ("do this, off the
+event loop if there is one") or `Await` ("this is the caller's, and asynchronous") and receives a `Reply`, or
+has the error thrown in. It never awaits, sleeps or
 opens a socket itself, so one flow serves both colours of the client and can be tested with `next()`,
 `send()` and `throw()` alone.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
@@ -72,8 +73,17 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Await:
+    """Something of the caller's to be awaited: asyncio's colour does so, the blocking one refuses it."""
+
+    what: Awaitable[object]
+    argument: str
+    """The one that it came of."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: any HTTP answer, whatever its status; empty after `Work`."""
+    """What came back: any HTTP answer, whatever its status; empty after `Work` and `Await`."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +93,8 @@ class Reply:
     """What an error has to say of the way it came; empty for the straight one."""
 
 
-Flow: TypeAlias = Generator[Call | Work, Reply, T]
+Step: TypeAlias = Call | Work | Await
+Flow: TypeAlias = Generator[Step, Reply, T]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Self
 
 import httpx2
 
 from embatch.client import flows, interactive, models
-from embatch.client.base import BaseClient
-from embatch.client.calls import Reply, Work
+from embatch.client.base import BaseClient, ClientOptions
+from embatch.client.calls import Await, Reply, Work
+from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import Answer
 
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from embatch.batch import Batch, Request, TaskType
-    from embatch.client.calls import Call, Flow, T
+    from embatch.batch import Batch, Model, Request, TaskType
+    from embatch.client.calls import Flow, Step, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.gemini.read_responses import Model, Reference
 
 
 class Client(BaseClient):
@@ -46,40 +45,52 @@ class Client(BaseClient):
             (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
         api_key: key of the target; by default GOOGLE_API_KEY, else GEMINI_API_KEY, for `gemini`, and
             EMBATCH_API_KEY for a service by its address or socket.
+        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key; alone,
+            a service's address. `None` takes the target's own.
+        timeout: seconds for connecting and for each silence; `None` takes 10 to connect and 60 of silence,
+            600 for calls that embed or read much; `math.inf` for none.
+        max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
+            row while a batch is awaited. A wait that the target asks for is obeyed up to two minutes; one
+            that asks for more is an error at once.
+        http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
+            For addresses and `gemini`. `None` makes one that follows the environment's variables.
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
         model: model of all calls that name none; `None` takes the target's first one.
-        transport: how requests travel, for proxies and tests; `None` takes the network.
+        transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
-        InvalidArgument: no such target.
+        InvalidArgument: no such target, or an argument that cannot be: the message names it.
         Unauthenticated: `gemini` without a key.
     """
 
-    def __init__(
+    _connection: Connection
+
+    def __init__(  # noqa: PLR0913  (options, by name)
         self,
         target: str = "local",
         *,
         api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        http_client: httpx2.Client | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        super().__init__(target, api_key, data, model)
-        self._transport: httpx2.BaseTransport | None = transport
-        self._http: httpx2.Client | None = None
-        self._lock = threading.Lock()
+        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries))
+        self._connection = Connection(self._session, http_client, transport)
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
         self,
         requests: Iterable[str | Request | None],
         *,
-        display_name: str = "",
+        display_name: str,
         model: str | None = None,
         task_type: TaskType | str | None = None,
         output_dimensionality: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
-        run: str | None = None,
     ) -> Batch:
         """Submit texts as one batch and return it at once; it is durable on return.
 
@@ -89,9 +100,10 @@ class Client(BaseClient):
 
         Args:
             requests: texts, or requests with key, metadata, title, task type or dimensions of their own; any
-                iterable, read once. `None` or NaN, as a table has it where a text is missing, fails alone;
-                what can be no text, such as a number or bytes, is refused with its position.
-            display_name: what people will know the batch by; required.
+                iterable, for `AsyncClient` also an asynchronous one. It is read once and in bounded memory,
+                to its end before anything is sent. `None` or NaN, as a table has it where a text is missing,
+                fails alone; what can be no text, such as a number or bytes, is refused with its position.
+            display_name: what people will know the batch by.
             model: `None` takes the client's, else the target's first one.
             task_type: what the embeddings are for, where a request does not say.
             output_dimensionality: leading dimensions wanted, re-normalised, where a request does not say;
@@ -99,8 +111,6 @@ class Client(BaseClient):
             priority: higher runs first, strictly.
             idempotency_key: a second submit with the same key and content returns the first batch instead of
                 making another; a random one per call by default. `gemini` has none and ignores it.
-            run: the run this batch is a part of: texts that earlier runs embedded are answered from the
-                service's cache, and `publish_run` adds this one's. `None`, or another target: no cache.
 
         Raises:
             InvalidArgument: no `display_name`, no requests, or a setting the target refuses: the message
@@ -109,7 +119,7 @@ class Client(BaseClient):
             ConnectionFailed: the target cannot be reached.
         """
         defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
-        labels = flows.BatchOptions(display_name, priority, idempotency_key, run)
+        labels = flows.BatchOptions(display_name, priority, idempotency_key)
         return self._run(flows.submit(self._session, requests, defaults, labels))
 
     def get_batch_status(self, name: str | Batch) -> Batch:
@@ -133,11 +143,11 @@ class Client(BaseClient):
         Args:
             name: `batches/{id}`, or the batch.
             poll_interval: seconds between polls; `None` takes the guide's, by the batch's size: 2, 5, 10, 30
-                for fewer than 100, 1,000, 10,000 and more.
+                for fewer than 100, 1,000, 10,000 and more, and before that 0.1, 0.2, 0.4 and so on.
             timeout: seconds to wait at most; `None` takes the guide's: one a request and two minutes, from
                 when the number of requests is known. `math.inf` waits for ever.
             on_progress: called with the batch after every poll, the last included; what it raises ends the
-                wait.
+                wait. `AsyncClient` also takes a coroutine function and awaits it.
 
         Raises:
             BatchTimeout: the time passed; the batch goes on and can be awaited again.
@@ -146,6 +156,32 @@ class Client(BaseClient):
         return self._run(
             flows.await_batch(self._session, name, flows.Wait(poll_interval, timeout), on_progress)
         )
+
+    def watch(
+        self, name: str | Batch, *, poll_interval: float | None = None, timeout: float | None = None
+    ) -> Iterator[Batch]:
+        """Iterate over a batch as it changes: as it is now, each change that a poll finds, its final state.
+
+        Leaving the loop leaves the batch alone.
+
+            for batch in client.watch(name):
+                print(f"{batch.state} {batch.batch_stats.progress_percentage:.0f} %")
+
+        Args:
+            name: as for `await_batch_completion`.
+            poll_interval: likewise.
+            timeout: likewise; the time that the loop's own work takes is part of it.
+
+        Raises:
+            BatchTimeout: the time passed; the batch goes on and can be watched again.
+            NotFound: no such batch.
+        """
+        watch = flows.Watch(self._session, name, flows.Wait(poll_interval, timeout))
+        done = False
+        while not done:
+            batch = self._run(watch.change())
+            done = batch.done
+            yield batch
 
     def get_batch_embeddings(
         self, batch: str | Batch, *, partial: bool = False, output_dimensionality: int | None = None
@@ -205,6 +241,8 @@ class Client(BaseClient):
             yield from page.items
             if (token := page.next_page_token) is None:
                 return
+
+    batches = list_batches
 
     def update_batch(
         self, name: str | Batch, *, display_name: str | None = None, priority: int | None = None
@@ -290,28 +328,6 @@ class Client(BaseClient):
             )
         )
 
-    def embed_reference(
-        self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
-    ) -> Reference | None:
-        """Embed a few texts by the service's reference path: float32, one text at a time.
-
-        For certificates: what a batch gave is compared with it. Returns embeddings in order, what they cost,
-        and the engine they stand against; `None` where the target has no such path. Without texts the path
-        gets ready while the caller does something else.
-
-        Raises:
-            InvalidArgument: a text is empty or too long, or a setting is refused.
-        """
-        defaults = RequestDefaults(self._model if model is None else model, task_type)
-        return self._run(interactive.reference(self._session, texts, defaults))
-
-    def publish_run(self, run: str) -> int:
-        """Let the vectors of a run's deleted batches answer the texts of later runs; return how many are new.
-
-        Durable on return; repeating is safe. On a target without a cache nothing happens.
-        """
-        return self._run(interactive.publish(self._session, run))
-
     def list_models(self) -> Iterator[Model]:
         """Iterate over the models of the target; an embatch service names its default first."""
         token: str | None = None
@@ -321,13 +337,15 @@ class Client(BaseClient):
             if (token := page.next_page_token) is None:
                 return
 
+    models = list_models
+
     def close(self) -> None:
-        """Close connections and let go of the local service. Batches go on; repeating is safe."""
-        self._closed = True
-        http, self._http = self._http, None
-        if http is not None and not self._forked:
-            http.close()
-        self._leave()
+        """Close connections and let go of the local service. Batches go on; repeating is safe.
+
+        An `http_client` that was given stays open. On a copy of `with_options` nothing happens.
+        """
+        if not self._is_copy:
+            self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -351,14 +369,16 @@ class Client(BaseClient):
             result: T = stop.value
             return result
 
-    def _do(self, step: Call | Work) -> Reply:
+    def _do(self, step: Step) -> Reply:
         if isinstance(step, Work):
             step.do()
             return Reply()
+        if isinstance(step, Await):
+            raise self._asynchronous(step)
         if step.after > 0:
             time.sleep(step.after)
         try:
-            http = self._connected()
+            http = self._connection.http()
             with http.stream(**self._request(step)) as response:
                 answer = Answer(step, response.status_code, response.headers)
                 for piece in response.iter_bytes():
@@ -366,15 +386,4 @@ class Client(BaseClient):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise self._translated(error) from error
-        return answer.reply(self._via)
-
-    def _connected(self) -> httpx2.Client:
-        with self._lock:
-            if self._http is None or not self._fresh():
-                if self._http is not None and not self._forked:
-                    self._http.close()
-                self._join()
-                way = self._way()
-                transport = self._transport or httpx2.HTTPTransport(**way)
-                self._http = httpx2.Client(transport=transport, trust_env=False)
-            return self._http
+        return answer.reply(self._connection.via)

@@ -16,7 +16,7 @@ def service_cpu_seconds(client: BaseClient) -> float | None:
 
     `None` where the client has no local service, or the system does not tell (Linux does).
     """
-    attachment = client._attachment  # noqa: SLF001  (the same package)
+    attachment = client._connection.attachment  # noqa: SLF001  (the same package)
     if attachment is None:
         return None
     spent: dict[int, tuple[int, float]] = {}

@@ -5,18 +5,18 @@ A flow knows no socket, no event loop and no sleeping; see `calls`. Errors leave
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from embatch.backoff import Backoff
+from embatch.backoff import Backoff, early_interval
 from embatch.batch import Batch, Page, Request
 from embatch.client import arguments
 from embatch.client import payload as payloads
-from embatch.client.calls import work
+from embatch.client.calls import Await, work
 from embatch.client.models import advanced, model_name, not_served
 from embatch.client.retry import repeatable
 from embatch.errors import (
@@ -32,7 +32,7 @@ from embatch.errors import (
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable
 
     from embatch.batch import TaskType
     from embatch.client.calls import Flow
@@ -92,7 +92,7 @@ class Wait:
 
 def submit(
     session: Session,
-    requests: Iterable[str | Request | None],
+    requests: Iterable[str | Request | None] | AsyncIterable[str | Request | None],
     defaults: RequestDefaults,
     labels: BatchOptions,
 ) -> Flow[Batch]:
@@ -103,8 +103,7 @@ def submit(
     _check_priority(session, labels.priority or None)
     payload = payloads.Payload(provider)
     try:
-        for block in payloads.blocks(requests, like):
-            yield from work(partial(payload.add, block))
+        yield from payload.gather(requests, like)
         yield from work(payload.close)
         model = yield from model_name(session, defaults.model)
         if (inline := payload.inline) is not None:
@@ -146,46 +145,88 @@ def get(session: Session, which: str | Batch) -> Flow[Batch]:
     return (yield from session.ask(session.provider.status(_name(which))))
 
 
+class Watch:
+    """A batch that is followed: when it is asked for again, and when that ends.
+
+    Transient errors are waited out within the time limit. The guide's limit counts from when the number of
+    requests is known: a file is read first, however long.
+    """
+
+    def __init__(self, session: Session, which: str | Batch, wait: Wait) -> None:
+        self._session, self._wait, self._name = session, wait, _name(which)
+        self._last: Batch | None = None
+        self._polls = 0
+        self._started = session.outside.clock()
+
+    def poll(self) -> Flow[Batch]:
+        """Return the batch as it is after the next interval; the first time at once.
+
+        Raises:
+            BatchTimeout: the time has passed.
+        """
+        session, failures = self._session, 0
+        status = session.provider.status(self._name)
+        after = 0.0 if self._last is None else self._within(self._interval)
+        while True:
+            try:
+                reply = yield from session.send(replace(status.call, after=after), backoff=_ONCE)
+                batch = status.read(reply.body)
+            except EmbatchError as error:
+                failures += 1
+                delay = session.poll.delay(failures, session.outside.chance(), error.retry_after)
+                if delay is None or not repeatable(status.call, error):
+                    raise
+                after = self._within(delay)
+            else:
+                if self._wait.limit is None and not self._count:
+                    self._started = session.outside.clock()
+                self._last, self._polls = batch, self._polls + 1
+                return batch
+
+    def change(self) -> Flow[Batch]:
+        """Return the batch once it is not what was returned last. Raises as `poll`."""
+        last = self._last
+        while (batch := (yield from self.poll())) == last:
+            pass
+        return batch
+
+    @property
+    def _count(self) -> int:
+        return 0 if self._last is None else self._last.batch_stats.request_count
+
+    @property
+    def _interval(self) -> float:
+        if self._wait.interval is not None:
+            return self._wait.interval
+        return early_interval(self._polls, self._session.can.poll_interval(self._count))
+
+    def _within(self, seconds: float) -> float:
+        """Return so many seconds, or those that are left. Raises BatchTimeout if none are."""
+        guide = self._session.can.time_limit(self._count) if self._count else math.inf
+        limit = guide if self._wait.limit is None else self._wait.limit
+        left = self._started + limit - self._session.outside.clock()
+        if left <= 0:
+            state = "not heard of yet" if self._last is None else self._last.state.value
+            raise BatchTimeout(
+                f"{self._name} is not finished after {limit:g} s (state: {state}); "
+                "it goes on and can be awaited again"
+            )
+        return min(seconds, left)
+
+
 def await_batch(
     session: Session, which: str | Batch, wait: Wait, on_progress: Callable[[Batch], object] | None
 ) -> Flow[Batch]:
-    """Poll until the batch is final. Transient errors are waited out within the same time limit.
-
-    The guide's limit counts from when the number of requests is known: a file is read first, however long.
-    """
-    name, clock = _name(which), session.outside.clock
-    status = session.provider.status(name)
+    """Poll until the batch is final, telling of every poll."""
+    watch = Watch(session, which, wait)
     if on_progress is not None and not callable(on_progress):
         arguments.refuse("on_progress", "a function of the batch", on_progress)
-    started, failures, count, after = clock(), 0, 0, 0.0
-    state = "not heard of yet"
     while True:
-        try:
-            reply = yield from session.send(replace(status.call, after=after), backoff=_ONCE)
-            batch = status.read(reply.body)
-        except EmbatchError as error:
-            failures += 1
-            delay = session.poll.delay(failures, session.outside.chance(), error.retry_after)
-            if delay is None or not repeatable(status.call, error):
-                raise
-            after = delay
-        else:
-            if wait.limit is None and not count:
-                started = clock()
-            failures, count, state = 0, batch.batch_stats.request_count, batch.state.value
-            if on_progress is not None:
-                on_progress(batch)
-            if batch.done:
-                return batch
-            after = session.can.poll_interval(count) if wait.interval is None else wait.interval
-        limit = (session.can.time_limit(count) if count else math.inf) if wait.limit is None else wait.limit
-        left = started + limit - clock()
-        if left <= 0:
-            raise BatchTimeout(
-                f"{name} is not finished after {limit:g} s (state: {state}); "
-                "it goes on and can be awaited again"
-            )
-        after = min(after, left)
+        batch = yield from watch.poll()
+        if on_progress is not None and inspect.iscoroutine(told := on_progress(batch)):
+            yield Await(told, "on_progress")
+        if batch.done:
+            return batch
 
 
 def results(

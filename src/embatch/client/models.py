@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from embatch.errors import FailedPrecondition, Internal, NotFound
 
 if TYPE_CHECKING:
-    from embatch.batch import Page
+    from embatch.batch import Model, Page
     from embatch.client.calls import Flow, T
     from embatch.client.retry import Session
-    from embatch.wire.gemini.read_responses import Model
 
 
 def models(session: Session, token: str | None) -> Flow[Page[Model]]:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, Final
 
 from embatch.batch import DISPLAY_NAME, Request, Texts
 from embatch.client import arguments
+from embatch.client.calls import Await, work
 from embatch.client.upload import FileUpload
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.wire.gemini.write_requests import refuse_unsayable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from io import BufferedRandom
 
+    from embatch.client.calls import Flow
     from embatch.client.providers.provider import Provider, RequestWriter
 
 BLOCK_REQUESTS: Final = 4096
 """Requests encoded at a time: some milliseconds of work."""
+_BLOCK_CHARACTERS: Final = 4 << 20
+"""Of texts: a block that has so many is encoded though it has fewer requests."""
+_TAKEN: Final = 64
+"""Requests taken between two looks at how long their texts are."""
 _OVERHEAD: Final = 64
 """Least bytes of JSON around one text."""
 _MISSING: Final = ("NAType", "NaTType")
@@ -73,9 +80,15 @@ def _missing(value: object) -> bool:
 
 
 def blocks(
-    requests: Iterable[str | Request | None], defaults: Request, size: int = BLOCK_REQUESTS
+    requests: Iterable[str | Request | None], defaults: Request, size: int = BLOCK_REQUESTS, *, first: int = 0
 ) -> Iterator[Sequence[Request]]:
     """Yield the requests in blocks, completed by the defaults; the iterable is read once, as needed.
+
+    Args:
+        requests: texts or requests.
+        defaults: what a request that does not say otherwise is like.
+        size: requests of a block, at most.
+        first: position of the first one in its batch.
 
     Raises:
         InvalidArgument: it is empty, has no order, is one text instead of several, or holds something else.
@@ -86,10 +99,10 @@ def blocks(
     if isinstance(requests, Mapping | AbstractSet) or type(requests).__name__ == "DataFrame":
         arguments.refuse("requests", "a list of texts or requests", requests)
     try:
-        iterator, count = iter(requests), 0
+        iterator, count = iter(requests), first
     except TypeError:
         arguments.refuse("requests", "a list of texts or requests", requests)
-    while block := list(islice(iterator, size)):
+    while block := _take(iterator, size):
         texts = [one for one in block if isinstance(one, str)]
         if len(texts) == len(block):  # as nearly always, and a request for each would take most of the time
             yield Texts(texts, defaults)
@@ -100,6 +113,45 @@ def blocks(
         raise InvalidArgument(
             "there is nothing to embed: the list is empty", field="requests", reason="EMPTY_BATCH"
         )
+
+
+def _take(iterator: Iterator[str | Request | None], size: int) -> list[str | Request | None]:
+    """Return the next requests: `size` at most, fewer where their texts are long, none at the end."""
+    block: list[str | Request | None] = []
+    characters = 0
+    while len(block) < size and characters < _BLOCK_CHARACTERS:
+        more = list(islice(iterator, min(_TAKEN, size - len(block))))
+        if not more:
+            break
+        block += more
+        characters += _characters(more)
+    return block
+
+
+async def take_async(iterator: AsyncIterator[str | Request | None], into: list[str | Request | None]) -> None:
+    """Append the next requests, as many as make a block; none at the end."""
+    characters = 0
+    while len(into) < BLOCK_REQUESTS and characters < _BLOCK_CHARACTERS:
+        try:
+            into.append(await anext(iterator))
+        except StopAsyncIteration:
+            return
+        characters += _length(into[-1])
+
+
+def _characters(given: Sequence[object]) -> int:
+    """Return the characters of some texts."""
+    try:
+        # Texts alone, as nearly always: joined they tell it sooner than a length each.
+        return len("".join(given))  # type: ignore[arg-type]
+    except TypeError:
+        return sum(map(_length, given))
+
+
+def _length(given: object) -> int:
+    """Return the characters of a text, 0 for what has none; what it is at all, `request` tells."""
+    text = given.text if isinstance(given, Request) else given
+    return len(text) if isinstance(text, str) else 0
 
 
 class Payload:
@@ -115,6 +167,28 @@ class Payload:
         self._bytes = 0
         self._file: BufferedRandom | None = None
         self._writer: RequestWriter | None = None
+
+    def gather(
+        self, requests: Iterable[str | Request | None] | AsyncIterable[str | Request | None], like: Request
+    ) -> Flow[None]:
+        """Take all requests, reading them once and no more than a block of them at a time.
+
+        Raises:
+            InvalidArgument: as `blocks`.
+        """
+        if not isinstance(requests, AsyncIterable) or isinstance(requests, Iterable):
+            for block in blocks(requests, like):
+                yield from work(partial(self.add, block))
+            return
+        iterator, count = aiter(requests), 0
+        while True:
+            taken: list[str | Request | None] = []
+            yield Await(take_async(iterator, taken), "requests")
+            if not taken and count:
+                return
+            for block in blocks(taken, like, first=count):
+                yield from work(partial(self.add, block))
+            count += len(taken)
 
     def add(self, block: Sequence[Request]) -> None:
         """Take more requests."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from embatch.batch import DISPLAY_NAME
 from embatch.client.base import target_of
+from embatch.client.flows import BatchOptions, RequestDefaults
+from embatch.client.for_runs import ForRuns
 from embatch.errors import AlreadyExists, FailedPrecondition
 from embatch.runs.identity import batch_key
 from embatch.states import State
@@ -41,17 +43,21 @@ class Adoption:
         said = f"rows {rows.first}-{rows.first + len(rows.texts) - 1}"
         while True:
             try:
-                batch = self.client.async_batch_embed_contents(
+                batch = ForRuns(self.client).submit(
                     texts,
-                    display_name=f"{self.display_name} {said}"[-DISPLAY_NAME:],
-                    model=embed_options.model,
-                    task_type=embed_options.task_type,
-                    output_dimensionality=None if native else max(embed_options.dimensions, default=None),
-                    priority=embed_options.priority,
-                    idempotency_key=batch_key(
-                        self.ledger, number, embed_options.priority, texts, cache=self.run is not None
+                    RequestDefaults(
+                        embed_options.model,
+                        embed_options.task_type,
+                        None if native else max(embed_options.dimensions, default=None),
                     ),
-                    run=self.run,
+                    BatchOptions(
+                        f"{self.display_name} {said}"[-DISPLAY_NAME:],
+                        embed_options.priority,
+                        batch_key(
+                            self.ledger, number, embed_options.priority, texts, cache=self.run is not None
+                        ),
+                        self.run,
+                    ),
                 )
             except AlreadyExists:
                 raise FailedPrecondition(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embatch.client.for_runs import ForRuns
 from embatch.errors import ConnectionFailed, EmbatchError, FailedPrecondition, Unavailable
 from embatch.runs import parity
 from embatch.runs.ledger import Block
@@ -58,7 +59,7 @@ class Certificate:
     def prepare(self) -> None:
         """Let the reference path get ready while batches run: it may need an engine of its own."""
         with suppress(EmbatchError):  # what it is comes again when texts are compared
-            self.client.embed_reference([], model=self.embed_options.model)
+            ForRuns(self.client).embed_reference([], model=self.embed_options.model)
 
     def native(self) -> int:
         """Ask the service, and return its model's dimensions where the run wants some of them; 0: not known.
@@ -71,7 +72,7 @@ class Certificate:
         """
         if self.embed_options.dimensions:
             try:
-                said = self.client.embed_reference([], model=self.embed_options.model)
+                said = ForRuns(self.client).embed_reference([], model=self.embed_options.model)
             except ConnectionFailed:
                 raise
             except Unavailable:
@@ -142,7 +143,7 @@ class Certificate:
         chosen = [int(good[at]) for at in parity.choose(len(good), sent.number)]
         if not chosen:
             return None, {}
-        said = self.client.embed_reference(
+        said = ForRuns(self.client).embed_reference(
             [sent.texts[at] for at in chosen],
             model=self.embed_options.model,
             task_type=self.embed_options.task_type,

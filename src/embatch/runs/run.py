@@ -21,6 +21,7 @@ import orjson
 import pyarrow as pa
 
 from embatch.client.base import target_of
+from embatch.client.for_runs import ForRuns
 from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
@@ -348,7 +349,7 @@ class _Run:
         written = self._output.finish(self._ledger, summary)
         self._ledger.end("done")
         if self._options.cache:
-            self._client.publish_run(self._name)
+            ForRuns(self._client).publish(self._name)
         if not summary.retryable:
             self._ledger.remove()
         summary.place, summary.bytes = written.place, written.bytes

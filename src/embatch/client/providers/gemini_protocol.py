@@ -15,7 +15,7 @@ from embatch.wire.gemini import read_errors, read_responses, routes, write_reque
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from embatch.batch import Batch, Page, Request
+    from embatch.batch import Batch, Model, Page, Request
     from embatch.client.calls import Flow, Reply, Sender, T
     from embatch.client.upload import FileUpload
     from embatch.errors import EmbatchError
@@ -82,7 +82,7 @@ class GeminiProtocol(Provider, ABC):
         """Delete a batch; the answer is empty."""
         return self.call(routes.DELETE_BATCH, name)
 
-    def models(self, size: int | None, token: str | None) -> Exchange[Page[read_responses.Model]]:
+    def models(self, size: int | None, token: str | None) -> Exchange[Page[Model]]:
         """Ask for a page of models."""
         return Exchange(self._list(routes.LIST_MODELS, size, token), read_responses.parse_models)
 

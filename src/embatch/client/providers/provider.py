@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from embatch.batch import Batch, Page, Request
+    from embatch.batch import Batch, Model, Page, Request
     from embatch.client.calls import Call, Exchange, Flow, Reply, Sender
     from embatch.client.results import BatchResult
     from embatch.client.upload import FileUpload
     from embatch.errors import EmbatchError, NotFound
     from embatch.vectors import ContentEmbedding
-    from embatch.wire.gemini.read_responses import Model, Reference
+    from embatch.wire.gemini.read_responses import Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,8 @@ class Capabilities:
     cpu_accounting: bool = False
     """Whether a batch says what processor time it took."""
     poll_interval: Callable[[int], float] = backoff.poll_interval
-    """Seconds between polls of a batch of so many requests, where the caller names none."""
+    """Seconds between polls of a batch of so many requests, where the caller names none; the first ones come
+    sooner."""
     time_limit: Callable[[int], float] = backoff.time_limit
     """Seconds for which such a batch is awaited, where the caller names no limit."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from embatch import jsontext
-from embatch.batch import Batch, BatchStats, BatchUsage, Page
+from embatch.batch import Batch, BatchStats, BatchUsage, Model, Page
 from embatch.errors import Code, Internal, Reason, RequestError, printable
 from embatch.states import State
 from embatch.vectors import ContentEmbedding
@@ -26,18 +26,6 @@ if TYPE_CHECKING:
     from embatch.vectors import Vectors
 
 _INT64: Final = range(-(1 << 63), 1 << 63)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that a service embeds with."""
-
-    name: str
-    """`models/{model}`."""
-    display_name: str
-    description: str
-    max_tokens: int | None
-    """Longer texts are cut to this many tokens; `None` where the service does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The public surface as a type checker sees it. Never run: `mypy --strict` reads it."""
+"""The public surface as a type checker sees it. Never run: `mypy --strict` and pyright read it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import assert_type
 
+import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from embatch import (
     Client,
     ContentEmbedding,
     EmbatchError,
+    Model,
     Request,
     RequestError,
     State,
@@ -64,13 +66,36 @@ def everything(texts: list[str]) -> None:
         client.delete_batch(batch)
         assert_type(client.embed_content("text", task_type=TaskType.RETRIEVAL_QUERY), ContentEmbedding)
         assert_type(client.batch_embed_contents(iter(texts)), list[ContentEmbedding])
+        assert_type(client.batches(page_size=10), Iterator[Batch])
+        assert_type(client.models(), Iterator[Model])
         for model in client.list_models():
             assert_type(model.name, str)
+            assert_type(model.max_tokens, int | None)
+        for seen in client.watch(batch, poll_interval=1.0, timeout=math.inf):
+            assert_type(seen, Batch)
+        assert_type(client.with_options(timeout=5, max_retries=0), Client)
+        assert_type(client.count_tokens(texts), int)
     Client("http://host:8080", api_key="key", model="m")
     Client(data=Path("folder"))
+    Client("gemini", base_url="https://gateway", timeout=2.5, max_retries=1, http_client=httpx2.Client())
+    # A mistake that a checker finds is one that nobody runs into.
+    client.async_batch_embed_contents(texts)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    AsyncClient(http_client=httpx2.Client())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.async_batch_embed_contents((Request("a", key="k"), "b"), display_name="mixed")
-    client.async_batch_embed_contents([1], display_name="no")  # type: ignore[list-item]  # texts only
-    client.embed_content(Request("a"))  # type: ignore[arg-type]  # one text only
+    client.async_batch_embed_contents([1], display_name="no")  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    client.embed_content(Request("a"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def coming() -> AsyncIterator[str | Request | None]:
+    """Yield what is to be embedded."""
+    yield "a"
+    yield Request("b", key="b")
+    yield None
+
+
+async def tell(batch: Batch) -> None:
+    """Be told of a poll."""
+    assert_type(batch.batch_stats.progress_percentage, float)
 
 
 async def everything_awaited(texts: list[str]) -> None:
@@ -81,7 +106,13 @@ async def everything_awaited(texts: list[str]) -> None:
         assert_type(batch, Batch)
         assert_type(await client.await_batch_completion(batch, on_progress=repr), Batch)
         assert_type(await client.get_batch_embeddings(batch.name), BatchResult)
+        assert_type(await client.async_batch_embed_contents(coming(), display_name="Streamed"), Batch)
+        assert_type(await client.await_batch_completion(batch, on_progress=tell), Batch)
         assert_type(client.list_batches(), AsyncIterator[Batch])
+        assert_type(client.models(), AsyncIterator[Model])
+        assert_type(client.with_options(timeout=5), AsyncClient)
+        async for seen in client.watch(batch):
+            assert_type(seen, Batch)
         async for one in client.list_batches():
             assert_type(one, Batch)
         await client.delete_batch(batch.name)

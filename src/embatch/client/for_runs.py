@@ -1,0 +1,60 @@
+"""What runs, and the commands, need of a client beyond what its user sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from embatch.client import flows, interactive
+from embatch.client.flows import RequestDefaults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from embatch.batch import Batch, Request, TaskType
+    from embatch.client.calls import Flow, T
+    from embatch.client.client import Client
+    from embatch.client.flows import BatchOptions
+    from embatch.wire.gemini.read_responses import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class ForRuns:
+    """A client's other side: batches of runs, and the reference path that checks them."""
+
+    client: Client
+
+    def submit(
+        self, requests: Iterable[str | Request | None], defaults: RequestDefaults, options: BatchOptions
+    ) -> Batch:
+        """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run."""
+        defaults = replace(defaults, model=self._model(defaults.model))
+        return self._run(flows.submit(self.client._session, requests, defaults, options))  # noqa: SLF001  (the same package)
+
+    def embed_reference(
+        self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
+    ) -> Reference | None:
+        """Embed a few texts by the service's reference path: float32, one text at a time.
+
+        For certificates: what a batch gave is compared with it. Returns embeddings in order, what they cost,
+        and the engine they stand against; `None` where the target has no such path. Without texts the path
+        gets ready while the caller does something else.
+
+        Raises:
+            InvalidArgument: a text is empty or too long, or a setting is refused.
+        """
+        defaults = RequestDefaults(self._model(model), task_type)
+        return self._run(interactive.reference(self.client._session, texts, defaults))  # noqa: SLF001
+
+    def publish(self, run: str) -> int:
+        """Let the vectors of a run's deleted batches answer the texts of later runs; return how many are new.
+
+        Durable on return; repeating is safe. On a target without a cache nothing happens.
+        """
+        return self._run(interactive.publish(self.client._session, run))  # noqa: SLF001
+
+    def _model(self, name: str | None) -> str | None:
+        return self.client._model if name is None else name  # noqa: SLF001
+
+    def _run(self, flow: Flow[T]) -> T:
+        return self.client._run(flow)  # noqa: SLF001
