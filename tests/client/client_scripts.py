@@ -11,6 +11,7 @@ import httpx2
 import orjson
 
 from embatch import AsyncClient, Client, EmbatchError
+from embatch.client.base import set_environment
 from embatch.client.calls import Await, Call, Environment, Flow, Reply, Work
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
@@ -119,7 +120,7 @@ def wired_async(handler: Handler) -> httpx2.AsyncClient:
 
 def unhurried(client: Client | AsyncClient) -> None:
     """Take the waiting out of a client: full jitter of a chance that is always 0."""
-    client._session = replace(client._session, outside=Environment(chance=lambda: 0.0))
+    set_environment(client, Environment(chance=lambda: 0.0))
 
 
 def both(

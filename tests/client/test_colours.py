@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import gc
 import inspect
 import re
 from typing import TYPE_CHECKING, Any
@@ -214,7 +215,9 @@ def test_the_doctests_hold() -> None:
 
 def test_many_async_calls_share_one_connection_pool() -> None:
     """Calls that start together make one pool, not one each."""
-    pools: set[int] = set()
+
+    def pools() -> list[httpx2.AsyncClient]:
+        return [thing for thing in gc.get_objects() if isinstance(thing, httpx2.AsyncClient)]
 
     async def main() -> None:
         async with AsyncClient("http://127.0.0.1:9", max_retries=0) as client:
@@ -222,9 +225,9 @@ def test_many_async_calls_share_one_connection_pool() -> None:
             async def one() -> None:
                 with pytest.raises(ConnectionFailed):  # nobody listens there
                     await client.get_batch_status(NAME)
-                pools.add(id(client._connection._http))
 
             await asyncio.gather(*(one() for _ in range(20)))
+            assert len(pools()) - len(before) == 1
 
+    before = pools()
     asyncio.run(main())
-    assert len(pools) == 1

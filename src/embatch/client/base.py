@@ -189,3 +189,8 @@ class BaseClient:
 def target_of(client: BaseClient) -> Target:
     """Return where a client's calls go, for runs and commands that ask what its provider can do."""
     return client._session.target  # noqa: SLF001  (the same module)
+
+
+def set_environment(client: BaseClient, environment: Environment) -> None:
+    """Have a client take time and chance from elsewhere, as a test does that waits for nothing."""
+    client._session = replace(client._session, outside=environment)  # noqa: SLF001  (the same module)
