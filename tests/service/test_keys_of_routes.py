@@ -62,7 +62,7 @@ def test_every_route_but_health_wants_a_key(rig: Rig) -> None:
                 assert http.request(method, url, content=content, headers=headers | key).status_code != 401
 
 
-@pytest.mark.parametrize("key", [None, WRONG])
+@pytest.mark.parametrize("key", [None, WRONG], ids=["no key", "a wrong key"])
 def test_a_stranger_learns_whether_it_is_ready_and_no_name(rig: Rig, key: str | None) -> None:
     """The reasons, which have names of models and words of engines, are for those with a key."""
     access = Access(read_keys(line_of(RIGHT, "alice")[1].encode(), "keys"))
