@@ -63,6 +63,8 @@ def pytest_configure() -> None:
     os.environ["XDG_DATA_HOME"] = str(_temporary[0])
     # What the tests have embedded is little; niced it would stand still beside other load.
     os.environ.setdefault("EMBATCH_BULK_NICE", "0")
+    # Time for what comes next at once, and no longer: a service that lingers for a minute outlives its test.
+    os.environ["EMBATCH_LINGER_SECONDS"] = "2"
     # A shell without job control has SIGINT ignored by what it starts behind itself; our children would, too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

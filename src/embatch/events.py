@@ -144,6 +144,14 @@ class ServiceListening(ServiceEvent):
     pid: int
 
 
+@_event("lingering", "embatch.server", Level.INFO)
+class ServiceLingers(ServiceEvent):
+    """The last client of a private service has gone; it ends when no other one comes in time."""
+
+    seconds: float
+    """How long it waits."""
+
+
 @_event("leaving", "embatch.server", Level.INFO)
 class ServiceLeaving(ServiceEvent):
     """A signal began the graceful end."""

@@ -21,7 +21,7 @@ from embatch.escapes import visible
 from embatch.ownership import Taken
 from embatch.pool.local import LocalPool
 from embatch.server import folder, logs, storage
-from embatch.settings import Settings
+from embatch.settings import Settings, vector_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +115,10 @@ def _serve(options: ServeOptions, settings: Settings, held: Storage) -> int:
         # Only browsers are fooled by a name, and only an address on this machine alone has no other guard.
         named = listener.path is None and _loopback(options.host)
         hosts = (options.host, *options.hosts) if named else None
-        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private))
+        # A private service that was given models is somebody's own, as `embatch serve` is: clients take it.
+        theirs = options.private and not options.models
+        vectors = vector_settings(os.environ) if theirs else None
+        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private, vectors))
     finally:
         pool.close(0.0)
         listener.stream.close()
