@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
 
     from embatch.client.place import Place
 
-_SPEAKS: Final = (None, wire.VERSION)
-"""Earlier versions, which do not say it, speak as this one."""
+_STOP: Final = "/private/stop"
+_ENDS, _BUSY = 202, 409
 _PATIENCE_SECONDS: Final = 1.0
 
 
-def may_join(place: Place, environ: Mapping[str, str]) -> bool:
+def may_join(data: Path, place: Place, environ: Mapping[str, str]) -> bool:
     """Return whether a client may share the service of a folder; `False`: it ends, or is about to.
 
     A private service that computes with other settings, or runs from another copy of embatch, is told to end
     if it only lingers. Where it has work or clients, a copy is no reason not to share it; settings are.
 
     Args:
-        place: a service that holds its folder.
+        data: the folder.
+        place: the service that holds it.
         environ: what the client's own service would be started with.
 
     Raises:
@@ -37,25 +39,24 @@ def may_join(place: Place, environ: Mapping[str, str]) -> bool:
             does not speak as this client does.
         InvalidArgument: a setting of the client cannot be.
     """
+    speaks = place.wire in (None, wire.VERSION)  # earlier versions, which do not say it, speak as this one
     if not place.private:
-        if place.wire not in _SPEAKS:
-            raise _refusal(place, _versions(place), f"end it where it was started (process id {place.pid})")
+        if not speaks:
+            raise _refusal(place, [_versions(place)], "end it where it was started")
         return True
-    other = [_versions(place)] if place.wire not in _SPEAKS else _differing(place, vector_settings(environ))
+    other = _differing(place, vector_settings(environ)) if speaks else [_versions(place)]
     if not other and place.installation in (None, installation()):
         return True
-    answer = told(place, "POST", "/private/stop?lingering=true")
-    if answer is None or answer[0] == 202:
+    answer = told(place, "POST", f"{_STOP}?lingering=true")
+    if answer is None or answer[0] == _ENDS:
         return False
     status, said = answer
     if not other:
         return True
-    if status == 409 and not said.get("clients") and not said.get("expected"):
+    if status == _BUSY and not said.get("clients") and not said.get("expected"):
         return False  # it finishes what its last client had begun
-    remedy = "wait until its clients have gone, or end it (`embatch stop`)"
-    raise _refusal(
-        place, "; ".join(other), remedy if place.wire not in _SPEAKS else f"{remedy}, or set the same"
-    )
+    remedy = f"wait until its clients have gone, or end it (`embatch stop --data {shlex.quote(str(data))}`)"
+    raise _refusal(place, other, f"{remedy}, or set the same" if speaks else remedy)
 
 
 def _differing(place: Place, own: Mapping[str, str]) -> list[str]:
@@ -72,11 +73,10 @@ def _versions(place: Place) -> str:
     return f"it speaks version {place.wire} of the protocol between client and service, not {wire.VERSION}"
 
 
-def _refusal(place: Place, why: str, remedy: str) -> FailedPrecondition:
+def _refusal(place: Place, why: list[str], remedy: str) -> FailedPrecondition:
     return FailedPrecondition(
         f"the service of the data folder (process id {place.pid}) is another than this client needs: "
-        f"{why}. To go on, {remedy}",
-        field="data",
+        f"{'; '.join(why)}. To go on, {remedy}"
     )
 
 
@@ -111,7 +111,7 @@ def stop(data: Path, waiting: Callable[[], object]) -> Ended | None:
             not asked and place is not None and place.pid == first
         ):  # else it has not said yet where it listens
             answer = None if place.private is False or place.socket is None else told(place, "POST", _STOP)
-            if answer is not None and answer[0] == 202:
+            if answer is not None and answer[0] == _ENDS:
                 asked, clients = True, int(answer[1].get("clients") or 0)
             elif answer is not None or place.private is False or place.socket is None:
                 raise _not_ours(place, data)
@@ -123,14 +123,10 @@ def stop(data: Path, waiting: Callable[[], object]) -> Ended | None:
     return None if first is None else Ended(first, clients)
 
 
-_STOP: Final = "/private/stop"
-
-
 def _not_ours(place: Place, data: Path) -> FailedPrecondition:
     where = place.url or f"unix:{place.socket}"
     started = "`embatch serve`" if place.private is False else "`embatch serve`, or an earlier version,"
     return FailedPrecondition(
         f"{started} holds the data folder {data} and listens at {where}: end it where it was started "
-        f"(Ctrl-C), or by its process id {place.pid} (`kill {place.pid}`)",
-        field="data",
+        f"(Ctrl-C), or by its process id {place.pid} (`kill {place.pid}`)"
     )

@@ -116,7 +116,7 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
     while True:
         ending = False
         if (place := read(data)) and holder(data) == place.pid:
-            ending = not may_join(place, os.environ)
+            ending = not may_join(data, place, os.environ)
             if not ending and (attachment := _try(place)):
                 return attachment
         if ending and child is None:
