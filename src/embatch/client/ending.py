@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embatch.client.place import Place
 
 _STOP: Final = "/private/stop"
-_ENDS, _BUSY = 202, 409
+_ENDS, _BUSY, _UNKNOWN = 202, 409, 404
 _PATIENCE_SECONDS: Final = 1.0
 
 
@@ -55,6 +55,8 @@ def may_join(data: Path, place: Place, environ: Mapping[str, str]) -> bool:
         return True
     if status == _BUSY and not said.get("clients") and not said.get("expected"):
         return False  # it finishes what its last client had begun
+    if status not in (_BUSY, _UNKNOWN):
+        return False  # such as that it has too much to do
     remedy = f"wait until its clients have gone, or end it (`embatch stop --data {shlex.quote(str(data))}`)"
     raise _refusal(place, other, f"{remedy}, or set the same" if speaks else remedy)
 
@@ -110,11 +112,12 @@ def stop(data: Path, waiting: Callable[[], object]) -> Ended | None:
         if (
             not asked and place is not None and place.pid == first
         ):  # else it has not said yet where it listens
-            answer = None if place.private is False or place.socket is None else told(place, "POST", _STOP)
-            if answer is not None and answer[0] == _ENDS:
-                asked, clients = True, int(answer[1].get("clients") or 0)
-            elif answer is not None or place.private is False or place.socket is None:
+            status, words = _UNKNOWN, {}
+            if place.private is not False and place.socket is not None:
+                status, words = told(place, "POST", _STOP) or (_BUSY, {})
+            if status == _UNKNOWN:
                 raise _not_ours(place, data)
+            asked, clients = status == _ENDS, int(words.get("clients") or 0)
         if not said and time.monotonic() - begun > _PATIENCE_SECONDS:
             said = True
             waiting()

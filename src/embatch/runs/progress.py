@@ -68,7 +68,7 @@ class Tally:
         self.tokens -= block.tokens
 
 
-def poll_interval(texts: int, blocks: int) -> float:
+def between_polls(texts: int, blocks: int) -> float:
     """Return the seconds between polls: lively for a few texts and at first, rarer as the run grows."""
     return min(0.05 + texts / 1000, 5.0, 0.25 * (1 + blocks))
 

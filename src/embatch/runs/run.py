@@ -41,7 +41,7 @@ from embatch.runs.locations import shown
 from embatch.runs.output import Output
 from embatch.runs.overlap import check_apart
 from embatch.runs.part import Part, distinct, to_mend
-from embatch.runs.progress import SHOWN, RunProgress, Summary, Tally, finished, poll_interval
+from embatch.runs.progress import SHOWN, RunProgress, Summary, Tally, between_polls, finished
 from embatch.runs.sinks import check_sink
 from embatch.runs.sources.whereabouts import placed, whereabouts
 from embatch.states import State
@@ -295,7 +295,7 @@ class _Run:
             batch = self._client.await_batch_completion(
                 batch.name,
                 timeout=math.inf,
-                poll_interval=poll_interval(len(sent.texts), len(self._ledger.blocks)),
+                poll_interval=between_polls(len(sent.texts), len(self._ledger.blocks)),
                 on_progress=lambda polled: self._progress(self._standing(polled, sent)),
             )
             if batch.state is State.FAILED:
