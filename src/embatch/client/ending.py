@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from embatch import ownership, wire
 from embatch.client.place import holder, read, told
@@ -112,7 +112,8 @@ def stop(data: Path, waiting: Callable[[], object]) -> Ended | None:
         if (
             not asked and place is not None and place.pid == first
         ):  # else it has not said yet where it listens
-            status, words = _UNKNOWN, {}
+            status: int = _UNKNOWN
+            words: dict[str, Any] = {}
             if place.private is not False and place.socket is not None:
                 status, words = told(place, "POST", _STOP) or (_BUSY, {})
             if status == _UNKNOWN:
