@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import passages
+from benchmarks.served import LINGER
 
 from embatch import Client
 from embatch.dtypes import Dtype, dequantize, quantize
@@ -43,6 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     texts = list(dict.fromkeys(passages(round((options.count + options.queries) * 1.1))))
     texts = texts[: options.count + options.queries]
+    os.environ[LINGER] = "2"
     with Client() as client:
         batch = client.async_batch_embed_contents(texts, display_name="dimensions")
         batch = client.await_batch_completion(batch, poll_interval=1.0)

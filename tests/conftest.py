@@ -43,7 +43,8 @@ _LONGEST = (
     *("client/test_local.py", "pool/test_local_pool.py", "examples/test_examples.py"),
     *("engine/test_endpoint_limits.py", "engine/test_endpoint_service.py", "api/test_gemini_face.py"),
     *("engine/test_amx_service.py", "server/test_leaving.py", "api/test_asked_model.py"),
-    *("runs/test_reading_growth.py", "service/test_many_at_once.py", "benchmarks/test_corpus.py"),
+    *("client/test_lingering.py", "cli/test_left_behind.py", "runs/test_reading_growth.py"),
+    *("service/test_many_at_once.py", "benchmarks/test_corpus.py"),
 )
 """Files that take the longest, the longest first: begun late, one of them would run on alone at the end."""
 _temporary: list[Path] = []
@@ -63,6 +64,8 @@ def pytest_configure() -> None:
     os.environ["XDG_DATA_HOME"] = str(_temporary[0])
     # What the tests have embedded is little; niced it would stand still beside other load.
     os.environ.setdefault("EMBATCH_BULK_NICE", "0")
+    # Time for what comes next at once, and no longer: a service that lingers for a minute outlives its test.
+    os.environ["EMBATCH_LINGER_SECONDS"] = "2"
     # A shell without job control has SIGINT ignored by what it starts behind itself; our children would, too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

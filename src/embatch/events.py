@@ -167,6 +167,14 @@ class KeysNotRead(ServiceEvent):
     """With the file and a line's number, and nothing of what stands there."""
 
 
+@_event("lingering", "embatch.server", Level.INFO)
+class ServiceLingers(ServiceEvent):
+    """The last client of a private service has gone; it ends when no other one comes in time."""
+
+    seconds: float
+    """How long it waits."""
+
+
 @_event("leaving", "embatch.server", Level.INFO)
 class ServiceLeaving(ServiceEvent):
     """A signal began the graceful end."""

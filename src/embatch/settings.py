@@ -7,7 +7,9 @@ test holds the page and this table together.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,9 +34,12 @@ MOST: Final[Mapping[str, int]] = MappingProxyType(
 )
 """Largest value by unit: beyond it dates, waits and counts of the system overflow long after the start."""
 
+_OF_ENGINES: Final[Mapping[str, str]] = MappingProxyType({"EMBATCH_AMX": "auto", "EMBATCH_AMX_LIBRARY": ""})
+"""Variables that an engine reads itself and that change vectors, with what counts where they are not set."""
 
-def _setting(default: float, unit: str, text: str) -> Any:
-    return field(default=default, metadata={"unit": unit, "help": text})
+
+def _setting(default: float, unit: str, text: str, *, of_vectors: bool = False) -> Any:
+    return field(default=default, metadata={"unit": unit, "help": text, "of_vectors": of_vectors})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Settings:
         30 * 86400.0, "seconds", "A final batch and its results are deleted at this age."
     )
     file_expiry: float = _setting(48 * 3600.0, "seconds", "An uploaded file is deleted at this age.")
-    micro_batch_tokens: int = _setting(4096, "tokens", "Padded tokens of one forward pass.")
+    micro_batch_tokens: int = _setting(4096, "tokens", "Padded tokens of one forward pass.", of_vectors=True)
     micro_batch_seconds: float = _setting(
         120.0, "seconds", "A micro-batch that runs longer counts as a hang."
     )
@@ -79,6 +84,11 @@ class Settings:
     )
     suspect_attempts: int = _setting(3, "claims", "A shard claimed so often without a commit is quarantined.")
     drain_seconds: float = _setting(30.0, "seconds", "Longest wait for the running micro-batch at SIGTERM.")
+    linger_seconds: float = _setting(
+        60.0,
+        "seconds",
+        "A private service stays so long after its last client, engines loaded, and works nothing.",
+    )
     threads: int = _setting(0, "threads", "Threads of the bulk engine process; 0 for one per core.")
     bulk_nice: int = _setting(
         19, "niceness", "Niceness of bulk engine processes; the query lane keeps its own."
@@ -117,3 +127,33 @@ class Settings:
                 )
             values[setting.name] = value
         return cls(**values)
+
+
+def vector_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return by variable what vectors depend on: services that differ in one may compute others.
+
+    The number of threads is not among them, for each works whole micro-batches by itself. Models, with
+    engine, precision and options, are none of a service's settings: whoever asks for one says which.
+
+    Raises:
+        InvalidArgument: as `Settings.read`, for these variables alone.
+    """
+    names = {PREFIX + one.name.upper(): one.name for one in fields(Settings) if one.metadata["of_vectors"]}
+    settings = Settings.read({name: environ[name] for name in names if name in environ})
+    engines = {name: environ.get(name) or left for name, left in _OF_ENGINES.items()}
+    return {name: str(getattr(settings, field_)) for name, field_ in names.items()} | engines
+
+
+def digest(values: Mapping[str, str]) -> str:
+    """Return what tells settings apart: equal for equal ones, whatever their order."""
+    return hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()
+
+
+def installation() -> str:
+    """Return what tells installed copies of embatch apart, an upgraded one from itself before.
+
+    A service that runs on while its files are replaced imports from both.
+    """
+    code = Path(__file__)
+    found = code.stat()
+    return hashlib.sha256(f"{code} {found.st_mtime_ns} {found.st_size}".encode()).hexdigest()

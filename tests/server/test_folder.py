@@ -17,10 +17,15 @@ import pytest
 from serving import short_folder
 
 from embatch.errors import InvalidArgument, Unavailable
-from embatch.server.folder import FolderTaken, Listener, bind_tcp, bind_unix, locked, noted, own_socket
+from embatch.server.folder import About, FolderTaken, Listener, bind_tcp, bind_unix, locked, noted, own_socket
+from embatch.settings import digest, installation
+from embatch.wire import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+SETTINGS = {"EMBATCH_MICRO_BATCH_TOKENS": "4096"}
+ABOUT = About("name", private=True, vectors=SETTINGS)
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def test_a_folder_has_one_holder_and_the_refusal_names_it(tmp_path: Path) -> Non
     """The second one learns the process id and the address; afterwards the folder is free."""
     place = tmp_path / "data"
     listener = bind_tcp("127.0.0.1", 0)
-    with locked(place), noted(place, listener, "name"):
+    with locked(place), noted(place, listener, ABOUT):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
         with pytest.raises(FolderTaken) as taken, locked(place):
             pass
@@ -93,13 +98,22 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
         pass
 
 
-def test_the_note_says_where_the_service_listens(folder: Path) -> None:
+def test_the_note_says_where_the_service_listens_and_what_it_is(folder: Path) -> None:
     """One of socket and url is set; at the end note and socket are gone."""
     listener = bind_unix(folder / "s")
-    with noted(folder, listener, "name"):
+    with noted(folder, listener, ABOUT):
         about = json.loads((folder / "service.json").read_text())
         place = {"socket": str(folder / "s"), "url": None}
-        assert about == {"pid": os.getpid(), **place, "instance": "name"}
+        assert about == {
+            "pid": os.getpid(),
+            **place,
+            "instance": "name",
+            "private": True,
+            "wire": VERSION,
+            "installation": installation(),
+            "vectors": digest(SETTINGS),
+            "settings": SETTINGS,
+        }
     listener.stream.close()
     assert list(folder.iterdir()) == []
 
@@ -109,7 +123,7 @@ def test_a_service_whose_folder_was_replaced_removes_nothing_of_the_next(folder:
     place = folder / "data"
     place.mkdir()
     old = bind_unix(own_socket(place))
-    with noted(place, old, "name"):
+    with noted(place, old, ABOUT):
         shutil.rmtree(place)
         place.mkdir()
         new = bind_unix(own_socket(place))

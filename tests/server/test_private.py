@@ -1,4 +1,4 @@
-"""A private service lives as long as somebody is attached."""
+"""A private service lives as long as somebody is attached, and lingers for a while."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 
 
 class Watched:
-    """An `Attached` with short times, and when it called the service abandoned."""
+    """An `Attached` with short times, when it called the service abandoned, and what else it told it."""
 
     def __init__(self, first: float = 30.0, linger: float = 0.05) -> None:
         self.abandoned = asyncio.Event()
-        self.attached = Attached(self.abandoned.set, first_seconds=first, linger_seconds=linger)
+        self.working = False
+        self.told: list[bool] = []
+        self.attached = Attached(
+            self.abandoned.set,
+            self.told.append,
+            lambda: self.working,
+            first_seconds=first,
+            linger_seconds=linger,
+        )
 
 
 def run(test: Coroutine[None, None, None]) -> None:
@@ -27,18 +35,19 @@ def run(test: Coroutine[None, None, None]) -> None:
 
 
 def test_nobody_ever_comes() -> None:
-    """The service ends after the first time limit."""
+    """The service ends after the first time limit, having worked until then."""
 
     async def scenario() -> None:
         watched = Watched(first=0.05)
         watched.attached.begin()
         await watched.abandoned.wait()
+        assert watched.told == []
 
     run(scenario())
 
 
 def test_the_last_client_leaves() -> None:
-    """Two clients hold; one leaving changes nothing, the second ends it after a moment."""
+    """Two clients hold; one leaving changes nothing, the second has it rest at once and end later."""
 
     async def scenario() -> None:
         watched = Watched()
@@ -49,14 +58,17 @@ def test_the_last_client_leaves() -> None:
         await one.aclose()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(watched.abandoned.wait(), 0.2)
+        assert watched.told == []
         await two.aclose()
+        assert watched.told == [False]
+        assert not watched.abandoned.is_set()
         await watched.abandoned.wait()
 
     run(scenario())
 
 
 def test_the_next_client_comes_in_time() -> None:
-    """Scripts that follow one another share one service."""
+    """Scripts that follow one another share one service, which goes on when the next one comes."""
 
     async def scenario() -> None:
         watched = Watched(linger=0.2)
@@ -66,6 +78,7 @@ def test_the_next_client_comes_in_time() -> None:
         await one.aclose()
         two = watched.attached.hold()
         await anext(two)
+        assert watched.told == [False, True]
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(watched.abandoned.wait(), 0.5)
         await two.aclose()
@@ -73,8 +86,45 @@ def test_the_next_client_comes_in_time() -> None:
     run(scenario())
 
 
+def test_only_one_that_lingers_is_ended_for_another_client() -> None:
+    """Not while its first client is still to come, while one is attached, or while it finishes its work."""
+
+    async def scenario() -> None:
+        watched = Watched(linger=30.0)
+        watched.attached.begin()
+        assert not watched.attached.stop(lingering=True)
+        one = watched.attached.hold()
+        await anext(one)
+        assert not watched.attached.stop(lingering=True)
+        watched.working = True
+        await one.aclose()
+        assert not watched.attached.stop(lingering=True)
+        assert not watched.abandoned.is_set()
+        watched.working = False
+        assert watched.attached.stop(lingering=True)
+        assert watched.abandoned.is_set()
+
+    run(scenario())
+
+
+def test_whoever_says_so_ends_it_with_clients_and_work() -> None:
+    """Without asking whether it only lingers."""
+
+    async def scenario() -> None:
+        watched = Watched()
+        watched.attached.begin()
+        one = watched.attached.hold()
+        await anext(one)
+        watched.working = True
+        assert watched.attached.stop()
+        assert watched.abandoned.is_set()
+        await one.aclose()
+
+    run(scenario())
+
+
 def test_the_end_lets_clients_go() -> None:
-    """Held streams end at once, and nobody is called abandoned any more."""
+    """Held streams end at once, nobody rests for it, and nobody is called abandoned any more."""
 
     async def scenario() -> None:
         watched = Watched()
@@ -84,6 +134,8 @@ def test_the_end_lets_clients_go() -> None:
         following = asyncio.ensure_future(anext(one, None))
         watched.attached.end()
         assert await following is None
+        assert watched.attached.leaving
+        assert watched.told == []
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(watched.abandoned.wait(), 0.2)
 

@@ -26,7 +26,8 @@ RIGHT, WRONG = new_key(), new_key()
 
 def routes(rig: Rig) -> list[tuple[str, str]]:
     """Return method and path of every route, that of a private service too."""
-    app = create_app(rig.service, rig.settings, attached=Attached(lambda: None))
+    attached = Attached(lambda: None, lambda _: None, lambda: False, linger_seconds=0.0)
+    app = create_app(rig.service, rig.settings, attached=attached)
     found = [
         (method, route.path)
         for route in iter_route_contexts(app.routes)

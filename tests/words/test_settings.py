@@ -9,8 +9,9 @@ from itertools import islice
 
 import pytest
 
+from embatch.engine.amx.library import ELSEWHERE, SWITCH
 from embatch.errors import InvalidArgument
-from embatch.settings import MOST, PREFIX, Settings
+from embatch.settings import MOST, PREFIX, Settings, digest, installation, vector_settings
 
 
 def test_the_environment_overrides_by_name() -> None:
@@ -43,3 +44,21 @@ def test_the_largest_values_overflow_nothing() -> None:
             assert value < threading.TIMEOUT_MAX
         with pytest.raises(InvalidArgument, match=f"{PREFIX}{one.name.upper()} must be"):
             Settings.read({PREFIX + one.name.upper(): str(MOST[one.metadata["unit"]] + 1)})
+
+
+def test_settings_that_vectors_depend_on() -> None:
+    """Those of the packing and of the engines' own variables, by what counts, however it is spelled."""
+    tokens = "EMBATCH_MICRO_BATCH_TOKENS"
+    default = vector_settings({})
+    assert default == {tokens: "4096", SWITCH: "auto", ELSEWHERE: ""}
+    assert vector_settings({tokens: "04096", SWITCH: "", "EMBATCH_THREADS": "3"}) == default
+    assert vector_settings({"EMBATCH_TEXT_BYTES": "many"}) == default
+    with pytest.raises(InvalidArgument, match=tokens):
+        vector_settings({tokens: "many"})
+
+
+def test_a_digest_tells_settings_apart() -> None:
+    """By names and values, and not by their order."""
+    assert digest({"a": "1", "b": "2"}) == digest({"b": "2", "a": "1"})
+    assert len({digest(one) for one in ({}, {"a": "1"}, {"a": "2"}, {"b": "1"})}) == 4
+    assert installation() == installation()

@@ -1,7 +1,8 @@
-"""How long a private service lives: as long as a client is attached.
+"""How long a private service lives: as long as a client is attached, and a while longer.
 
 A client keeps `GET /private/attach` open and reads nothing from it; a client that dies drops its connection
-with it. The service ends when nobody has been attached for a moment, or when nobody ever came.
+with it. When nobody is attached any more the service lingers: it begins nothing, keeps its engines loaded for
+the next client, and ends when none has come. It ends too when nobody ever came, and when it is told to.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from fastapi import APIRouter
+import orjson
+from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 if TYPE_CHECKING:
@@ -18,30 +20,39 @@ if TYPE_CHECKING:
 
 FIRST_SECONDS: Final = 60.0
 """How long the first client may take to attach: it is importing its libraries meanwhile."""
-LINGER_SECONDS: Final = 2.0
-"""How long the service waits for the next client after the last has gone: scripts follow one another."""
 
 
 class Attached:
-    """Counts the attached clients; calls `abandoned` once when none is left. Lives in one event loop."""
+    """Counts the attached clients; calls `abandoned` once when none is left. Lives in one event loop.
+
+    Args:
+        abandoned: ends the service.
+        attended: told `False` when the last client has gone, and `True` when the next one has come.
+        working: whether work of the last client is still under way.
+        linger_seconds: how long to wait for the next client after the last has gone.
+        first_seconds: how long to wait for the first one.
+    """
 
     def __init__(
         self,
         abandoned: Callable[[], None],
+        attended: Callable[[bool], None],
+        working: Callable[[], bool],
         *,
+        linger_seconds: float,
         first_seconds: float = FIRST_SECONDS,
-        linger_seconds: float = LINGER_SECONDS,
     ) -> None:
-        self._abandoned = abandoned
-        self._first_seconds = first_seconds
-        self._linger_seconds = linger_seconds
-        self._count = 0
+        self._abandoned, self._attended, self._working = abandoned, attended, working
+        self._first_seconds, self._linger_seconds = first_seconds, linger_seconds
+        self._expected = True
         self._leaving = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self.count = 0
+        """How many clients are attached."""
 
     def begin(self) -> None:
         """Start waiting for the first client; call once, in the running loop, when the service listens."""
-        if self._count == 0:
+        if self.count == 0:
             self._wait(self._first_seconds)
 
     def end(self) -> None:
@@ -49,15 +60,36 @@ class Attached:
         self._leaving.set()
         self._wait_no_more()
 
+    def stop(self, *, lingering: bool = False) -> bool:
+        """End the service; with `lingering` only if it does nothing else. Return whether it ends."""
+        if lingering and not self._leaving.is_set() and (self.count or self._expected or self._working()):
+            return False
+        self._abandoned()
+        return True
+
+    @property
+    def expected(self) -> bool:
+        """Whether the service was started for a client that is still to come."""
+        return self._expected
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the service ends."""
+        return self._leaving.is_set()
+
     @contextlib.contextmanager
     def _client(self) -> Iterator[None]:
-        self._count += 1
+        self.count += 1
         self._wait_no_more()
+        if self.count == 1 and not self._expected:
+            self._attended(True)  # noqa: FBT003  (a callback has no names)
+        self._expected = False
         try:
             yield
         finally:
-            self._count -= 1
-            if self._count == 0 and not self._leaving.is_set():
+            self.count -= 1
+            if self.count == 0 and not self._leaving.is_set():
+                self._attended(False)  # noqa: FBT003  (as above)
                 self._wait(self._linger_seconds)
 
     async def hold(self) -> AsyncGenerator[bytes, None]:
@@ -77,11 +109,19 @@ class Attached:
 
 
 def router(attached: Attached) -> APIRouter:
-    """Return the one route of a private service."""
+    """Return the routes of a private service."""
     routes = APIRouter()
 
     @routes.get("/private/attach", include_in_schema=False)
-    async def attach() -> StreamingResponse:
+    async def attach() -> Response:
+        if attached.leaving:  # whoever comes now starts the next one
+            return Response(status_code=503)
         return StreamingResponse(attached.hold(), media_type="application/octet-stream")
+
+    @routes.post("/private/stop", include_in_schema=False)
+    async def stop(*, lingering: bool = False) -> Response:
+        said = orjson.dumps({"clients": attached.count, "expected": attached.expected})
+        ends = attached.stop(lingering=lingering)
+        return Response(said, status_code=202 if ends else 409, media_type="application/json")
 
     return routes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cyclopts import CycloptsError
 
 # Importing a module of commands is what adds them to the application.
-from embatch.cli import batches, doctor, keys, runs, serving, streams  # noqa: F401
+from embatch.cli import batches, doctor, keys, runs, serving, stopping, streams  # noqa: F401
 from embatch.cli.app import DONE, FAILED, INTERRUPTED, REFUSED, TIMED_OUT, USAGE, app
 from embatch.cli.display import report, silence
 from embatch.errors import (
@@ -114,7 +114,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         report(f"error: {_words(error)}")
         return _exit_code(error)
     except KeyboardInterrupt as error:
-        report(": ".join(["interrupted", *getattr(error, "__notes__", ())]))
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        report(f"interrupted: {notes}" if notes else "interrupted")
         return INTERRUPTED
     except (BrokenPipeError, SystemExit) as left:  # the second is what the library of the help makes of it
         if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):

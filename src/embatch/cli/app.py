@@ -59,6 +59,9 @@ Dim = Annotated[
 Task = Annotated[TaskType | None, Parameter(help="What the embeddings are for.")]
 Text = Annotated[str | None, Parameter(help="Column of the texts; `text` by default.", show_default=False)]
 Id = Annotated[str | None, Parameter(help="Column of your ids; row numbers by default.", show_default=False)]
+CancelOnInterrupt = Annotated[
+    bool, Parameter(help="Ctrl-C cancels the batches in work; they wait otherwise.", negative="")
+]
 Out = Annotated[str, Parameter(name=["--out", "-o"], help=SINKS)]
 
 

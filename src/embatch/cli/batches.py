@@ -12,6 +12,7 @@ from embatch.cli.app import (
     FAILED,
     PARTLY,
     SOURCES,
+    CancelOnInterrupt,
     Data,
     Dim,
     Id,
@@ -30,6 +31,7 @@ from embatch.cli.app import (
 )
 from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, batch_table, json_line, report, say, usage_lines
+from embatch.cli.others import Others
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.states import State
 
@@ -136,16 +138,29 @@ def watch(
     data: Data = None,
     timeout: Annotated[float, Parameter(help="Seconds to wait at most.")] = float("inf"),
     interval: Annotated[float, Parameter(help="Seconds between polls.")] = 1.0,
+    cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> int:
     """Follow a batch to its end."""
     check_range("--timeout", timeout, 0)
     check_range("--interval", interval, 0, _DAY)
     goes_on = " while it is watched" if to == "local" else ""
-    again = f"the batch goes on{goes_on}, and `embatch watch {name}` waits for it again"
-    with saying(lambda: again), client(to, data) as service, Display(notice=crowding(service)) as display:
-        batch = service.await_batch_completion(
-            name, poll_interval=interval, timeout=timeout, on_progress=display.batch
-        )
+    stays = f"the batch goes on{goes_on}, and `embatch watch {name}` waits for it again"
+    with saying(lambda: stays), client(to, data) as service, Display(notice=crowding(service)) as display:
+        others = Others(service, to, data)
+
+        def show(batch: Batch) -> None:
+            others.batch(batch)
+            display.batch(batch)
+
+        try:
+            batch = service.await_batch_completion(
+                name, poll_interval=interval, timeout=timeout, on_progress=show
+            )
+        except KeyboardInterrupt:
+            if cancel_on_interrupt:
+                service.cancel_batch(name)
+                stays = f"the batch is cancelled; `embatch results {name} --partial` reads what was finished"
+            raise
     try:
         batch_table([batch])
     except Unavailable as trouble:  # the batch is what it is

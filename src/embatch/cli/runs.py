@@ -12,6 +12,7 @@ from embatch.cli.app import (
     DONE,
     PARTLY,
     SOURCES,
+    CancelOnInterrupt,
     Data,
     Id,
     Model,
@@ -29,10 +30,11 @@ from embatch.cli.app import (
 )
 from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, cost_line, cost_table, report, seconds_words
+from embatch.cli.others import Others
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from embatch.runs.progress import Summary
+    from embatch.runs.progress import RunProgress, Summary
 
 
 @app.command
@@ -67,6 +69,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         float, Parameter(help="Least cosine to the reference path; below it the output is rejected.")
     ] = 0.999,
     block_rows: Annotated[int, Parameter(help="Rows of one batch, and of one step of the ledger.")] = 20_000,
+    cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> int:
     """Embed a dataset into one output of id, embedding and error, in the input's order.
 
@@ -80,7 +83,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     check_name("--model", model)
     check_labels(name, priority)
     folder = data or data_folder()
-    stays = partial(_stays, out, folder, to)
+    stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
     with saying(stays), client(to, data) as service, Display(notice=crowding(service)) as display:
         # Not before the private service has begun to start.
         from embatch.client.base import target_of  # noqa: PLC0415
@@ -94,22 +97,30 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         embed_options = EmbedOptions(
             model, task_type, tuple(dict.fromkeys(dim or ())), Dtype(dtype), priority, name
         )
-        options = RunOptions(folder, restart, retry_failed, cache, threshold, block_rows)
+        options = RunOptions(folder, restart, retry_failed, cache, cancel_on_interrupt, threshold, block_rows)
+        others = Others(service, to, data)
+
+        def show(standing: RunProgress) -> None:
+            others.run(standing)
+            display.run(standing)
+
         opened = open_source(source, text, id)
-        summary = embed_dataset(service, opened, out, embed_options, options, display.run)
+        summary = embed_dataset(service, opened, out, embed_options, options, show)
         elapsed = display.elapsed
         provider = target_of(service).provider.name
     _report(summary, elapsed, provider)
     return PARTLY if summary.failed else DONE
 
 
-def _stays(out: str, data: Path, to: str) -> str:
-    """Return what stays of a run that is interrupted, and how it goes on."""
+def _stays(out: str, data: Path, to: str | None) -> str:
+    """Return what stays of a run that is interrupted, and how it goes on; `None`: its batches do not."""
     from embatch.runs.ledger import folder_of  # noqa: PLC0415  (as above)
 
     ledger = folder_of(out, data)
     if not ledger.exists():
         return "nothing had been handed over; the same command begins anew"
+    if to is None:
+        return f"finished blocks stay in {ledger}; the same command goes on"
     of_batches = (
         "of those in work the data folder keeps whole shards, and the rest of them is embedded again"
         if to == "local"

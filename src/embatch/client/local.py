@@ -3,8 +3,8 @@
 A client that starts it runs `python -m embatch.server` in a session of its own and finds it through
 `service.json`. That note counts while who wrote it holds the folder's lock and answers by the name in it: a
 service that was killed leaves it behind, and anybody may get its port. While it lives, a client keeps one
-connection to `/private/attach` open and never uses it: the service counts these and ends when none is left. A
-client that dies, however, drops its connection with it.
+connection to `/private/attach` open and never uses it: the service counts these, works nothing while there
+is none, and ends when none has come for a while. A client that dies, however, drops its connection with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import socket
 import time
 import weakref
 from pathlib import Path
@@ -22,11 +21,13 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from embatch import ownership
-from embatch.client.place import holder, read
+from embatch.client.ending import may_join
+from embatch.client.place import ask, holder, read
 from embatch.client.starting import FOLDER_TAKEN, reap, start, why
 from embatch.errors import EmbatchError, Unavailable
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
     from embatch.client.place import Place
@@ -106,15 +107,21 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
         InvalidArgument: the folder cannot be used, or is not this user's alone: nothing of it was believed.
         FailedPrecondition: no service runs here and the `local` extra is not installed.
         Unavailable: the service does not come up; the message names its log.
+        FailedPrecondition: a service with other settings has work or clients here; see `may_join`.
     """
     ownership.check_folder(data)
     deadline = time.monotonic() + seconds
     child = _begun.pop(data, None)
     pause = 0.01
     while True:
-        if (place := read(data)) and holder(data) == place.pid and (attachment := _try(place)):
-            return attachment
-        if child is None:
+        ending = False
+        if (place := read(data)) and holder(data) == place.pid:
+            ending = not may_join(data, place, os.environ)
+            if not ending and (attachment := _try(place)):
+                return attachment
+        if ending and child is None:
+            pass  # one that we started now would find the folder taken
+        elif child is None:
             child = start(data)
         elif (code := child.poll()) is not None:
             if code != FOLDER_TAKEN:
@@ -139,28 +146,17 @@ def begin(data: Path) -> None:
 
 
 def _try(place: Place) -> Attachment | None:
-    """Attach to a service; `None` if nobody listens there any more, or a stranger does."""
+    """Attach to a service; `None` if nobody listens there any more, it ends, or a stranger answers."""
     if place.socket is None:
         return Attachment(place, None) if _answers(place) else None
-    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        line.settimeout(10.0)
-        line.connect(str(place.socket))
-        speaker = http.client.HTTPConnection("localhost")
-        speaker.sock = line
-        speaker.request("GET", "/private/attach")
-        status = http.client.HTTPResponse(line, method="GET")
-        status.begin()
-    except (OSError, http.client.HTTPException):
-        line.close()
+    found = ask(place, "GET", "/private/attach")
+    if found is None:
         return None
-    if not place.answered(status):
-        line.close()
-        return None
-    if status.status == 404:  # a service on a socket that somebody runs for good
+    line, reply = found
+    if reply.status == 404:  # a service on a socket that somebody runs for good
         line.close()
         return Attachment(place, None)
-    if status.status != 200:
+    if reply.status != 200:
         line.close()
         return None
     line.settimeout(0.0)  # never blocks again

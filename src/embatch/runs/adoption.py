@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embatch.batch import DISPLAY_NAME
 from embatch.client.base import target_of
 from embatch.client.flows import BatchOptions, RequestDefaults
 from embatch.client.for_runs import ForRuns
-from embatch.errors import AlreadyExists, FailedPrecondition
+from embatch.errors import AlreadyExists, EmbatchError, FailedPrecondition
 from embatch.runs.identity import batch_key
 from embatch.states import State
 
@@ -31,6 +32,8 @@ class Adoption:
     display_name: str
     run: str | None
     """The run's name in the service's cache; `None` leaves the cache out."""
+    handed: dict[str, None] = field(default_factory=dict)
+    """Names of the batches that were handed over and not dropped yet, in their order."""
 
     def batch(self, number: int, rows: Rows, texts: list[str]) -> Batch:
         """Submit the texts of a block as a batch, or return the batch that an earlier call made of them.
@@ -66,6 +69,23 @@ class Adoption:
                     field="--out",
                 ) from None
             if batch.state not in (State.FAILED, State.CANCELLED, State.EXPIRED):
+                self.handed[batch.name] = None
                 return batch
             # The earlier call's batch was stopped: drop it, so that the key makes a new one.
             self.client.delete_batch(batch.name)
+
+    def drop(self, batch: Batch) -> None:
+        """Have the service forget a batch whose rows are in the ledger."""
+        self.client.delete_batch(batch.name)
+        self.handed.pop(batch.name, None)
+
+    def cancel(self) -> str:
+        """Cancel what is handed over; return in words what came of it."""
+        cancelled = 0
+        for name in self.handed:
+            with suppress(EmbatchError):
+                self.client.cancel_batch(name)
+                cancelled += 1
+        failed = len(self.handed) - cancelled
+        said = f"{cancelled} {'batch' if cancelled == 1 else 'batches'} in work cancelled"
+        return f"{said}, {failed} not: see `embatch list`" if failed else said

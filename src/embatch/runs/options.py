@@ -47,6 +47,8 @@ class RunOptions:
     """Only try the rows again that failed and can be read."""
     cache: bool = True
     """Let the service answer texts that earlier runs embedded, and remember this run's."""
+    cancel_on_interrupt: bool = False
+    """Cancel, on Ctrl-C, the batches in work; without it they wait for the next call."""
     threshold: float = parity.THRESHOLD
     """Least cosine of the certificate; below it the output is rejected."""
     block_rows: int = BLOCK_ROWS

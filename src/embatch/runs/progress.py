@@ -43,6 +43,8 @@ class RunProgress:
     """Of `rows`, those that were finished when this call began: no rate counts them."""
     earlier_tokens: int = 0
     """The same of `tokens`."""
+    handed: tuple[str, ...] = ()
+    """Names of the run's batches that are handed over and not dropped yet, the awaited one among them."""
     settled: bool = True
     """Whether no more is to come of a batch that has ended: its rows are counted, duplicates and all."""
 
@@ -64,6 +66,11 @@ class Tally:
         """Count it no more."""
         self.rows, self.failed = self.rows - block.rows, self.failed - block.failed
         self.tokens -= block.tokens
+
+
+def between_polls(texts: int, blocks: int) -> float:
+    """Return the seconds between polls: lively for a few texts and at first, rarer as the run grows."""
+    return min(0.05 + texts / 1000, 5.0, 0.25 * (1 + blocks))
 
 
 def finished(batch: Batch) -> tuple[int, int]:

@@ -42,7 +42,7 @@ from embatch.runs.locations import shown
 from embatch.runs.output import Output
 from embatch.runs.overlap import check_apart
 from embatch.runs.part import Part, distinct, to_mend
-from embatch.runs.progress import SHOWN, RunProgress, Summary, Tally, finished
+from embatch.runs.progress import SHOWN, RunProgress, Summary, Tally, between_polls, finished
 from embatch.runs.sinks import check_sink
 from embatch.runs.sources.whereabouts import placed, whereabouts
 from embatch.states import State
@@ -110,6 +110,8 @@ def embed_dataset(
             output.check_ids(ledger)
             return run.go()
         except BaseException as error:
+            if options.cancel_on_interrupt and isinstance(error, KeyboardInterrupt):
+                error.add_note(run.cancel())
             run.forget(refused=isinstance(error, _REFUSALS))
             raise
         finally:
@@ -211,6 +213,9 @@ class _Run:
             with suppress(NotFound):
                 self._client.delete_batch(last.batch)
 
+    def cancel(self) -> str:
+        return self._adoption.cancel()
+
     def close(self) -> None:
         """Leave batches and ledger where they are; drop what is half written."""
         self._output.abandon()
@@ -291,7 +296,7 @@ class _Run:
             batch = self._client.await_batch_completion(
                 batch.name,
                 timeout=math.inf,
-                poll_interval=self._interval(len(sent.texts)),
+                poll_interval=between_polls(len(sent.texts), len(self._ledger.blocks)),
                 on_progress=lambda polled: self._progress(self._standing(polled, sent)),
             )
             if batch.state is State.FAILED:
@@ -306,14 +311,10 @@ class _Run:
         self._tally.add(self._ledger.commit(block, sent.part.record()))
         if batch is not None:
             self._progress(self._standing(batch))
-            self._client.delete_batch(batch.name)
+            self._adoption.drop(batch)
         if not sound:
             self._sent.clear()
             self._reject()
-
-    def _interval(self, texts: int) -> float:
-        """Return the seconds between polls: lively for a few texts and at first, rarer as the run grows."""
-        return min(0.05 + texts / 1000, 5.0, 0.25 * (1 + len(self._ledger.blocks)))
 
     def _standing(self, batch: Batch, sent: Sent | None = None) -> RunProgress:
         """Return how far the run is; `sent` is what the batch works on, `None` once that is committed."""
@@ -337,6 +338,7 @@ class _Run:
             failed,
             batch,
             *self._earlier,
+            handed=tuple(self._adoption.handed),
             settled=sent is None,
         )
 

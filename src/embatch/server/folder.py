@@ -13,13 +13,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from embatch import ownership
+from embatch import ownership, wire
 from embatch.errors import FailedPrecondition, InvalidArgument, Unavailable
+from embatch.settings import digest, installation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 NOTE: Final = "service.json"
 INSTANCE: Final = "Embatch-Instance"
@@ -198,18 +199,37 @@ def own_socket(folder: Path) -> Path:
     return place / name
 
 
-@contextlib.contextmanager
-def noted(folder: Path, listener: Listener, instance: str) -> Iterator[None]:
-    """Say in the data folder where the service listens and how it is known, for as long as it does."""
-    note = folder / NOTE
-    fresh = folder / f"{NOTE}.{os.getpid()}"
-    about = {
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a service says of itself, by which clients know it and whether they may share it."""
+
+    instance: str
+    """Its random name."""
+    private: bool
+    vectors: Mapping[str, str] | None
+    """Settings that change vectors; `None`: clients take what there is."""
+
+
+def _words(listener: Listener, about: About) -> dict[str, Any]:
+    return {
         "pid": os.getpid(),
         "socket": None if listener.path is None else str(listener.path),
         "url": listener.url,
-        "instance": instance,
+        "instance": about.instance,
+        "private": about.private,
+        "wire": wire.VERSION,
+        "installation": installation(),
+        "vectors": None if about.vectors is None else digest(about.vectors),
+        "settings": about.vectors,
     }
-    said = (json.dumps(about) + "\n").encode()
+
+
+@contextlib.contextmanager
+def noted(folder: Path, listener: Listener, about: About) -> Iterator[None]:
+    """Say in the data folder where the service listens and how it is known, for as long as it does."""
+    note = folder / NOTE
+    fresh = folder / f"{NOTE}.{os.getpid()}"
+    said = (json.dumps(_words(listener, about)) + "\n").encode()
     fresh.unlink(missing_ok=True)
     with os.fdopen(ownership.open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
         file.write(said)

@@ -27,6 +27,7 @@ from embatch.events import (
     ServiceEnded,
     ServiceLeaving,
     ServiceLeavingAtOnce,
+    ServiceLingers,
     ServiceListening,
     StorageBroken,
     emit,
@@ -36,7 +37,7 @@ from embatch.server.http_protocol import guarded
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from embatch.engine.models import Catalog
     from embatch.pool.protocol import Pool
@@ -50,6 +51,7 @@ DONE: Final = 0
 BROKEN: Final = 74
 """Exit code when a commit's fate is unknown, or the database lost (EX_IOERR): the next start finds out."""
 
+_TICK_SECONDS: Final = 0.1
 _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than any sensible poll interval, so that pollers keep their connection."""
 _ANSWER_SECONDS: Final = 3
@@ -69,7 +71,9 @@ class Parts:
     hosts: tuple[str, ...] | None
     """Names by which it may be called; `None`: any."""
     private: bool
-    """Whether it ends when no client is attached."""
+    """Whether it ends some time after its last client."""
+    vectors: Mapping[str, str] | None
+    """What its vectors depend on and a client would set too; `None` where whoever started it said more."""
     keys: KeyFile | None = None
     """By which it may be called; `None`: it asks for none."""
 
@@ -114,6 +118,19 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self.attended = asyncio.Event()
+        """Not set while nobody is there, and nothing has to be looked after ten times a second."""
+        self.attended.set()
+
+    async def main_loop(self) -> None:
+        """Look, as uvicorn does, whether to end, and what time it is for the answers' heads."""
+        counter = 0
+        while not await self.on_tick(counter):
+            await asyncio.sleep(_TICK_SECONDS)
+            counter += 1
+            if not self.attended.is_set():
+                await self.attended.wait()
+                counter = 0  # which has it look what time it is
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
@@ -126,7 +143,9 @@ class _Process:
 
     def __init__(self, parts: Parts, service: Service, store: Store) -> None:
         self._parts, self._service, self._store = parts, service, store
-        self._attached = Attached(self._leave) if parts.private else None
+        linger = parts.settings.linger_seconds
+        attached = Attached(self._leave, self._attended, lambda: service.working, linger_seconds=linger)
+        self._attached = attached if parts.private else None
         self._leaving = False
         self._instance = secrets.token_hex(16)
 
@@ -150,9 +169,8 @@ class _Process:
             listening = asyncio.create_task(self._server.listening.wait())
             await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
-                self._remove_traces.enter_context(
-                    folder.noted(self._parts.storage.place, listener, self._instance)
-                )
+                about = folder.About(self._instance, private=self._parts.private, vectors=self._parts.vectors)
+                self._remove_traces.enter_context(folder.noted(self._parts.storage.place, listener, about))
                 if self._attached is not None:
                     self._attached.begin()
                 emit(ServiceListening(address=listener.address, pid=os.getpid()))
@@ -183,10 +201,21 @@ class _Process:
             timeout_graceful_shutdown=_ANSWER_SECONDS,
         )
 
+    def _attended(self, somebody: bool) -> None:  # noqa: FBT001  (a callback)
+        """Rest while nobody is attached: begin nothing, and wake for nothing."""
+        if somebody:
+            self._server.attended.set()
+            self._service.resume()
+        else:
+            emit(ServiceLingers(seconds=self._parts.settings.linger_seconds))
+            self._service.pause()
+            self._server.attended.clear()
+
     def _leave(self) -> None:
         """Begin the graceful end. Repeating is safe."""
         self._leaving = True
         self._server.should_exit = True
+        self._server.attended.set()
         if self._attached is not None:
             self._attached.end()
 

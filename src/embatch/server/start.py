@@ -23,7 +23,7 @@ from embatch.events import KeysInClear, emit
 from embatch.ownership import Taken
 from embatch.pool.local import LocalPool
 from embatch.server import folder, logs, storage
-from embatch.settings import Settings
+from embatch.settings import Settings, vector_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,7 +123,10 @@ def _serve(options: ServeOptions, settings: Settings, held: Storage, keys: KeyFi
         # Only browsers are fooled by a name, and only an address on this machine alone has no other guard.
         named = listener.path is None and _loopback(options.host) and keys is None
         hosts = (options.host, *options.hosts) if named else None
-        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private, keys))
+        # A private service that was given models is somebody's own, as `embatch serve` is: clients take it.
+        theirs = options.private and not options.models
+        vectors = vector_settings(os.environ) if theirs else None
+        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private, vectors, keys))
     finally:
         pool.close(0.0)
         listener.stream.close()

@@ -312,6 +312,26 @@ class Service:
         """Expire and delete what has grown too old, as is done every few seconds. Repeating is safe."""
         self._ageing.sweep()
 
+    @property
+    def working(self) -> bool:
+        """Whether shards are being worked."""
+        return bool(self._workers.at_work())
+
+    def pause(self) -> None:
+        """Begin nothing more until `resume`: shards that are worked are finished, engines stay loaded.
+
+        Whoever asks is answered, and what is accepted waits. Repeating is safe.
+        """
+        self._workers.pause()
+        self._planner.pause()
+        self._ageing.pause()
+
+    def resume(self) -> None:
+        """Go on with all that waits. Repeating is safe."""
+        self._ageing.resume()
+        self._planner.resume()
+        self._workers.resume()
+
     def close(self, grace: float) -> None:
         """Stop: running micro-batches finish, everything else waits in the store for the next start.
 

@@ -80,6 +80,7 @@ class Dispatcher:
     _threads: list[threading.Thread] = field(init=False)
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _news: int = 0
+    _paused: bool = False
     _closing: threading.Event = field(default_factory=threading.Event)
     _claiming: threading.Lock = field(default_factory=threading.Lock)
     """Held from the claim until it stands in `_running`: who ends a batch in the store and then looks here
@@ -137,6 +138,17 @@ class Dispatcher:
             batches = {f"batches/{name}": message for name, message in self._batches.messages().items()}
             return dict(broken) | self._models.messages() | batches
 
+    def pause(self) -> None:
+        """Claim no more until `resume`; what runs goes on to the end of its shard. Repeating is safe."""
+        with self._wake:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on. Repeating is safe."""
+        with self._wake:
+            self._paused = False
+        self.wake()
+
     def close(self, grace: float) -> None:
         """Claim no more, let running micro-batches finish, release the rest; wait at most `grace` seconds."""
         self._closing.set()
@@ -175,7 +187,7 @@ class Dispatcher:
 
     def _take(self, now: float) -> Running | None:
         with self._claiming:
-            if self._closing.is_set():
+            if self._closing.is_set() or self._paused:
                 return None
             with self._lock:
                 paused, resting = self._models.waiting(now), self._batches.waiting(now)
@@ -195,7 +207,7 @@ class Dispatcher:
             end = min(self._models.next_end(now), self._batches.next_end(now), _REST_SECONDS)
         with self._wake:
             if self._news == seen and not self._closing.is_set():
-                self._wake.wait(end)
+                self._wake.wait(None if self._paused else end)
 
     def _work(self, running: Running) -> bool:
         """Work a shard; return whether the slot may go on at once, which disk and store may forbid."""

@@ -69,6 +69,8 @@ class Planner:
     """Seconds until a file that could not be planned so often in a row is tried again."""
     closing: threading.Event = field(default_factory=threading.Event)
     """Set once it plans no more, because the service ends."""
+    _going: threading.Event = field(default_factory=threading.Event)
+    """Not set while it is paused."""
     _news: threading.Event = field(default_factory=threading.Event)
     _turns: Turns = field(default_factory=Turns)
     _free: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(FILES))
@@ -86,6 +88,7 @@ class Planner:
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
+        self._going.set()
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
 
     def start(self) -> None:
@@ -102,9 +105,18 @@ class Planner:
             if batch_id in self._begun:
                 self._stopped.add(batch_id)
 
+    def pause(self) -> None:
+        """Read on in no file until `resume`; each stays where it is. Repeating is safe."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        """Go on. Repeating is safe."""
+        self._going.set()
+
     def close(self, grace: float) -> None:
         """Stop after the piece being read; wait at most `grace` seconds. The next start plans anew."""
         self.closing.set()
+        self._going.set()
         self._news.set()
         self._free.release()
         deadline = time.monotonic() + grace
@@ -125,6 +137,7 @@ class Planner:
             with self._lock:
                 end = now + self._pauses.next_end(now)
             self._news.wait(None if math.isinf(end) else max(0.0, end - time.monotonic()))
+            self._going.wait()
 
     def _begin_all(self, waiting: set[str]) -> None:
         """Begin what there is, but for batches that wait to be tried again."""
@@ -302,6 +315,7 @@ class Planner:
         lines_at_most = math.inf if arrow else _LINES_A_REQUEST * limits.file_requests
 
         def look() -> None:
+            self._going.wait()
             if self.closing.is_set() or record.id in self._stopped:
                 raise _StoppedError
             self._turns.look()

@@ -108,16 +108,26 @@ class Ageing:
         self._clock, self._expired = clock, expired
         self.sweeps: list[Callable[[], object]] = [self._expire, self._prune]
         """What is done every few seconds; owners of other things that grow old add theirs."""
-        self._closing = threading.Event()
+        self._closing, self._going = threading.Event(), threading.Event()
+        self._going.set()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
     def start(self) -> None:
         """Begin to sweep."""
         self._thread.start()
 
+    def pause(self) -> None:
+        """Begin no more sweeps until `resume`: what has grown too old meanwhile goes then."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        """Go on. Repeating is safe."""
+        self._going.set()
+
     def close(self, grace: float) -> None:
         """Begin no more sweeps; wait at most `grace` seconds for one under way. Repeating is safe."""
         self._closing.set()
+        self._going.set()
         if self._thread.is_alive():
             self._thread.join(grace)
 
@@ -133,7 +143,9 @@ class Ageing:
 
     def _run(self) -> None:
         while not self._closing.wait(self._seconds):
-            self.sweep()
+            self._going.wait()
+            if not self._closing.is_set():
+                self.sweep()
 
     def _expire(self) -> None:
         due = self._clock.by(self._settings.batch_expiry)

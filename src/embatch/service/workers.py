@@ -38,6 +38,14 @@ class Workers(Protocol):
         """Return by model or batch why its shards wait although they could be worked; empty: all is well."""
         ...
 
+    def pause(self) -> None:
+        """Claim no more until `resume`; what runs goes on to the end of its shard. Repeating is safe."""
+        ...
+
+    def resume(self) -> None:
+        """Go on. Repeating is safe."""
+        ...
+
     def close(self, grace: float) -> None:
         """Claim no more, let running micro-batches finish, release the rest; wait at most `grace` seconds."""
         ...
@@ -66,6 +74,12 @@ class Elsewhere:
     def troubles(self) -> Mapping[str, str]:
         """Return nothing: its own health tells."""
         return MappingProxyType({})
+
+    def pause(self) -> None:
+        """It has clients of its own."""
+
+    def resume(self) -> None:
+        """It was not paused."""
 
     def close(self, grace: float) -> None:
         """There is nothing to end."""

@@ -96,6 +96,11 @@ class EngineProcess:
         return self._gone is None
 
     @property
+    def busy(self) -> bool:
+        """Whether it loads or has jobs: then it may be too long at one thing."""
+        return self._gone is None and (self._description is None or bool(self._jobs))
+
+    @property
     def ready(self) -> bool:
         """Whether the process runs and its engine is loaded."""
         return self._gone is None and self._description is not None

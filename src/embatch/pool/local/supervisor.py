@@ -34,7 +34,8 @@ class Supervisor:
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self._settings, self._environment = settings, environment
         shortest = min(settings.heartbeat_seconds, settings.micro_batch_seconds)
-        self._tick = min(1.0, max(0.01, shortest / _LOOKS))
+        self._idle_tick = max(0.01, shortest / _LOOKS)
+        self._tick = min(1.0, self._idle_tick)
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -74,8 +75,10 @@ class Supervisor:
     def _run(self) -> None:
         last = time.monotonic()
         while True:
+            # Idle processes can only fall silent, which is soon enough noticed by fewer looks.
+            tick = self._tick if any(process.busy for process in self._processes) else self._idle_tick
             try:
-                order = self._orders.get(timeout=self._tick)
+                order = self._orders.get(timeout=tick)
             except queue.Empty:
                 pass
             else:
@@ -84,8 +87,8 @@ class Supervisor:
                 self._spawn(order)
             # A pause of ours, however long, is none of theirs.
             now = time.monotonic()
-            if now - last >= self._tick / 2:
-                self._watch(min(now - last, 2 * self._tick))
+            if now - last >= tick / 2:
+                self._watch(min(now - last, 2 * tick))
                 last = now
         for process in self._processes:
             process.kill(End.CLOSED)
