@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.engine.protocol import Description
     from embatch.errors import EngineTrouble
-    from embatch.pool.protocol import EngineStatus, Pool
+    from embatch.pool.protocol import EngineStatus, Origin, Pool
     from embatch.store.records import BatchRecord, Claim, Committed, PayloadShard, ResultShard
 
 DIMENSIONS = 8
@@ -192,6 +192,7 @@ class ToldPool:
         on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
+        origin: Origin | None = None,
     ) -> pa.RecordBatch | None:
         """As `Pool.embed`."""
         texts = requests.column("text").to_pylist()

@@ -21,7 +21,7 @@ from embatch.pool.embedding import Embedding
 from embatch.pool.kept import Kept
 from embatch.pool.local.lane import BULK, QUERY, REFERENCE, Lane, Quarantine
 from embatch.pool.local.supervisor import Supervisor
-from embatch.pool.protocol import CLOSING, Referenced, Stopped
+from embatch.pool.protocol import CLOSING, Origin, Referenced, Stopped
 from embatch.shard import Done, results_schema
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _CALIBRATED: Final = 64
 """Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
 _SAMPLED: Final = 8
-_SLOTS: Final = 2
+_SLOTS: Final = 8
 
 
 def _one_by_one(lane: Lane, requests: pa.RecordBatch) -> tuple[pa.RecordBatch, Done]:
@@ -72,7 +72,7 @@ class LocalPool:
 
     @property
     def slots(self) -> int:
-        """As `Pool.slots`: one shard is read, encoded and committed while the other computes."""
+        """As `Pool.slots`: shards of several batches wait in the engine for their turns, not before it."""
         return _SLOTS
 
     @property
@@ -100,14 +100,21 @@ class LocalPool:
         on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
+        origin: Origin | None = None,
     ) -> pa.RecordBatch | None:
-        """As `Pool.embed`. Two at once overlap: the second is encoded while the first runs."""
+        """As `Pool.embed`: the engine process takes them in turns, and encodes some while others run."""
         lane = self._lane(model, BULK)
         apart = Quarantine(lane) if suspect else None
         try:
             with self._working(model):
                 found = Embedding(
-                    apart or lane, requests, on_progress, stop, doubted=suspect, kept=self._kept
+                    apart or lane,
+                    requests,
+                    on_progress,
+                    stop,
+                    doubted=suspect,
+                    origin=origin or Origin(),
+                    kept=self._kept,
                 ).run()
                 self._calibrate(model, requests)
                 return found
