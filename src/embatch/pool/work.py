@@ -154,6 +154,8 @@ class ShardWork:
                     self._accuse(Blame(group.rows[0], fault), detail)
             course = self._attempt(self.processes.process(self.stop), None, again) if again else None
         self._inquire(apart)
+        if not self.outcome.done.all():
+            raise EngineTrouble("the engine left out texts that it was given")
         return self.outcome
 
     def count(self) -> NDArray[np.int32]:
@@ -269,7 +271,9 @@ class ShardWork:
             else [(len(group.rows), group.shape) for group in groups if group.shape is not None]
         )
         kept = kept if len(rows) == len(self.texts) else None
-        course = _Course(rows, self.origin.priority, kept, given=groups is not None)
+        course = _Course(rows, self.origin.priority, kept)
+        if groups is not None:  # they are left also where the process ends before it has said so
+            course.given, course.groups, course.left = True, list(groups), set(range(len(groups)))
         skipped = None if course.kept is None else course.kept.skipped
         texts = [self.texts[row] for row in rows]
         with process.submit(texts, shapes, self.origin, alone=self.alone, kept=skipped) as job:
