@@ -7,8 +7,9 @@ answer; repeating is safe then, for a submit with an idempotency key.
 
 from __future__ import annotations
 
+import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,8 @@ class Service:
         self._cached = parts.cached
         self.uploads, self.interactive = parts.uploads, parts.interactive
         self._files = KnownFiles(parts.store)
+        self._updating = threading.Lock()
+        """Has those who work hear of priorities in the order in which the store took them."""
         self._submitting = Submitting(
             parts.store, parts.blobs, parts.catalog, parts.pool, parts.settings, parts.now, parts.cached
         )
@@ -147,16 +150,20 @@ class Service:
     def update(self, name: str, *, display_name: str | None = None, priority: int | None = None) -> Batch:
         """Change display name or priority; `None` leaves it. Durable on return; repeating is safe.
 
+        A priority counts from the next micro-batch on, for what is worked as for what waits.
+
         Raises:
             InvalidArgument: as `submit_inline`.
             NotFound: no such batch.
         """
         check_display_name(display_name, "display_name")
         check_priority(priority or 0)
-        named = UNSET if display_name is None else display_name
-        return self._shown(
-            self._store.update(batch_id(name), display_name=named, priority=priority, now=self._now())
-        )
+        id_, named = batch_id(name), UNSET if display_name is None else display_name
+        with self._updating if priority is not None else nullcontext():
+            record = self._store.update(id_, display_name=named, priority=priority, now=self._now())
+            if priority is not None:
+                self._workers.prioritise(id_, priority)
+        return self._shown(record)
 
     def cancel(self, name: str) -> Batch:
         """Stop a batch, final and durable on return; a batch that is final already is left as it is.

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from embatch.states import State
 from embatch.store import statements
 from embatch.store.batches import payload
 from embatch.store.faults import reading
-from embatch.store.records import Claim, Committed, ResultShard
+from embatch.store.records import Claim, Committed, KeptShard, ResultShard
 from embatch.store.times import micros, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection, Engine
 
     from embatch.store.writer import Writer
+
+_HIGHEST: Final = 2**63 - 1
+_LOWEST: Final = -(2**63)
 
 
 class _LostError(Exception):
@@ -35,17 +38,27 @@ class Shards:
         self._writer, self._readers = writer, readers
 
     def claim(
-        self, now: datetime, *, without: Collection[str] = (), resting: Collection[str] = ()
+        self,
+        now: datetime,
+        *,
+        without: Collection[str] = (),
+        resting: Collection[str] = (),
+        least: int | None = None,
+        beside: Collection[str] = (),
     ) -> Claim | None:
         """Claim the next shard: highest priority, then the batch whose turn is longest ago, then the oldest.
 
         The attempt is raised, and PENDING becomes PROCESSING, before this returns. `None`: nothing waits, the
-        models of `without` and the batches of `resting` left out.
+        models of `without`, the batches of `resting`, and priorities below `least` left out, but for models
+        of `beside`.
         """
         chosen: dict[str, object] = {"now": micros(now)}
         statement = statements.CLAIM_BATCH
-        if without or resting:
-            chosen |= {"without": list(without), "resting": list(resting)}
+        if least is not None and least > _HIGHEST:
+            return None
+        if without or resting or least is not None:
+            chosen |= {"without": list(without), "resting": list(resting), "beside": list(beside)}
+            chosen["least"] = _LOWEST if least is None else least
             statement = statements.CLAIM_BATCH_OF_OTHERS
 
         def write(connection: Connection) -> Claim | None:
@@ -62,16 +75,20 @@ class Shards:
                 moment(batch.expire_time),
                 shard.excused,
                 batch.computed_by,
+                batch.priority,
+                None if shard.kept_path is None else KeptShard(shard.kept_path, shard.kept_digest),
             )
 
         return self._writer.run(write)
 
-    def release(self, claim: Claim, *, excused: bool = False) -> bool:
+    def release(self, claim: Claim, *, excused: bool = False, kept: KeptShard | None = None) -> bool:
         """Let a claimed shard wait again. `False`: the claim was lost. Repeating is safe.
 
-        `excused`: that it was claimed and not worked says nothing against it.
+        `excused`: that it was claimed and not worked says nothing against it. `kept` is what the next attempt
+        finds; `None` leaves it what this one found.
         """
-        given_back = {**_held(claim), "forgiven": int(excused)}
+        left = (None, None) if kept is None else (kept.path, kept.digest)
+        given_back = {**_held(claim), "forgiven": int(excused), "kept": left[0], "kept_sha256": left[1]}
 
         def write(connection: Connection) -> None:
             if connection.execute(statements.RELEASE, given_back).rowcount == 0:
@@ -97,6 +114,20 @@ class Shards:
             return released
 
         return self._writer.run(write, makes_room=True)
+
+    def claimed(self) -> Sequence[tuple[str, int, int]]:
+        """Return batch, number and attempt of every claimed shard."""
+        with reading(self._readers) as connection:
+            return [(row.batch_id, row.number, row.attempt) for row in connection.execute(statements.CLAIMED)]
+
+    def kept_for_nobody(self) -> Sequence[str]:
+        """Return the paths that `release` was given for shards that nobody will work again."""
+        with reading(self._readers) as connection:
+            return list(connection.execute(statements.KEPT_FOR_NOBODY).scalars())
+
+    def forget_kept(self) -> None:
+        """Forget the paths that `kept_for_nobody` returns. Repeating is safe."""
+        self._writer.run(lambda connection: connection.execute(statements.FORGET_KEPT))
 
     def commit(self, claim: Claim, result: ResultShard, now: datetime) -> Committed:
         """Store the counts and digest of a worked shard, if the claim still holds and the batch is active.
