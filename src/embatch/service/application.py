@@ -233,13 +233,20 @@ class Service:
 
     def _ahead(self, record: BatchRecord) -> str | None:
         """Return why a batch that nothing keeps from being worked has not begun; `None`: it is about to."""
-        at_work = self._workers.at_work()
-        if record.state is not State.PENDING or not record.planned or record.id in at_work:
+        at_work = dict.fromkeys(self._workers.at_work())
+        claimed = record.id in at_work
+        if claimed:  # its turn comes in the engine, where a higher priority has all of them
+            begun = record.successful_count + record.failed_count + self._workers.uncommitted(record.id).rows
+        else:
+            begun = record.state is not State.PENDING
+        if begun or not record.planned:
             return None
         for other in at_work:
             with suppress(NotFound):
-                run = self._store.get(other).run
-                if run is None or run != record.run:  # a run's own batches follow one another
+                found = self._store.get(other)
+                before = found.priority > record.priority or not claimed
+                # A run's own batches follow one another.
+                if before and (found.run is None or found.run != record.run):
                     return f"batches/{other} is worked before it"
         return None
 
