@@ -17,10 +17,10 @@ import pyarrow as pa
 from embatch.engine import hashing
 from embatch.engine.frames import Frame
 from embatch.engine.host import wrong
-from embatch.engine.packing import MicroBatch, plan
+from embatch.engine.packing import MicroBatch, digest, plan
 from embatch.errors import EngineTrouble, InvalidArgument
 from embatch.pool.embedding import Embedding
-from embatch.pool.protocol import CLOSING, End, EngineStatus, Gone, Referenced, Stopped
+from embatch.pool.protocol import CLOSING, End, EngineStatus, Gone, Origin, Referenced, Skipped, Stopped
 from embatch.settings import Settings
 from embatch.shard import Done, results_schema
 
@@ -52,10 +52,16 @@ class InlineWorker:
         return self.about
 
     def submit(
-        self, texts: Sequence[str], groups: Sequence[tuple[int, Shape]] | None, *, alone: bool = False
+        self,
+        texts: Sequence[str],
+        groups: Sequence[tuple[int, Shape]] | None,
+        origin: Origin,
+        *,
+        alone: bool = False,
+        kept: Skipped | None = None,
     ) -> InlineJob:
-        """As `Worker.submit`; jobs run side by side, so `alone` holds for the texts of this one."""
-        job = InlineJob(self, texts, groups, alone=alone)
+        """As `Worker.submit`; jobs run side by side, without turns, so `alone` holds within one."""
+        job = InlineJob(self, texts, groups, alone=alone, kept=kept)
         threading.Thread(target=job.run, name="inline job", daemon=True).start()
         return job
 
@@ -77,7 +83,9 @@ class InlineJob:
         groups: Sequence[tuple[int, Shape]] | None,
         *,
         alone: bool,
+        kept: Skipped | None,
     ) -> None:
+        self._kept = kept
         self.worker = worker
         self.events: SimpleQueue[Frame | Gone] = SimpleQueue()
         self._texts, self._groups, self._budget = texts, groups, 1 if alone else worker.budget
@@ -95,6 +103,9 @@ class InlineJob:
         """As `Job.cancel`."""
         self._cancelled.set()
 
+    def prioritise(self, priority: int) -> None:
+        """As `Job.prioritise`: nobody waits for another."""
+
     def run(self) -> None:
         """Encode, plan and forward, telling of each step as an engine process does."""
         self._tell("encoding")
@@ -106,8 +117,19 @@ class InlineJob:
             return
         parts = list(self._planned(encoded.lengths.tolist()))
         groups = [[list(part.rows), [part.shape.rows, part.shape.tokens]] for part in parts]
-        self._tell("encoded", tokens=encoded.lengths, truncated=encoded.truncated, groups=groups)
+        told = digest(groups, encoded.lengths)
+        kept = list(self._kept.groups) if self._kept is not None and self._kept.plan == told else []
+        self._tell(
+            "encoded",
+            tokens=encoded.lengths,
+            truncated=encoded.truncated,
+            plan=told,
+            groups=groups,
+            kept=kept,
+        )
         for number, part in enumerate(parts):
+            if number in kept:
+                continue
             if self._cancelled.is_set() or self.worker.gone is not None:
                 break
             self._forward(number, [encoded.rows[row] for row in part.rows], part.shape)
@@ -209,13 +231,15 @@ class InlinePool:
         on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
+        origin: Origin | None = None,
     ) -> pa.RecordBatch | None:
         """As `Pool.embed`; a suspect shard gets an engine of its own."""
         workers = self._of(model)
         if suspect:
             workers = InlineWorkers(model, self._budget)
         try:
-            return Embedding(workers, requests, on_progress, stop, doubted=suspect).run()
+            source = origin or Origin()
+            return Embedding(workers, requests, on_progress, stop, doubted=suspect, origin=source).run()
         except Stopped:
             return None
 

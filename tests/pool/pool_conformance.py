@@ -22,6 +22,7 @@ import pytest
 from embatch.engine import hashing
 from embatch.engine.protocol import Shape, computed_by
 from embatch.errors import Code, EngineTrouble, Reason, RequestError
+from embatch.pool.protocol import Origin
 from embatch.shard import (
     COMPUTED_BY,
     IDENTITY,
@@ -184,6 +185,34 @@ def check_stop(pool: Pool) -> None:
     assert pool.embed(model, pools.shard("late"), on_progress=told.append, stop=stop) is None
 
 
+def check_what_was_stopped_goes_on(pool: Pool) -> None:
+    """What an attempt that was stopped left is not worked again, and the bytes are those of one attempt."""
+    model = pools.hashing("kept", delay="0.02", dimensions="16")
+    texts = [f"{at} " + "long " * (at * 7 % 50) for at in range(200)]
+    requests = pools.shard(*texts, RequestRow(None, fault=FAULT), texts[3])
+    undisturbed = pools.embed(pool, model, requests)
+    origin, left = Origin("a batch"), list[pa.RecordBatch]()
+    while True:
+        stop, told = threading.Event(), list[Done]()
+
+        def progress(more: Done, told: list[Done] = told, stop: threading.Event = stop) -> None:
+            told.append(more)
+            if sum(one.rows > 0 for one in told) >= 6:
+                stop.set()
+
+        found = pool.embed(model, requests, on_progress=progress, stop=stop, origin=origin)
+        if found is not None:
+            break
+        assert origin.kept is not None
+        assert origin.kept.num_rows > (left[-1].num_rows if left else 0)
+        left.append(origin.kept)
+    assert len(left) >= 2
+    assert found.equals(undisturbed)
+    other = pools.shard(*texts[1:])  # of which it is not
+    found = pools.embed(pool, model, other, origin=Origin("a batch", kept=left[-1]))
+    assert (matrix(found) == vectors(texts[1:], model)).all()
+
+
 def check_bad_vectors(pool: Pool) -> None:
     """A text that the engine answers with nonsense fails alone: its neighbours keep their bytes."""
     texts = pools.texts(20)
@@ -307,6 +336,7 @@ CHECKS: Final[tuple[Callable[[Pool], None], ...]] = (
     check_precomputed_rows,
     check_progress,
     check_stop,
+    check_what_was_stopped_goes_on,
     check_bad_vectors,
     check_unreadable_texts,
     check_engine_trouble,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from embatch.engine.models import ServedModel
-    from embatch.pool.protocol import Pool
+    from embatch.pool.protocol import Origin, Pool
 
 QUICK = replace(
     Settings(), micro_batch_seconds=1.0, heartbeat_seconds=2.0, bulk_nice=0, micro_batch_tokens=64
@@ -57,9 +57,12 @@ def embed(
     on_progress: Callable[[Done], None] = lambda _: None,
     *,
     suspect: bool = False,
+    origin: Origin | None = None,
 ) -> pa.RecordBatch:
     """Embed in the bulk lane to the end."""
-    found = pool.embed(model, requests, on_progress=on_progress, stop=threading.Event(), suspect=suspect)
+    found = pool.embed(
+        model, requests, on_progress=on_progress, stop=threading.Event(), suspect=suspect, origin=origin
+    )
     assert found is not None
     return found
 

@@ -12,6 +12,7 @@ import pytest
 from embatch.engine.models import ServedModel
 from embatch.engine.protocol import EndpointTrouble, EngineSpec
 from embatch.errors import Code, EngineTrouble, Reason
+from embatch.pool.protocol import Origin
 from embatch.shard import Done
 
 if TYPE_CHECKING:
@@ -299,3 +300,24 @@ def test_poison_in_one_shard_does_not_harm_another(pool: LocalPool) -> None:
     assert pools.blamed(found[0]) == {40: "ENGINE_CRASH"}
     assert pools.bytes_of(found[1])[:40] == pools.bytes_of(found[0])[:40]
     assert pools.blamed(found[1]) == {}
+
+
+def test_a_process_that_others_end_says_nothing_against_who_waits(pool: LocalPool) -> None:
+    """However often: a shard of which nothing was begun is neither suspected nor given up."""
+    model = pools.hashing("neighbours", poison="1")
+    found: dict[int, pa.RecordBatch] = {}
+
+    def embed(number: int, rows: pa.RecordBatch, priority: int) -> None:
+        found[number] = pools.embed(pool, model, rows, origin=Origin(f"batch {number}", priority))
+
+    threads = [
+        threading.Thread(target=embed, args=(number, pools.shard("embatch-poison:exit"), 1))
+        for number in range(6)
+    ]
+    threads.append(threading.Thread(target=embed, args=(6, pools.shard(*pools.texts(20)), 0)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [pools.blamed(found[number]) for number in range(6)] == [{0: "ENGINE_CRASH"}] * 6
+    assert pools.blamed(found[6]) == {}

@@ -56,14 +56,25 @@ class Host:
             },
         )
 
-    def send(
-        self, job: int, texts: Sequence[str], groups: list[Any] | None = None, *, alone: bool = False
-    ) -> None:
+    def send(self, job: int, texts: Sequence[str], groups: list[Any] | None = None, **more: object) -> None:
         """Send a job."""
         content = [text.encode() for text in texts]
         lengths = [len(text) for text in content]
-        header = {"type": "job", "job": job, "lengths": lengths, "groups": groups, "alone": alone}
+        header = {"type": "job", "job": job, "lengths": lengths, "groups": groups, **more}
         frames.write(self.to, header, b"".join(content))
+
+    def ran(self, last: int) -> list[int]:
+        """Return the jobs of the micro-batches that are begun from now on, until one of them is done."""
+        jobs = []
+        while (frame := self.next()).header["type"] != "done" or frame.header["job"] != last:
+            if frame.header["type"] == "started":
+                jobs.append(frame.header["job"])
+        return jobs
+
+    def until(self, kind: str, job: int) -> None:
+        """Read up to the first frame of a kind of a job."""
+        while (frame := self.next()).header["type"] != kind or frame.header["job"] != job:
+            pass
 
     def next(self) -> frames.Frame:
         """Return the next frame that is no heartbeat."""
@@ -196,6 +207,92 @@ def test_the_next_job_is_encoded_while_one_runs() -> None:
         frames.write(host.to, {"type": "cancel", "job": 1})
         assert len(host.until_done(1)) <= 4
         assert host.until_done(2)[-1].header["type"] == "finished"
+
+
+def _busy(host: Host, texts: Sequence[str], batch: str, priority: int = 0) -> None:
+    """Have job 1 run, one micro-batch of its many."""
+    host.start()
+    host.next()
+    host.send(1, texts, batch=batch, priority=priority)
+    host.until("started", 1)
+
+
+def test_batches_take_turns_by_the_micro_batch() -> None:
+    """A small one beside a large one waits for what runs; jobs of one batch follow one another."""
+    with hosting(delay="0.02") as host:
+        _busy(host, pools.texts(400), batch="large")
+        host.send(2, pools.texts(16), batch="small")
+        host.send(3, pools.texts(8), batch="small")
+        host.until("encoded", 2)
+        before = host.ran(2)
+        assert before.count(2) == 2
+        assert before.count(1) <= 3  # one may begin just before it can
+        assert 3 not in before
+        assert host.ran(3).count(1) <= 2
+        assert set(host.ran(1)) == {1}
+
+
+def test_a_higher_priority_comes_first_and_may_come_later() -> None:
+    """By the header of a job, and by a frame for the jobs that are open."""
+    with hosting(delay="0.02") as host:
+        _busy(host, pools.texts(400), batch="first", priority=1)
+        host.send(2, pools.texts(80), batch="second")
+        host.until("encoded", 2)
+        frames.write(host.to, {"type": "priority", "job": 2, "priority": 2})
+        host.send(3, pools.texts(80), batch="third", priority=3)
+        host.until("started", 3)
+        order = host.ran(2)
+        assert order == sorted(order, reverse=True)
+        assert set(order) == {3, 2}
+        frames.write(host.to, {"type": "priority", "job": 99, "priority": 2})
+        assert set(host.ran(1)) == {1}
+
+
+def test_what_runs_alone_waits_for_what_runs_only_and_holds_no_encoding() -> None:
+    """It comes before all that is queued, whatever the priority; others are encoded beside it."""
+    with hosting(threads=2, delay="0.1") as host:
+        _busy(host, pools.texts(400), batch="first", priority=9)
+        host.send(2, pools.texts(6), alone=True)
+        host.send(3, pools.texts(8), batch="third", priority=9)
+        host.until("encoded", 2)
+        kinds: list[tuple[str, int]] = []
+        while (frame := host.next()).header["type"] != "done" or frame.header["job"] != 2:
+            kinds.append((frame.header["type"], frame.header["job"]))
+        begun = [job for kind, job in kinds if kind == "started"]
+        assert begun.count(1) <= 2  # one on each stream may begin just before it can
+        assert begun[-6:] == [2] * 6
+        assert ("encoded", 3) in kinds
+        assert ("started", 3) not in kinds
+
+
+def test_groups_that_were_kept_are_left_out_of_the_same_plan_alone(host: Host) -> None:
+    """The plan has its digest; of another one nothing is left out."""
+    host.send(40, pools.texts(24))
+    first = host.until_done(40)
+    plan = first[1].header["plan"]
+    assert first[1].header["kept"] == []
+    host.send(41, pools.texts(24), kept={"plan": plan, "groups": [0, 2]})
+    again = host.until_done(41)
+    assert again[1].header["kept"] == [0, 2]
+    assert again[1].header["groups"] == first[1].header["groups"]
+    (only,) = [frame for frame in again if frame.header["type"] == "finished"]
+    same = [frame for frame in first if frame.header["type"] == "finished"][1]
+    assert (only.header["group"], only.body) == (1, same.body)
+    host.send(42, pools.texts(25), kept={"plan": plan, "groups": [0, 2]})
+    assert _types(host.until_done(42)).count("finished") == 4
+    host.send(43, pools.texts(24), kept={"plan": plan, "groups": [0, 1, 2]})
+    assert _types(host.until_done(43)) == ["encoding", "encoded"]
+
+
+def test_a_job_that_is_cancelled_before_its_turn_ends_at_once() -> None:
+    """Whether it waits to run or to be encoded; nothing of it is begun, and the others go on."""
+    with hosting(delay="0.05") as host:
+        _busy(host, pools.texts(80), batch="first", priority=1)
+        host.send(2, pools.texts(80))
+        host.until("encoded", 2)
+        frames.write(host.to, {"type": "cancel", "job": 2})
+        assert 2 not in host.ran(2)
+        assert set(host.ran(1)) == {1}
 
 
 def test_what_libraries_print_does_not_reach_the_pipe(tmp_path: Path) -> None:

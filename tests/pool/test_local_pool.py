@@ -16,6 +16,7 @@ import pytest
 
 from embatch.engine.models import DEFAULT_MODEL, serve_model
 from embatch.errors import EngineTrouble
+from embatch.pool.protocol import Origin
 from embatch.shard import Done, RequestRow
 
 if TYPE_CHECKING:
@@ -313,3 +314,25 @@ def test_a_real_model_gives_the_same_bytes_in_halves() -> None:
         assert killed.is_set()
         assert pool.starts >= 3
     assert found.equals(clean)
+
+
+def test_a_real_model_that_was_stopped_gives_the_same_bytes() -> None:
+    """Whole micro-batches are taken up again, in the plan of all the texts: not a bit is different."""
+    lines = (Path(__file__).parents[1] / "engine" / "references" / "texts.jsonl").read_text().splitlines()
+    model = serve_model(DEFAULT_MODEL, engine="openvino")
+    requests = pools.shard(*[line[: 20 + 7 * at % 200] for at, line in enumerate(lines[:60])])
+    settings = replace(pools.QUICK, micro_batch_tokens=512, micro_batch_seconds=60.0, heartbeat_seconds=30.0)
+    with pools.opened(settings) as pool:
+        clean = pools.embed(pool, model, requests)
+        origin, stop, told = Origin("a batch"), threading.Event(), list[Done]()
+
+        def progress(done: Done) -> None:
+            if done.rows:
+                stop.set()
+
+        assert pool.embed(model, requests, on_progress=progress, stop=stop, origin=origin) is None
+        assert origin.kept is not None
+        assert 0 < origin.kept.num_rows < 60
+        found = pools.embed(pool, model, requests, told.append, origin=origin)
+    assert found.equals(clean)
+    assert sum(told, Done(0)).rows == 60

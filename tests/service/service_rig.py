@@ -24,7 +24,7 @@ from embatch.backoff import patience
 from embatch.engine import hashing
 from embatch.engine.models import Catalog, ServedModel
 from embatch.engine.protocol import EngineSpec, Shape, computed_by
-from embatch.pool.protocol import Referenced
+from embatch.pool.protocol import Origin, Referenced
 from embatch.server import compose
 from embatch.service.sweeps import SWEEP_SECONDS
 from embatch.settings import Settings
@@ -101,16 +101,14 @@ class WatchedStore(Store):
         found: tuple[BatchRecord, bool] = self._around("accept", lambda: Store.accept(self, new, shards))
         return found
 
-    def claim(self, now: datetime, *, without: Any = (), resting: Any = ()) -> Claim | None:
+    def claim(self, now: datetime, **left_out: Any) -> Claim | None:
         """As `Store.claim`."""
-        found: Claim | None = self._around(
-            "claim", lambda: Store.claim(self, now, without=without, resting=resting)
-        )
+        found: Claim | None = self._around("claim", lambda: Store.claim(self, now, **left_out))
         return found
 
-    def release(self, claim: Claim, *, excused: bool = False) -> bool:
+    def release(self, claim: Claim, **more: Any) -> bool:
         """As `Store.release`."""
-        return bool(self._around("release", lambda: Store.release(self, claim, excused=excused)))
+        return bool(self._around("release", lambda: Store.release(self, claim, **more)))
 
     def commit(self, claim: Claim, result: ResultShard, now: datetime) -> Committed:
         """As `Store.commit`."""
@@ -143,7 +141,10 @@ class WatchedBlobs(FolderBlobs):
 
 @dataclass
 class ToldPool:
-    """A pool in this process: hashing vectors, a few rows a micro-batch, which may have to be allowed."""
+    """A pool in this process: hashing vectors, a few rows a micro-batch, which may have to be allowed.
+
+    What it leaves of a shard that was stopped are the texts that were forwarded.
+    """
 
     signals: Signals
     slots: int = 2
@@ -161,6 +162,8 @@ class ToldPool:
     """Raised by every call for a model."""
     calls: list[tuple[str, list[str | None], bool]] = field(default_factory=list)
     """Every call: model, texts, suspect."""
+    origins: list[Origin] = field(default_factory=list)
+    """That of every call."""
     worked: Counter[str] = field(default_factory=Counter)
     """How often each text was forwarded."""
     micro_batches: int = 0
@@ -193,11 +196,16 @@ class ToldPool:
         on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
+        origin: Origin | None = None,
     ) -> pa.RecordBatch | None:
         """As `Pool.embed`."""
         texts = requests.column("text").to_pylist()
+        origin = origin or Origin()
+        before, origin.kept = origin.kept, None
+        kept = set[str | None]() if before is None else set(before.column("text").to_pylist())
         with self._lock:
             self.calls.append((model.name, texts, suspect))
+            self.origins.append(origin)
             self.running += 1
             trouble = self.failures.pop(0) if self.failures else self.broken.get(model.name)
         self.signals.tell()
@@ -206,12 +214,15 @@ class ToldPool:
                 raise trouble
             if self.wrong:
                 return self.wrong.pop(0)
-            sound = [at for at, text in enumerate(texts) if text is not None]
+            sound = [at for at, text in enumerate(texts) if text is not None and text not in kept]
             on_progress(Done(len(texts) - len(sound)))
             for begin in range(0, len(sound), self.rows_at_once):
-                if not self._may_go_on(stop):
-                    return None
                 group = sound[begin : begin + self.rows_at_once]
+                if not self._may_go_on(stop):
+                    if kept:
+                        origin.kept = pa.RecordBatch.from_pydict({"text": sorted(map(str, kept))})
+                    return None
+                kept.update(texts[at] for at in group)
                 with self._lock:
                     self.micro_batches += 1
                     self.worked.update(str(texts[at]) for at in group)

@@ -80,15 +80,18 @@ def test_two_shards_are_worked_at_a_time(rig: Rig) -> None:
 
 
 def test_the_pool_says_how_many_shards_are_worked_at_a_time(rig: Rig) -> None:
-    """Another one may have room for more."""
+    """Another one may have room for more: two of one batch at most, and of further ones one."""
     rig.stop()
     rig.pool = type(rig.pool)(rig.signals, slots=4, gated=True)
     rig.start()
-    name = rig.service.submit_inline(Draft(), large(6)).name
+    names = [rig.service.submit_inline(Draft(), large(6)).name]
+    rig.until(lambda: rig.pool.running == 2)
+    names += [rig.service.submit_inline(Draft(), large(6, name)).name for name in ("b", "c", "d")]
     rig.until(lambda: rig.pool.running == 4)
-    assert rig.claimed(name) == 4
+    assert [rig.claimed(name) for name in names] == [2, 1, 1, 0]
     rig.pool.open()
-    assert rig.done(name).batch_stats.successful_request_count == 48
+    for name in names:
+        assert rig.done(name).batch_stats.successful_request_count == 48
 
 
 def test_a_model_that_the_pool_knows_to_be_in_trouble_is_told_of_before_any_work(rig: Rig) -> None:

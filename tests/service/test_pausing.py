@@ -1,4 +1,4 @@
-"""A service that pauses finishes what it has begun, begins nothing, and goes on as if nothing had been."""
+"""A service that pauses ends its micro-batches, begins nothing, and goes on as if nothing had been."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ def long_file(shards: int) -> bytes:
     return b"\n".join(lines)
 
 
-def test_shards_under_way_are_finished_and_no_other_is_claimed(rig: Rig) -> None:
+def test_shards_under_way_are_left_and_no_other_is_claimed(rig: Rig) -> None:
     """Work that comes meanwhile waits too, though its submit wakes the slots; then all is worked once."""
     rig.pool.gated = True
     first = rig.service.submit_inline(Draft(), large(4)).name
-    rig.until(lambda: rig.pool.running == 2)
+    rig.pool.allow()
+    rig.until(lambda: rig.pool.running == 2 and rig.pool.micro_batches == 1)
     assert rig.service.working
     rig.service.pause()
-    rig.pool.open()
     rig.until(lambda: not rig.service.working)
-    assert rig.service.get(first).batch_stats.successful_request_count == 16
+    rig.pool.open()
+    assert rig.service.get(first).state is State.PROCESSING
     claimed = threading.Event()
     rig.before["claim"] = claimed.set
     second = rig.service.submit_inline(Draft(priority=5), rows(3)).name

@@ -35,6 +35,28 @@ def test_a_batch_behind_another_names_it(rig: Rig, ahead: Draft) -> None:
     assert rig.service.get(behind).notes == ()
 
 
+def test_a_batch_that_waits_in_the_engine_names_who_is_before_it(rig: Rig) -> None:
+    """Until the first of its texts is embedded: it is claimed, and has its turn after the higher priority."""
+    rig.pool.gated = True
+    low = rig.service.submit_inline(Draft(), rows(6)).name
+    rig.until(lambda: rig.claimed(low) == 1)
+    assert rig.service.get(low).notes == ()
+    high = rig.service.submit_inline(Draft(priority=1), rows(6)).name
+    rig.until(lambda: rig.claimed(high) == 1)
+    (note,) = rig.service.get(low).notes
+    assert note.startswith(WAITS)
+    assert high in note
+    assert rig.service.get(high).notes == ()
+    rig.service.update(low, priority=1)
+    assert rig.service.get(low).notes == ()
+    rig.service.update(low, priority=0)
+    rig.pool.allow(1)
+    rig.until(lambda: rig.pool.micro_batches == 1)
+    rig.pool.open()
+    for name in (low, high):
+        assert rig.done(name).notes == ()
+
+
 def test_batches_of_one_run_do_not_complain_of_each_other(rig: Rig) -> None:
     """They follow one another as a rule."""
     rig.pool.gated = True

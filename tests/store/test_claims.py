@@ -10,6 +10,7 @@ from storing import NOW, accept, at, result
 from embatch.errors import FailedPrecondition
 from embatch.states import State
 from embatch.store.claims import Claims, SoleClaims
+from embatch.store.records import KeptShard
 
 if TYPE_CHECKING:
     from embatch.store.store import Store
@@ -67,3 +68,52 @@ def test_a_stopped_batch_takes_no_commit(store: Store, claims: Claims) -> None:
     store.cancel("a", NOW)
     committed = claims.commit(claim, result(claim))
     assert (committed.accepted, committed.state) == (False, State.CANCELLED)
+
+
+def test_what_is_less_urgent_is_left_out_but_of_some_models(store: Store, claims: Claims) -> None:
+    """Below a priority nothing is claimed, not even what waits longest."""
+    accept(store, "low", age=9, priority=-(2**63))
+    accept(store, "middle", priority=1)
+    assert list(claims.claim(1, least=2)) == []
+    assert list(claims.claim(1, least=2**63)) == []  # above all that there can be
+    (found,) = claims.claim(1, least=1)
+    assert (found.batch_id, found.priority) == ("middle", 1)
+    assert list(claims.claim(1, least=0, beside=["other"])) == []
+    (found,) = claims.claim(1, least=0, beside=["other", "test-model"])
+    assert (found.batch_id, found.priority) == ("low", -(2**63))
+
+
+def test_what_an_attempt_left_is_given_to_the_next_ones(store: Store, claims: Claims) -> None:
+    """Until one leaves more, or the shard is done; a lost claim leaves nothing."""
+    accept(store, "a")
+    (first,) = claims.claim(1)
+    assert first.kept is None
+    one, two = KeptShard("batches/a/kept-00000-1.arrow", "1" * 64), KeptShard("b", "2" * 64)
+    assert claims.release(first, excused=True, kept=one)
+    assert not claims.release(first, kept=two)
+    (second,) = claims.claim(1)
+    assert second.kept == one
+    assert store.claimed() == [("a", 0, 2)]
+    assert claims.release(second)
+    (third,) = claims.claim(1)
+    assert third.kept == one
+    assert claims.release(third, kept=two)
+    (fourth,) = claims.claim(1)
+    assert fourth.kept == two
+    assert list(store.kept_for_nobody()) == []
+    store.forget_kept()
+    assert store.get("a").successful_count == 0
+    assert claims.commit(fourth, result(fourth)).accepted
+    assert list(store.kept_for_nobody()) == ["b"]
+    store.forget_kept()
+    assert list(store.kept_for_nobody()) == []
+
+
+def test_what_was_left_of_a_stopped_batch_is_for_nobody(store: Store, claims: Claims) -> None:
+    """Its shards are worked no more."""
+    accept(store, "a")
+    (claim,) = claims.claim(1)
+    claims.release(claim, kept=KeptShard("a", "1" * 64))
+    store.cancel("a", NOW)
+    assert list(store.kept_for_nobody()) == ["a"]
+    assert store.claimed() == []

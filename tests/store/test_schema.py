@@ -126,6 +126,9 @@ def test_a_batch_that_the_second_version_began_goes_on(tmp_path: Path) -> None:
     commit(store, claim(store))
 
     def age(connection: Connection) -> int:
+        connection.execute(text("DROP INDEX shard_kept"))
+        connection.execute(text("ALTER TABLE shard DROP COLUMN kept_path"))
+        connection.execute(text("ALTER TABLE shard DROP COLUMN kept_digest"))
         connection.execute(text("DROP TABLE identity"))
         connection.execute(text("ALTER TABLE batch DROP COLUMN asked_model"))
         connection.execute(text("DROP INDEX file_path"))

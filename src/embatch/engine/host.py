@@ -3,20 +3,24 @@
 Reads frames on standard input and answers on a copy of standard output; what libraries print goes to standard
 error. A job is a list of distinct texts, composed already. Without groups it is planned here (see `packing`);
 with groups, given by the supervisor after a fault, exactly those rows run in exactly those shapes, so that
-survivors keep their bytes. No groups at all ask for encoding alone. An `alone` job runs each text by itself
-while nothing else runs: what it costs is what one text at a time costs.
+survivors keep their bytes. No groups at all ask for encoding alone. `kept` names groups of a plan that were
+run before: they are left out if the plan is that one. An `alone` job runs each text by itself while nothing
+else runs: what it costs is what one text at a time costs. Many jobs may be open; `turns` says whose
+micro-batch is next.
 
-    in   start   spec, budget, heartbeat, nice, parent   out   ready      description, passed_over
-         job     job, lengths, groups?, alone (body: texts)    failed     message, retry_after, whose; it ends
-         cancel  job                                           alive      every `heartbeat` seconds
-                                                               encoding   job
-                                                               encoded    job, tokens, truncated, groups
-                                                               unreadable job, message: encoding raised
-                                                               started    job, group
-                                                               finished   job, group, cpu (body: vectors)
-                                                               wrong      job, group, reason, message
-                                                               trouble    job, group?, and as `failed`
-                                                               done       job
+    in   start     spec, budget, heartbeat, nice, parent   out  ready      description, passed_over
+         job       job, batch, priority, lengths,               failed     message, retry_after, whose;
+                   groups?, kept?, alone (body: texts)                     it ends
+         priority  job, priority: of its whole batch            alive      every `heartbeat` seconds
+         cancel    job                                          encoding   job
+                                                                encoded    job, tokens, truncated, plan,
+                                                                           groups, kept
+                                                                unreadable job, message: encoding raised
+                                                                started    job, group
+                                                                finished   job, group, cpu (body: vectors)
+                                                                wrong      job, group, reason, message
+                                                                trouble    job, group?, and as `failed`
+                                                                done       job
 
 `encoding` and `started` are written before the engine sees the rows: whoever finds this process dead knows
 what it was doing. `trouble` is the engine's own, not the rows', and `whose` says of what kind (see
@@ -28,14 +32,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import queue
 import resource
 import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -44,8 +47,9 @@ import numpy as np
 
 from embatch.engine import frames
 from embatch.engine.loading import choose
-from embatch.engine.packing import plan
+from embatch.engine.packing import digest, plan
 from embatch.engine.protocol import EngineSpec, RowsRefused, Shape
+from embatch.engine.turns import Turns
 from embatch.errors import EmbatchError, EngineTrouble
 
 if TYPE_CHECKING:
@@ -53,7 +57,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from embatch.engine.protocol import Engine, TokenRow
+    from embatch.engine.protocol import Encoded, Engine, TokenRow
+    from embatch.engine.turns import Turn
 
 _PR_SET_PDEATHSIG: Final = 1
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -67,9 +72,12 @@ class _Job:
     texts: list[str]
     groups: list[tuple[int, Shape]] | None
     """How many rows, taken in order, and the shape of each group; `None` to plan."""
+    kept: Mapping[str, Any] | None
+    """`plan` and `groups`: which groups of which plan were run before."""
     alone: bool
     """Whether each text runs by itself, and nothing else meanwhile."""
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    parts: list[tuple[Sequence[int], Shape]] = field(default_factory=list)
+    rows: Sequence[TokenRow] = ()
 
 
 class Host:
@@ -80,11 +88,12 @@ class Host:
         self._about = engine.describe()
         self._writing = threading.Lock()
         self._told_cpu = time.process_time()
-        self._under_way = _UnderWay()
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._known: dict[int, _Job] = {}
-        self._streams = ThreadPoolExecutor(max(1, self._about.streams), "forward")
-        self._encoder = threading.Thread(target=self._encode_jobs, name="encode", daemon=True)
+        self._changed = threading.Condition()
+        """Guards what follows, and tells of anything that may let something begin."""
+        self._turns = Turns()
+        self._open: dict[int, _Job] = {}
+        self._measuring = threading.Lock()
+        """Held while texts are encoded, and while one runs alone: what it costs is then its own."""
 
     def say(self, kind: str, fields: Mapping[str, Any] = _NOTHING, body: bytes = b"") -> None:
         """Write one frame; a supervisor that has gone ends this process."""
@@ -95,141 +104,147 @@ class Host:
             os._exit(0)
 
     def serve(self, source: BinaryIO) -> None:
-        """Take jobs until the pipe ends; jobs encode while earlier ones still run."""
-        self._encoder.start()
+        """Take jobs until the pipe ends; jobs are encoded while others run."""
+        threading.Thread(target=self._encode_jobs, name="encode", daemon=True).start()
+        for number in range(max(1, self._about.streams)):
+            threading.Thread(target=self._forward_groups, name=f"forward-{number}", daemon=True).start()
         while (frame := frames.read(source)) is not None:
-            header = frame.header
-            if header["type"] == "cancel":
-                if (job := self._known.get(header["job"])) is not None:
-                    job.cancelled.set()
-                continue
-            groups = header["groups"]
-            job = _Job(
-                header["job"],
-                _texts(frame.body, header["lengths"]),
-                None if groups is None else [(rows, Shape(*shape)) for rows, shape in groups],
-                header.get("alone", False),
-            )
-            self._known[job.id] = job
-            self._jobs.put(job)
+            header, number = frame.header, frame.header["job"]
+            match header["type"]:
+                case "cancel":
+                    self._cancel(number)
+                case "priority":
+                    with self._changed:
+                        self._turns.prioritise(number, header["priority"])
+                case _:
+                    self._take(header, frame.body)
+
+    def _take(self, header: Mapping[str, Any], body: bytes) -> None:
+        groups = header["groups"]
+        job = _Job(
+            header["job"],
+            _texts(body, header["lengths"]),
+            None if groups is None else [(rows, Shape(*shape)) for rows, shape in groups],
+            header.get("kept"),
+            header.get("alone", False),
+        )
+        with self._changed:
+            self._open[job.id] = job
+            self._turns.open(job.id, header.get("batch", ""), header.get("priority", 0), alone=job.alone)
+            self._changed.notify_all()
 
     def _encode_jobs(self) -> None:
         while True:
-            job = self._jobs.get()
-            if job.alone:
-                self._under_way.await_none()
-                self._cpu()
-            groups = 0
-            if not job.cancelled.is_set():
-                self.say("encoding", {"job": job.id})
-                try:
-                    groups = self._encode(job)
-                except EngineTrouble as error:
-                    self.say("trouble", {"job": job.id, **frames.told(error)})
-                except BaseException as error:  # noqa: BLE001  (a panic in a tokenizer is no Exception)
-                    self.say("unreadable", {"job": job.id, "message": type(error).__name__})
-            if not groups:
-                self._end(job)
-            if job.alone:
-                self._under_way.await_none()
+            with self._changed:
+                while (number := self._turns.encode()) is None:
+                    self._changed.wait()
+                job = self._open[number]
+            groups: list[tuple[int, int]] = []
+            try:
+                with self._measuring:
+                    self.say("encoding", {"job": job.id})
+                    encoded = self._engine.encode(job.texts)
+                groups = self._plan(job, encoded)
+            except EngineTrouble as error:
+                self.say("trouble", {"job": job.id, **frames.told(error)})
+            except BaseException as error:  # noqa: BLE001  (a panic in a tokenizer is no Exception)
+                self.say("unreadable", {"job": job.id, "message": type(error).__name__})
+            with self._changed:
+                over = self._turns.plan(job.id, groups)
+                self._changed.notify_all()
+            self._end(job.id, over=over)
 
-    def _encode(self, job: _Job) -> int:
-        """Encode, plan, and queue the micro-batches; return how many."""
-        encoded = self._engine.encode(job.texts)
+    def _plan(self, job: _Job, encoded: Encoded) -> list[tuple[int, int]]:
+        """Tell of the plan; return the groups that are to run, each with its tokens."""
         if job.groups is None:
             planned = plan(encoded.lengths.tolist(), 1 if job.alone else self._budget, self._about)
-            parts = [(list(part.rows), part.shape) for part in planned]
+            job.parts = [(part.rows, part.shape) for part in planned]
         else:
-            parts, at = [], 0
-            for count, shape in job.groups:
-                parts.append((list(range(at, at + count)), shape))
-                at += count
+            ends = accumulate(count for count, _ in job.groups)
+            job.parts = [
+                (range(end - count, end), shape) for (count, shape), end in zip(job.groups, ends, strict=True)
+            ]
+        job.rows = encoded.rows
+        told = [[list(rows), [shape.rows, shape.tokens]] for rows, shape in job.parts]
+        whole = digest(told, encoded.lengths)
+        kept = job.kept["groups"] if job.kept is not None and job.kept["plan"] == whole else []
         self.say(
             "encoded",
             {
                 "job": job.id,
                 "tokens": encoded.lengths,
                 "truncated": encoded.truncated,
-                "groups": [[rows, [shape.rows, shape.tokens]] for rows, shape in parts],
+                "plan": whole,
+                "groups": told,
+                "kept": kept,
             },
         )
-        left = _Countdown(len(parts))
-        self._under_way.begin(len(parts))
-        for number, (rows, shape) in enumerate(parts):
-            work = (job, number, [encoded.rows[row] for row in rows], shape, left)
-            if job.alone:
-                self._forward(*work)
+        left = sorted(set(range(len(told))) - set(kept))
+        return [(number, int(encoded.lengths[list(job.parts[number][0])].sum())) for number in left]
+
+    def _forward_groups(self) -> None:
+        while True:
+            with self._changed:
+                while (turn := self._turns.next()) is None:
+                    self._changed.wait()
+                job = self._open[turn.job]
+            self._forward(job, turn)
+            with self._changed:
+                over = self._turns.end(turn)
+                self._changed.notify_all()
+            self._end(turn.job, over=over)
+
+    def _forward(self, job: _Job, turn: Turn) -> None:
+        where = {"job": job.id, "group": turn.group}
+        at, shape = job.parts[turn.group]
+        rows = [job.rows[row] for row in at]
+        self.say("started", where)
+        try:
+            if turn.alone:
+                vectors, spent = self._alone([job.texts[row] for row in at], shape)
             else:
-                self._streams.submit(self._forward, *work)
-        return len(parts)
+                vectors, spent = self._engine.forward(rows, shape), None
+            vectors = np.asarray(vectors, np.float32)
+            fault = wrong(vectors, rows, self._about.dimensions)
+            if fault is None:
+                told = {**where, "cpu": self._cpu(spent)}
+                self.say("finished", told, np.ascontiguousarray(vectors, "<f4").tobytes())
+            else:
+                self.say("wrong", {**where, "reason": fault, "message": ""})
+        except EngineTrouble as error:
+            self._cancel(job.id)
+            self.say("trouble", {**where, **frames.told(error)})
+        except RowsRefused as error:
+            self.say("wrong", {**where, "reason": "REFUSED", "message": error.message})
+        except BaseException as error:  # noqa: BLE001  (about these rows until shown otherwise)
+            self.say("wrong", {**where, "reason": "RAISED", "message": type(error).__name__})
 
-    def _forward(
-        self, job: _Job, number: int, rows: Sequence[TokenRow], shape: Shape, left: _Countdown
-    ) -> None:
-        if not job.cancelled.is_set():
-            where = {"job": job.id, "group": number}
-            self.say("started", where)
-            try:
-                vectors = np.asarray(self._engine.forward(rows, shape), np.float32)
-                fault = wrong(vectors, rows, self._about.dimensions)
-                if fault is None:
-                    told = {**where, "cpu": self._cpu()}
-                    self.say("finished", told, np.ascontiguousarray(vectors, "<f4").tobytes())
-                else:
-                    self.say("wrong", {**where, "reason": fault, "message": ""})
-            except EngineTrouble as error:
-                job.cancelled.set()
-                self.say("trouble", {**where, **frames.told(error)})
-            except RowsRefused as error:
-                self.say("wrong", {**where, "reason": "REFUSED", "message": error.message})
-            except BaseException as error:  # noqa: BLE001  (about these rows until shown otherwise)
-                self.say("wrong", {**where, "reason": "RAISED", "message": type(error).__name__})
-        if left.last():
-            self._end(job)
-        self._under_way.end()
+    def _alone(self, texts: Sequence[str], shape: Shape) -> tuple[NDArray[np.float32], float]:
+        """Embed one text from its words on; return its vector and the CPU seconds that it took."""
+        with self._measuring:
+            before = time.process_time()
+            vectors = self._engine.forward(self._engine.encode(texts).rows, shape)
+            return vectors, time.process_time() - before
 
-    def _cpu(self) -> float:
-        """Return the CPU seconds this process spent since they were told last, encoding included."""
+    def _cpu(self, spent: float | None) -> float:
+        """Return `spent`, or else the CPU seconds that this process has not told yet, encoding included."""
         with self._writing:
-            now = time.process_time()
-            spent, self._told_cpu = now - self._told_cpu, now
-        return spent
+            if spent is None:
+                spent = max(0.0, time.process_time() - self._told_cpu)
+            self._told_cpu += spent
+            return spent
 
-    def _end(self, job: _Job) -> None:
-        self._known.pop(job.id, None)
-        self.say("done", {"job": job.id})
-
-
-class _UnderWay:
-    """Counts the groups that run or wait for a stream."""
-
-    def __init__(self) -> None:
-        self._count, self._changed = 0, threading.Condition()
-
-    def begin(self, groups: int) -> None:
+    def _cancel(self, number: int) -> None:
         with self._changed:
-            self._count += groups
-
-    def end(self) -> None:
-        with self._changed:
-            self._count -= 1
+            over = self._turns.cancel(number)
             self._changed.notify_all()
+        self._end(number, over=over)
 
-    def await_none(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._count == 0)
-
-
-class _Countdown:
-    """Tells the last of several threads that it is the last."""
-
-    def __init__(self, count: int) -> None:
-        self._left, self._lock = count, threading.Lock()
-
-    def last(self) -> bool:
-        with self._lock:
-            self._left -= 1
-            return self._left == 0
+    def _end(self, number: int, *, over: bool) -> None:
+        if over:
+            with self._changed:
+                del self._open[number]
+            self.say("done", {"job": number})
 
 
 def wrong(vectors: NDArray[np.float32], rows: Sequence[TokenRow], dimensions: int) -> str | None:

@@ -8,6 +8,7 @@ alone.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import orjson
 
 from embatch.engine.protocol import Shape
 
@@ -57,6 +59,16 @@ def plan(lengths: Sequence[int], budget: int, about: Description) -> tuple[Micro
     if about.block:
         return pack_blocks(lengths, budget, about.block, about.streams)
     return pack_padded(lengths, budget, about.multiple, about.max_tokens)
+
+
+def digest(groups: object, lengths: NDArray[np.int32]) -> str:
+    """Return what tells a plan, and the lengths it was made of, from all others.
+
+    Args:
+        groups: the plan as JSON has it: rows, and the shape, of each micro-batch.
+        lengths: tokens of each text, int32 (n,).
+    """
+    return hashlib.sha256(orjson.dumps(groups) + lengths.astype("<i4").tobytes()).hexdigest()
 
 
 def distinct(texts: Iterable[str]) -> Distinct:

@@ -14,6 +14,8 @@ from embatch.engine.packing import distinct
 from embatch.engine.protocol import EndpointTrouble, ModelChanged, computed_by
 from embatch.engine.texts import compose
 from embatch.errors import Code, Reason, RequestError
+from embatch.pool.kept import KeptGroups, KeptRows, find, leave
+from embatch.pool.protocol import Origin, Stopped
 from embatch.pool.work import ShardWork
 from embatch.shard import COMPUTED_BY, IDENTITY, PRECOMPUTED, Done, precomputed, results_schema, without_stale
 
@@ -51,6 +53,7 @@ class Embedding:
         stop: heard between micro-batches.
         doubted: as `ShardWork.doubted`.
         alone: as `ShardWork.alone`.
+        origin: whose turn it is, and what an earlier attempt left.
         kept: where an endpoint's part of a shard waits for the next attempt; `None` keeps nothing.
     """
 
@@ -60,15 +63,17 @@ class Embedding:
     stop: threading.Event = field(default_factory=threading.Event)
     doubted: bool = False
     alone: bool = False
+    origin: Origin = field(default_factory=Origin)
     kept: Kept | None = None
 
     def run(self) -> pa.RecordBatch:
         """Embed the sound requests, equal texts once; return `shard.results_schema` for all.
 
         Raises:
-            Stopped: the stop signal was set.
+            Stopped: the stop signal was set; `origin.kept` is then what need not be done again.
             EngineTrouble: as `ShardWork.run`.
         """
+        before, self.origin.kept = self.origin.kept, None
         about = self.processes.process(self.stop).await_ready()
         whose = computed_by(about)
         requests = without_stale(self.requests, whose)
@@ -87,15 +92,32 @@ class Embedding:
             spent, told = work.outcome.cpu_seconds - told, work.outcome.cpu_seconds
             self.on_progress(Done(int(repeats[at].sum()), tokens, spent))
 
-        kept = self.kept.take(whose, merged.texts) if self.kept is not None and about.elsewhere else None
+        part: KeptRows | KeptGroups | None = None
+        if self.kept is not None and about.elsewhere:
+            part = self.kept.take(whose, merged.texts)
+        part = part or find(before, whose, merged.texts)
         work = ShardWork(
-            merged.texts, about, self.processes, self.stop, finished, self.doubted, self.alone, kept
+            merged.texts,
+            about,
+            self.processes,
+            self.stop,
+            finished,
+            self.doubted,
+            self.alone,
+            known=part if isinstance(part, KeptRows) else None,
+            kept=part if isinstance(part, KeptGroups) else None,
+            origin=self.origin,
         )
         try:
             outcome = work.run()
         except EndpointTrouble as error:
             if self.kept is not None and about.elsewhere and not isinstance(error, ModelChanged):
                 self.kept.put(whose, merged.texts, work.outcome)
+            raise
+        except Stopped:
+            if about.elsewhere or work.plan is not None:
+                plan = None if about.elsewhere else work.plan
+                self.origin.kept = leave(whose, merged.texts, work.outcome, plan)
             raise
         found = _results(requests, open_, merged.of, outcome)
         return found.replace_schema_metadata({IDENTITY: about.identity.encode(), COMPUTED_BY: whose.encode()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     import threading
@@ -53,6 +53,18 @@ class Referenced:
     """The engine of the shards that these vectors stand against."""
 
 
+@dataclass(slots=True, eq=False)
+class Origin:
+    """Where texts come from: by this they wait for their turn among others, and find what was done before."""
+
+    batch: str = ""
+    """Whose turn it is; empty: nobody else's."""
+    priority: int = 0
+    """Of the batch. It may be changed while the texts are worked, and then counts for those that are left."""
+    kept: pa.RecordBatch | None = None
+    """What an earlier attempt left, and after one that was stopped what it leaves; see `pool.kept`."""
+
+
 class Stopped(Exception):
     """The caller's stop signal was set."""
 
@@ -75,6 +87,16 @@ class Gone:
 
     end: End
     message: str
+    others: bool = False
+    """Whether texts of other jobs were under way in it, which may be what ended it."""
+
+
+class Skipped(NamedTuple):
+    """Groups of a plan that were run before."""
+
+    plan: str
+    """Digest of the plan: they are left out of this one alone. See `packing.digest`."""
+    groups: Sequence[int]
 
 
 class Job(Protocol):
@@ -102,6 +124,10 @@ class Job(Protocol):
         """Ask that no further micro-batch of it is begun."""
         ...
 
+    def prioritise(self, priority: int) -> None:
+        """Let its batch have another priority from now on."""
+        ...
+
 
 class Worker(Protocol):
     """What holds one loaded engine, and may end at any moment."""
@@ -116,12 +142,19 @@ class Worker(Protocol):
         ...
 
     def submit(
-        self, texts: Sequence[str], groups: Sequence[tuple[int, Shape]] | None, *, alone: bool = False
+        self,
+        texts: Sequence[str],
+        groups: Sequence[tuple[int, Shape]] | None,
+        origin: Origin,
+        *,
+        alone: bool = False,
+        kept: Skipped | None = None,
     ) -> Job:
         """Send texts; `None` lets the worker plan, groups say how many rows in order run in which shape.
 
-        No groups at all ask for encoding alone. `alone` runs each text by itself while nothing else runs.
-        In a worker that is gone the job's first event is `Gone`.
+        No groups at all ask for encoding alone. `origin` says who waits, and `kept` which groups need not run
+        if the plan is what it was. `alone` runs each text by itself while nothing else runs, before all
+        others. In a worker that is gone the job's first event is `Gone`.
         """
         ...
 
@@ -175,14 +208,16 @@ class Pool(Protocol):
         on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
+        origin: Origin | None = None,
     ) -> pa.RecordBatch | None:
         """Embed a payload shard: `shard.REQUESTS` in, `shard.results_schema` out.
 
         The results say in `shard.COMPUTED_BY` what made their vectors, in `shard.IDENTITY` which engine.
         Rows keep their order; a faulty row keeps its fault; a row that an engine cannot bear gets an error.
         Rows that come with a vector of the same model (`shard.PRECOMPUTED`) keep it. `on_progress` is told
-        what more is finished. With `suspect` nothing that others use is put at risk. `None`: `stop` was set,
-        heard between micro-batches.
+        what more is finished. With `suspect` nothing that others use is put at risk. `origin` says whose turn
+        it is, as far as shards wait for one another. `None`: `stop` was set, heard between micro-batches, and
+        `origin.kept` is what the next attempt need not do again.
 
         Raises:
             EngineTrouble: no engine process comes up; no row is to blame.

@@ -15,8 +15,9 @@ import numpy as np
 from embatch.engine import frames
 from embatch.engine.protocol import EndpointTrouble, Shape
 from embatch.errors import Code, EngineTrouble, Reason, RequestError
+from embatch.pool.kept import Plan
 from embatch.pool.poison import Blame, Fault, Group, Inquiry, suspects
-from embatch.pool.protocol import CLOSING, TICK, End, Gone, Stopped
+from embatch.pool.protocol import CLOSING, TICK, End, Gone, Origin, Stopped
 
 if TYPE_CHECKING:
     import threading
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from embatch.engine.frames import Frame
     from embatch.engine.protocol import Description
-    from embatch.pool.kept import KeptRows
+    from embatch.pool.kept import KeptGroups, KeptRows
     from embatch.pool.protocol import Job, Processes, Worker
 
 CONTROL: Final = "The quick brown fox jumps over the lazy dog."
@@ -67,6 +68,12 @@ class _Course:
 
     rows: Sequence[int]
     """The rows that were sent, in this order."""
+    priority: int
+    """What the process was told last."""
+    kept: KeptGroups | None = None
+    """What need not run if the plan is what it was."""
+    given: bool = False
+    """Whether the process was told the groups, and did not plan them."""
     groups: list[Group] = field(default_factory=list)
     begun: bool = False
     """Whether the engine has seen any row."""
@@ -77,6 +84,8 @@ class _Course:
     """Groups that failed while the process went on, with the engine's own words."""
     fault: Fault | None = None
     """How it ended before its time; `None` if every group has finished or failed."""
+    others: bool = False
+    """Whether it ended while others were at work, which may have been their doing."""
     finished: int = 0
 
     def rest(self) -> list[Group]:
@@ -101,7 +110,13 @@ class ShardWork:
     """Whether each text runs by itself, and nothing else meanwhile."""
     known: KeptRows | None = None
     """What an earlier attempt has of them: it is not worked again."""
+    kept: KeptGroups | None = None
+    """What an earlier attempt has of their plan: it is not worked again if the plan is the same."""
+    origin: Origin = field(default_factory=Origin)
+    """Whose turn it is."""
     outcome: Outcome = field(init=False)
+    plan: Plan | None = field(init=False, default=None)
+    """What was planned for all of them; `None`: nothing yet."""
     _vain: int = 0
     """Processes in a row that ended with nothing done and nobody suspected."""
 
@@ -139,6 +154,8 @@ class ShardWork:
                     self._accuse(Blame(group.rows[0], fault), detail)
             course = self._attempt(self.processes.process(self.stop), None, again) if again else None
         self._inquire(apart)
+        if not self.outcome.done.all():
+            raise EngineTrouble("the engine left out texts that it was given")
         return self.outcome
 
     def count(self) -> NDArray[np.int32]:
@@ -162,7 +179,7 @@ class ShardWork:
         """Have the shard encoded, planned and run; return how far that came, `None` if no row is left."""
         rows: Sequence[int] = np.flatnonzero(~self.outcome.done).tolist()
         while rows:
-            course = self._attempt(self.processes.process(self.stop), rows, None)
+            course = self._attempt(self.processes.process(self.stop), rows, None, self.kept)
             if course.encoded:
                 return course
             # The plan needs all lengths: find the texts that cannot be encoded, and plan without them.
@@ -174,7 +191,12 @@ class ShardWork:
         return None
 
     def _mind_vain(self, course: _Course, *, vain: bool) -> None:
-        """Give up when process after process ends and neither work nor suspicion comes of it."""
+        """Give up when process after process ends and neither work nor suspicion comes of it.
+
+        Those that ended while others were at work are not counted: they may have been the others' doing.
+        """
+        if course.others and vain and not course.finished:
+            return
         self._vain = self._vain + 1 if vain and not course.finished else 0
         if self._vain >= _PATIENCE:
             raise EngineTrouble("engine processes end again and again before they have done anything")
@@ -228,7 +250,11 @@ class ShardWork:
         self.on_rows([blame.row])
 
     def _attempt(
-        self, process: Worker, rows: Sequence[int] | None, groups: Sequence[Group] | None
+        self,
+        process: Worker,
+        rows: Sequence[int] | None,
+        groups: Sequence[Group] | None,
+        kept: KeptGroups | None = None,
     ) -> _Course:
         """Run rows (planned by the process) or groups in one process; return how far that came.
 
@@ -244,8 +270,13 @@ class ShardWork:
             if groups is None
             else [(len(group.rows), group.shape) for group in groups if group.shape is not None]
         )
-        course = _Course(rows)
-        with process.submit([self.texts[row] for row in rows], shapes, alone=self.alone) as job:
+        kept = kept if len(rows) == len(self.texts) else None
+        course = _Course(rows, self.origin.priority, kept)
+        if groups is not None:  # they are left also where the process ends before it has said so
+            course.given, course.groups, course.left = True, list(groups), set(range(len(groups)))
+        skipped = None if course.kept is None else course.kept.skipped
+        texts = [self.texts[row] for row in rows]
+        with process.submit(texts, shapes, self.origin, alone=self.alone, kept=skipped) as job:
             self._follow(job, course)
         fault = course.fault
         if self.about.elsewhere and fault is not None and fault in _ENDS.values():
@@ -265,13 +296,16 @@ class ShardWork:
             if self.stop.is_set() and not cancelled:
                 cancelled = True
                 job.cancel()
+            if self.origin.priority != course.priority:
+                course.priority = self.origin.priority
+                job.prioritise(course.priority)
             ended = isinstance(event, Gone) or (event is not None and event.header["type"] == "done")
             if cancelled and (ended or (event is None and not course.running)):
                 raise Stopped
             if isinstance(event, Gone):
                 if event.end is End.CLOSED:
                     raise EngineTrouble(CLOSING)
-                course.fault = _ENDS[event.end]
+                course.fault, course.others = _ENDS[event.end], event.others
                 return
             if ended:
                 return
@@ -286,23 +320,32 @@ class ShardWork:
             case "unreadable":
                 course.fault = Fault.RAISED
             case "encoded":
-                course.encoded = True
-                course.groups = [
-                    Group(tuple(course.rows[row] for row in rows), Shape(*shape))
-                    for rows, shape in header["groups"]
-                ]
-                course.left = set(range(len(course.groups)))
-                at = list(course.rows)
-                self.outcome.tokens[at] = header["tokens"]
-                self.outcome.truncated[at] = header["truncated"]
-                # A vector of no tokens is that of no text, whatever numbers an engine has for it.
-                self.outcome.errors |= {row: EMPTY for row in at if not self.outcome.tokens[row]}
+                self._planned(header, course)
             case "started":
                 course.running.add(header["group"])
             case "trouble":
                 self._trouble(header, course, process)
             case kind:
                 self._settle(kind, event, course)
+
+    def _planned(self, header: Mapping[str, Any], course: _Course) -> None:
+        course.encoded = True
+        course.groups = [
+            Group(tuple(course.rows[row] for row in rows), Shape(*shape)) for rows, shape in header["groups"]
+        ]
+        course.left = set(range(len(course.groups))) - set(header["kept"])
+        at = list(course.rows)
+        self.outcome.tokens[at] = header["tokens"]
+        self.outcome.truncated[at] = header["truncated"]
+        # A vector of no tokens is that of no text, whatever numbers an engine has for it.
+        self.outcome.errors |= {row: EMPTY for row in at if not self.outcome.tokens[row]}
+        if len(at) == len(self.texts) and not course.given:
+            self.plan = Plan(header["plan"], tuple(course.groups))
+        if course.kept is not None and header["kept"]:
+            self.outcome.vectors[course.kept.rows] = course.kept.vectors
+            self.outcome.done[course.kept.rows] = True
+            self.outcome.cpu_seconds += course.kept.cpu_seconds
+            self.on_rows(course.kept.rows.tolist())
 
     def _settle(self, kind: str, event: Frame, course: _Course) -> None:
         """Note that a group has `finished` or was `wrong`."""

@@ -7,8 +7,9 @@ answer; repeating is safe then, for a submit with an idempotency key.
 
 from __future__ import annotations
 
+import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from embatch.states import State
 from embatch.store.store import UNSET
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Collection, Iterable, Sequence
     from datetime import datetime
 
@@ -78,6 +78,8 @@ class Service:
         self._cached = parts.cached
         self.uploads, self.interactive = parts.uploads, parts.interactive
         self._files = KnownFiles(parts.store)
+        self._updating = threading.Lock()
+        """Has those who work hear of priorities in the order in which the store took them."""
         self._submitting = Submitting(
             parts.store, parts.blobs, parts.catalog, parts.pool, parts.settings, parts.now, parts.cached
         )
@@ -153,16 +155,20 @@ class Service:
     def update(self, name: str, *, display_name: str | None = None, priority: int | None = None) -> Batch:
         """Change display name or priority; `None` leaves it. Durable on return; repeating is safe.
 
+        A priority counts from the next micro-batch on, for what is worked as for what waits.
+
         Raises:
             InvalidArgument: as `submit_inline`.
             NotFound: no such batch.
         """
         check_display_name(display_name, "display_name")
         check_priority(priority or 0)
-        named = UNSET if display_name is None else display_name
-        return self._shown(
-            self._store.update(batch_id(name), display_name=named, priority=priority, now=self._now())
-        )
+        id_, named = batch_id(name), UNSET if display_name is None else display_name
+        with self._updating if priority is not None else nullcontext():
+            record = self._store.update(id_, display_name=named, priority=priority, now=self._now())
+            if priority is not None:
+                self._workers.prioritise(id_, priority)
+        return self._shown(record)
 
     def cancel(self, name: str) -> Batch:
         """Stop a batch, final and durable on return; a batch that is final already is left as it is.
@@ -232,13 +238,20 @@ class Service:
 
     def _ahead(self, record: BatchRecord) -> str | None:
         """Return why a batch that nothing keeps from being worked has not begun; `None`: it is about to."""
-        at_work = self._workers.at_work()
-        if record.state is not State.PENDING or not record.planned or record.id in at_work:
+        at_work = dict.fromkeys(self._workers.at_work())
+        claimed = record.id in at_work
+        if claimed:  # its turn comes in the engine, where a higher priority has all of them
+            begun = record.successful_count + record.failed_count + self._workers.uncommitted(record.id).rows
+        else:
+            begun = record.state is not State.PENDING
+        if begun or not record.planned:
             return None
         for other in at_work:
             with suppress(NotFound):
-                run = self._store.get(other).run
-                if run is None or run != record.run:  # a run's own batches follow one another
+                found = self._store.get(other)
+                before = found.priority > record.priority or not claimed
+                # A run's own batches follow one another.
+                if before and (found.run is None or found.run != record.run):
                     return f"batches/{other} is worked before it"
         return None
 
@@ -318,7 +331,7 @@ class Service:
         return bool(self._workers.at_work())
 
     def pause(self) -> None:
-        """Begin nothing more until `resume`: shards that are worked are finished, engines stay loaded.
+        """Begin nothing more until `resume`: running micro-batches are finished, engines stay loaded.
 
         Whoever asks is answered, and what is accepted waits. Repeating is safe.
         """

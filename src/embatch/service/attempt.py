@@ -8,6 +8,7 @@ are.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,10 +17,10 @@ import pyarrow.compute as pc
 from embatch.engine.protocol import computed_by
 from embatch.errors import Code, DataLoss, EngineTrouble, NotFound, Reason, RequestError, Unavailable
 from embatch.events import BatchModelChanged, PayloadLost, emit
-from embatch.pool.protocol import Stopped
+from embatch.pool.protocol import Origin, Stopped
 from embatch.service.results import LOST
 from embatch.shard import COMPUTED_BY, Done, failed_results, refused, said_of
-from embatch.store.records import ResultShard
+from embatch.store.records import KeptShard, ResultShard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,9 +49,16 @@ class Running:
 
     claim: Claim
     stop: threading.Event = field(default_factory=threading.Event)
+    origin: Origin = field(init=False)
+    """Whose turn it is; its priority changes with the batch's."""
+    draining: bool = False
+    """Whether it is stopped for the service to close, and its batch goes on."""
     done: Done = field(default_factory=lambda: Done(0))
     """What is embedded and not yet durable."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.origin = Origin(self.claim.batch_id, self.claim.priority)
 
     def progress(self, done: Done) -> None:
         """Take note of what more is embedded."""
@@ -142,22 +150,27 @@ class Steps:
         return Embedded(running, refused(requests, about.dimensions, _CHANGED))
 
     def embed(self, payload: Payload | Embedded) -> Embedded:
-        """Embed the requests.
+        """Embed the requests, but for what an earlier attempt left.
 
         Raises:
             EngineTrouble: as `Pool.embed`.
+            Unavailable: what was left cannot be read just now.
             Stopped: it was told to stop.
         """
         if isinstance(payload, Embedded):
             return payload
         running, model, requests = payload
         claim = running.claim
+        if claim.kept is not None:
+            with suppress(DataLoss):  # it is done again
+                running.origin.kept = self.blobs.read(claim.kept.path, claim.kept.digest)
         results = self.pool.embed(
             model,
             requests,
             on_progress=running.progress,
             stop=running.stop,
             suspect=claim.attempt - claim.excused > self.suspect_attempts,
+            origin=running.origin,
         )
         if results is None:
             raise Stopped
@@ -198,7 +211,31 @@ class Steps:
             raise
         if not done.accepted:  # a newer attempt owns the shard, the batch was stopped, or began otherwise
             self.blobs.remove(path)
+        elif claim.kept is not None:
+            self.blobs.remove(claim.kept.path)
         if done.state is None:  # it was deleted, and the file made its folder anew
             self.blobs.remove_batch(claim.batch_id)
         if done.foreign:
             raise ForeignVectors
+
+    def release(self, running: Running, *, excused: bool = False) -> None:
+        """Give a shard back; of one that is drained with what is finished of it, if there is room for that.
+
+        Raises:
+            Unavailable: the store did not answer. The next start gives it back.
+        """
+        claim, left = running.claim, running.origin.kept
+        kept: KeptShard | None = None
+        if running.draining and left is not None:
+            path = kept_path(claim.batch_id, claim.number, claim.attempt)
+            with suppress(Unavailable):
+                kept = KeptShard(path, self.blobs.write(path, left))
+        released = self.claims.release(claim, excused=excused, kept=kept)
+        before = claim.kept if released else kept
+        if kept is not None and before is not None:
+            self.blobs.remove(before.path)
+
+
+def kept_path(batch_id: str, number: int, attempt: int) -> str:
+    """Return where an attempt leaves what it finished of a shard."""
+    return f"batches/{batch_id}/kept-{number:05}-{attempt}.arrow"

@@ -1,8 +1,9 @@
 """claim → pool → commit, over and over.
 
-As many slots as the pool has work at the same time, so that one shard is read and committed while the other
-computes. A slot that finds nothing waits for `wake`. Everything durable is the store's: killing this at any
-point loses the running shards' work and nothing else.
+As many slots as the pool has work at the same time: one shard is read and committed while others compute, and
+what comes waits for a turn in the engine. See `room` for what is claimed beside what. A slot that finds
+nothing waits for `wake`. Everything durable is the store's: killing this at any point loses the running
+shards' work and nothing else, and closing it leaves what is finished of them to the next attempt.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from embatch.errors import EmbatchError, EngineTrouble, Unavailable
 from embatch.events import SlotPaused, WorkPaused, emit
 from embatch.pool.protocol import Stopped
 from embatch.service.attempt import ForeignVectors, Running, Steps
+from embatch.service.room import AtWork, room
 from embatch.shard import Done
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from embatch.store.records import Claim
 
 _REST_SECONDS: Final = 5.0
+_LONGEST_REST: Final = 1e6
 
 
 class _Ending(NamedTuple):
@@ -81,6 +84,8 @@ class Dispatcher:
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _news: int = 0
     _paused: bool = False
+    _watched: bool = False
+    """Whether one of the slots that rest looks now and then."""
     _closing: threading.Event = field(default_factory=threading.Event)
     _claiming: threading.Lock = field(default_factory=threading.Lock)
     """Held from the claim until it stands in `_running`: who ends a batch in the store and then looks here
@@ -106,10 +111,10 @@ class Dispatcher:
             thread.start()
 
     def wake(self) -> None:
-        """Tell the slots that something may wait for them."""
+        """Tell a slot that something may wait for it; one that takes something tells the next."""
         with self._wake:
             self._news += 1
-            self._wake.notify_all()
+            self._wake.notify()
 
     def cancel(self, batch_id: str) -> None:
         """Stop the running shards of a batch, between micro-batches, after the store has ended it."""
@@ -118,6 +123,14 @@ class Dispatcher:
             for running in self._running:
                 if running.claim.batch_id == batch_id:
                     running.stop.set()
+
+    def prioritise(self, batch_id: str, priority: int) -> None:
+        """Let the running shards of a batch have another priority, after the store has changed it."""
+        with self._claiming, self._lock:
+            for running in self._running:
+                if running.claim.batch_id == batch_id:
+                    running.origin.priority = priority
+        self.wake()
 
     def at_work(self) -> tuple[str, ...]:
         """Return the ids of the batches that are worked now."""
@@ -139,23 +152,24 @@ class Dispatcher:
             return dict(broken) | self._models.messages() | batches
 
     def pause(self) -> None:
-        """Claim no more until `resume`; what runs goes on to the end of its shard. Repeating is safe."""
+        """Claim no more until `resume`, let running micro-batches finish and release the rest."""
         with self._wake:
             self._paused = True
+        self._drain()
 
     def resume(self) -> None:
         """Go on. Repeating is safe."""
         with self._wake:
             self._paused = False
-        self.wake()
+            self._news += 1
+            self._wake.notify_all()
 
     def close(self, grace: float) -> None:
         """Claim no more, let running micro-batches finish, release the rest; wait at most `grace` seconds."""
         self._closing.set()
-        self.wake()
-        with self._claiming, self._lock:
-            for running in self._running:
-                running.stop.set()
+        with self._wake:
+            self._wake.notify_all()
+        self._drain()
         deadline = time.monotonic() + grace
         for thread in self._threads:
             if thread.is_alive():
@@ -163,7 +177,15 @@ class Dispatcher:
         with self._lock:
             late = list(self._running)
         for running in late:  # whatever these slots still do, the store refuses it from here on
-            self._release(running.claim)
+            with suppress(EmbatchError):
+                self.claims.release(running.claim)
+
+    def _drain(self) -> None:
+        """Stop what is claimed after the running micro-batches; what is finished of it is left for later."""
+        with self._claiming, self._lock:
+            for running in self._running:
+                running.draining = True
+                running.stop.set()
 
     def _slot(self) -> None:
         failures = 0
@@ -175,6 +197,8 @@ class Dispatcher:
                 if running is None:
                     self._rest(seen, now)
                     continue
+                with self._wake:
+                    self._wake.notify()
                 worked = self._work(running)
             except Exception as error:  # noqa: BLE001  (a slot that dies would leave a service that works nothing)
                 worked = False
@@ -191,12 +215,19 @@ class Dispatcher:
                 return None
             with self._lock:
                 paused, resting = self._models.waiting(now), self._batches.waiting(now)
-                at_work = [running.claim for running in self._running]
-            claimed = self.claims.claim(1, without=paused, resting=resting)
+                at_work = [
+                    AtWork(one.claim.batch_id, one.claim.model, one.origin.priority) for one in self._running
+                ]
+            left = room(at_work, len(self._threads))
+            claimed = self.claims.claim(
+                1, without=paused, resting=resting | left.crowded, least=left.least, beside=left.beside
+            )
             with self._lock:
-                if not claimed:  # nothing of the others waits: what troubled them troubles nobody any more
-                    self._models.keep(paused | {one.model for one in at_work})
-                    self._batches.keep(resting | {one.batch_id for one in at_work})
+                if not claimed:
+                    # Nothing of the others waits: what troubled them troubles nobody any more.
+                    if left.least is None:
+                        self._models.keep(paused | {one.model for one in at_work})
+                        self._batches.keep(resting | {one.batch for one in at_work})
                     return None
                 running = Running(claimed[0])
                 self._running.append(running)
@@ -204,10 +235,15 @@ class Dispatcher:
 
     def _rest(self, seen: int, now: float) -> None:
         with self._lock:
-            end = min(self._models.next_end(now), self._batches.next_end(now), _REST_SECONDS)
+            end = min(self._models.next_end(now), self._batches.next_end(now))
         with self._wake:
-            if self._news == seen and not self._closing.is_set():
-                self._wake.wait(None if self._paused else end)
+            if self._news != seen or self._closing.is_set():
+                return
+            # One of those that rest looks now and then: others may write to the store.
+            looks, self._watched = not self._watched, True
+            end = min(end, _REST_SECONDS) if looks else end
+            self._wake.wait(end if end < _LONGEST_REST and not self._paused else None)
+            self._watched = self._watched and not looks
 
     def _work(self, running: Running) -> bool:
         """Work a shard; return whether the slot may go on at once, which disk and store may forbid."""
@@ -224,7 +260,7 @@ class Dispatcher:
             self._recovered(self._batches, claim.batch_id)
         except Exception as error:
             ending = _ending(error)
-            self._end(claim, ending, error)
+            self._end(running, ending, error)
             if ending.bug:
                 raise
             return not ending.slot_rests
@@ -233,15 +269,11 @@ class Dispatcher:
                 self._running.remove(running)
         return True
 
-    def _end(self, claim: Claim, ending: _Ending, error: Exception) -> None:
+    def _end(self, running: Running, ending: _Ending, error: Exception) -> None:
         if ending.pauses is not None and isinstance(error, Unavailable):  # first: the next claim is not far
-            self._pause(claim, ending.pauses, error)
-        self._release(claim, excused=ending.excused)
-
-    def _release(self, claim: Claim, *, excused: bool = False) -> None:
-        """Give a shard back. If that goes wrong too, the next start does it."""
-        with suppress(EmbatchError):
-            self.claims.release(claim, excused=excused)
+            self._pause(running.claim, ending.pauses, error)
+        with suppress(EmbatchError):  # if that goes wrong too, the next start does it
+            self._steps.release(running, excused=ending.excused)
 
     def _pause(self, claim: Claim, what: Literal["model", "batch"], error: Unavailable) -> None:
         """Claim nothing of a model or a batch for a while, and say why once: no text is to blame."""

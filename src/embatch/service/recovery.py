@@ -10,6 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from embatch.errors import Unavailable
+from embatch.service.attempt import kept_path
 from embatch.store.times import micros
 
 if TYPE_CHECKING:
@@ -26,9 +27,21 @@ def recover(store: Store, blobs: Blobs, spool: Spool) -> None:
     Raises:
         Unavailable: the database cannot be read or written just now.
     """
+    _collect_kept(store, blobs)
     store.release_all()
     _collect_blobs(store, blobs)
     _collect_uploads(store, spool)
+
+
+def _collect_kept(store: Store, blobs: Blobs) -> None:
+    """Remove what attempts left of shards that are done or stopped, and what no row came to speak of."""
+    unspoken = [kept_path(*claimed) for claimed in store.claimed()]
+    for_nobody = store.kept_for_nobody()
+    with contextlib.suppress(OSError):  # as below
+        for path in (*unspoken, *for_nobody):
+            blobs.remove(path)
+        if for_nobody:
+            store.forget_kept()
 
 
 def _collect_blobs(store: Store, blobs: Blobs) -> None:

@@ -26,6 +26,10 @@ class Workers(Protocol):
         """Stop the running shards of a batch, between micro-batches, after the store has ended it."""
         ...
 
+    def prioritise(self, batch_id: str, priority: int) -> None:
+        """Let the running shards of a batch have another priority, after the store has changed it."""
+        ...
+
     def at_work(self) -> tuple[str, ...]:
         """Return the ids of the batches that are worked now."""
         ...
@@ -39,7 +43,7 @@ class Workers(Protocol):
         ...
 
     def pause(self) -> None:
-        """Claim no more until `resume`; what runs goes on to the end of its shard. Repeating is safe."""
+        """Claim no more until `resume`, let running micro-batches finish and release the rest."""
         ...
 
     def resume(self) -> None:
@@ -62,6 +66,9 @@ class Elsewhere:
 
     def cancel(self, batch_id: str) -> None:
         """The store refuses what it still brings of the batch."""
+
+    def prioritise(self, batch_id: str, priority: int) -> None:
+        """It counts from the next claim on."""
 
     def at_work(self) -> tuple[str, ...]:
         """Return nothing: nobody here knows."""

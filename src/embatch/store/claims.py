@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
-    from embatch.store.records import Claim, Committed, ResultShard
+    from embatch.store.records import Claim, Committed, KeptShard, ResultShard
     from embatch.store.store import Store
 
 
@@ -17,12 +17,19 @@ class Claims(Protocol):
     """The right to work shards, taken and ended. Safe to use from any thread; all raise Unavailable."""
 
     def claim(
-        self, most: int, *, without: Collection[str] = (), resting: Collection[str] = ()
+        self,
+        most: int,
+        *,
+        without: Collection[str] = (),
+        resting: Collection[str] = (),
+        least: int | None = None,
+        beside: Collection[str] = (),
     ) -> Sequence[Claim]:
         """Claim up to so many shards: highest priority, then by turns between batches, then the oldest.
 
-        The attempt of each is raised, durable on return. None at all: nothing waits, the models of `without`
-        and the batches of `resting` left out.
+        The attempt of each is raised, durable on return. None at all: nothing waits, these left out: the
+        models of `without`, the batches of `resting`, and what has a lower priority than `least`, if its
+        model is not among `beside`.
         """
         ...
 
@@ -30,10 +37,11 @@ class Claims(Protocol):
         """Store what a worked shard came to, if the claim still holds and the batch is active."""
         ...
 
-    def release(self, claim: Claim, *, excused: bool = False) -> bool:
+    def release(self, claim: Claim, *, excused: bool = False, kept: KeptShard | None = None) -> bool:
         """Let a claimed shard wait again. `False`: the claim was lost. Repeating is safe.
 
-        `excused`: that it was claimed and not worked says nothing against it.
+        `excused`: that it was claimed and not worked says nothing against it. `kept` is what the next attempt
+        finds; `None` leaves it what this one found.
         """
         ...
 
@@ -46,12 +54,18 @@ class SoleClaims:
     now: Callable[[], datetime]
 
     def claim(
-        self, most: int, *, without: Collection[str] = (), resting: Collection[str] = ()
+        self,
+        most: int,
+        *,
+        without: Collection[str] = (),
+        resting: Collection[str] = (),
+        least: int | None = None,
+        beside: Collection[str] = (),
     ) -> Sequence[Claim]:
         """As `Claims.claim`."""
         claimed: list[Claim] = []
         while len(claimed) < most:
-            claim = self.store.claim(self.now(), without=without, resting=resting)
+            claim = self.store.claim(self.now(), without=without, resting=resting, least=least, beside=beside)
             if claim is None:
                 break
             claimed.append(claim)
@@ -61,6 +75,6 @@ class SoleClaims:
         """As `Claims.commit`."""
         return self.store.commit(claim, result, self.now())
 
-    def release(self, claim: Claim, *, excused: bool = False) -> bool:
+    def release(self, claim: Claim, *, excused: bool = False, kept: KeptShard | None = None) -> bool:
         """As `Claims.release`."""
-        return self.store.release(claim, excused=excused)
+        return self.store.release(claim, excused=excused, kept=kept)

@@ -125,6 +125,14 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptShard:
+    """A file that is already durable, of what an attempt finished of a shard that it did not."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The right to work one shard, fenced by its attempt: a later claim of the shard ends it."""
 
@@ -138,6 +146,10 @@ class Claim:
     """Earlier claims among `attempt` that say nothing against the shard."""
     computed_by: str | None = None
     """Digest of what computed the batch's vectors so far; `None` before there are any."""
+    priority: int = 0
+    """The batch's, at that time."""
+    kept: KeptShard | None = None
+    """What an earlier attempt left; `None`: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from embatch.states import ACTIVE, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-VERSION: Final = "0005"
+VERSION: Final = "0006"
 """The newest migration. A test holds it, the migrations and these tables together."""
 METADATA: Final = MetaData()
 
@@ -105,6 +105,9 @@ SHARD: Final = Table(
     Column("cpu_micros", BigInteger, nullable=False, server_default="0"),
     # Claims among `attempt` that say nothing against the shard.
     Column("excused", Integer, nullable=False, server_default="0"),
+    # What an attempt that was stopped had finished; nothing once the shard is done, for the file has gone.
+    Column("kept_path", Text),
+    Column("kept_digest", String(64)),
     CheckConstraint("state IN ('claimed', 'done', 'waiting')", name="known_shard_state"),
     CheckConstraint("attempt >= 0 AND (state = 'waiting' OR attempt > 0)", name="worked_only_when_claimed"),
     CheckConstraint("request_count > 0", name="no_empty_shard"),
@@ -123,6 +126,7 @@ SHARD: Final = Table(
 )
 # What is left to do. It empties as work goes on: neither a claim nor the end of a batch reads what is done.
 _OPEN: Final = Index("shard_open", SHARD.c.batch_id, SHARD.c.state, SHARD.c.number)
+_KEPT: Final = Index("shard_kept", SHARD.c.batch_id)
 
 FILE: Final = Table(
     "file",
@@ -162,5 +166,6 @@ def make_partial(dialect: str) -> None:
 
     Not where they are defined: naming a dialect there loads it, 0.2 s of Postgres for everybody.
     """
-    for index, condition in ((_CLAIM, "waiting > 0"), (_OPEN, "state <> 'done'")):
+    conditions = ((_CLAIM, "waiting > 0"), (_OPEN, "state <> 'done'"), (_KEPT, "kept_path IS NOT NULL"))
+    for index, condition in conditions:
         index.dialect_options[dialect]["where"] = text(condition)

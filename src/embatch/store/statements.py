@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     ColumnElement,
+    Text,
     and_,
     bindparam,
     case,
@@ -18,6 +20,8 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    not_,
+    or_,
     select,
     tuple_,
     update,
@@ -69,7 +73,7 @@ NOTE: Final = update(BATCH).where(_THIS).values(notes=bindparam("words"))
 # claim, release, commit
 
 
-def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str, int, str | None]]:
+def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str, int, str | None, int]]:
     """Return the statement that takes the next batch with a waiting shard, among some or all."""
     following = (
         select(BATCH.c.id)
@@ -87,7 +91,7 @@ def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str,
             state=case((_in(sources(Event.CLAIM)), _word(_target(Event.CLAIM))), else_=BATCH.c.state),
             update_time=_NOW,
         )
-        .returning(BATCH.c.id, BATCH.c.model, BATCH.c.expire_time, BATCH.c.computed_by)
+        .returning(BATCH.c.id, BATCH.c.model, BATCH.c.expire_time, BATCH.c.computed_by, BATCH.c.priority)
     )
 
 
@@ -95,6 +99,10 @@ CLAIM_BATCH: Final = _claim_batch()
 CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(
     BATCH.c.model.not_in(bindparam("without", expanding=True)),
     BATCH.c.id.not_in(bindparam("resting", expanding=True)),
+    or_(
+        BATCH.c.priority >= bindparam("least", type_=BigInteger),
+        BATCH.c.model.in_(bindparam("beside", expanding=True)),
+    ),
 )
 FIRST_WAITING: Final = select(func.min(SHARD.c.number)).where(
     SHARD.c.batch_id == bindparam("owner"), SHARD.c.state == _word("waiting"), SHARD.c.state != _word("done")
@@ -116,6 +124,8 @@ CLAIM_SHARD: Final = (
         SHARD.c.dimensions,
         SHARD.c.cached_count,
         SHARD.c.excused,
+        SHARD.c.kept_path,
+        SHARD.c.kept_digest,
     )
 )
 # The guard of every later write about a shard: this attempt still owns it and its batch is active. In one
@@ -128,7 +138,14 @@ _HELD: Final = and_(
     select(BATCH.c.id).where(_THIS, IS_ACTIVE).exists(),
 )
 RELEASE: Final = (
-    update(SHARD).where(_HELD).values(state=_word("waiting"), excused=SHARD.c.excused + bindparam("forgiven"))
+    update(SHARD)
+    .where(_HELD)
+    .values(
+        state=_word("waiting"),
+        excused=SHARD.c.excused + bindparam("forgiven"),
+        kept_path=func.coalesce(bindparam("kept", type_=Text), SHARD.c.kept_path),
+        kept_digest=func.coalesce(bindparam("kept_sha256", type_=Text), SHARD.c.kept_digest),
+    )
 )
 WAIT_AGAIN: Final = update(BATCH).where(_THIS, IS_ACTIVE).values(waiting=BATCH.c.waiting + 1)
 COMMIT: Final = (
@@ -174,15 +191,16 @@ _WAITING_OF_BATCH: Final = (
     .correlate(BATCH)
     .scalar_subquery()
 )
-RELEASE_ALL: Final = (
-    update(SHARD)
-    .where(
-        SHARD.c.state == _word("claimed"),
-        SHARD.c.state != _word("done"),
-        SHARD.c.batch_id.in_(select(BATCH.c.id).where(BATCH.c.end_time.is_(None))),
-    )
-    .values(state=_word("waiting"))
+_CLAIMED: Final = and_(SHARD.c.state == _word("claimed"), SHARD.c.state != _word("done"))
+_OF_ACTIVE: Final = SHARD.c.batch_id.in_(select(BATCH.c.id).where(BATCH.c.end_time.is_(None)))
+CLAIMED: Final = select(SHARD.c.batch_id, SHARD.c.number, SHARD.c.attempt).where(_CLAIMED)
+RELEASE_ALL: Final = update(SHARD).where(_CLAIMED, _OF_ACTIVE).values(state=_word("waiting"))
+# Of shards that nobody will work again.
+_KEPT_FOR_NOBODY: Final = and_(
+    SHARD.c.kept_path.is_not(None), or_(SHARD.c.state == _word("done"), not_(_OF_ACTIVE))
 )
+KEPT_FOR_NOBODY: Final = select(SHARD.c.kept_path).where(_KEPT_FOR_NOBODY)
+FORGET_KEPT: Final = update(SHARD).where(_KEPT_FOR_NOBODY).values(kept_path=None, kept_digest=None)
 RECOUNT_WAITING: Final = (
     update(BATCH).where(IS_ACTIVE, BATCH.c.end_time.is_(None)).values(waiting=_WAITING_OF_BATCH)
 )

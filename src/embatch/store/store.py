@@ -20,24 +20,25 @@ from embatch.errors import AlreadyExists, FailedPrecondition, IllegalTransition,
 from embatch.states import Event, State
 from embatch.store import statements
 from embatch.store.ballast import Ballast
-from embatch.store.batches import Batches, accepted, payload, shard_rows
+from embatch.store.batches import Batches, accepted, shard_rows
 from embatch.store.connect import connect
 from embatch.store.faults import reading
 from embatch.store.files import Files
 from embatch.store.identity import identity_of
-from embatch.store.records import BatchRecord, Claim, Committed, NewBatch, PayloadShard, ResultShard
 from embatch.store.schema import BATCH
-from embatch.store.times import micros, moment
+from embatch.store.shards import Shards
+from embatch.store.times import micros
 from embatch.store.writer import Writer
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
 
     from embatch.store.connect import Database
+    from embatch.store.records import BatchRecord, NewBatch, PayloadShard
 
 
 class _Unset:
@@ -47,15 +48,7 @@ class _Unset:
 UNSET: Final = _Unset()
 
 
-class _LostError(Exception):
-    """The claim is lost; raised inside a write to undo what it began."""
-
-
-class _ForeignError(Exception):
-    """Something else computed the batch so far; raised as `_LostError` is."""
-
-
-class Store(Batches, Files):
+class Store(Batches, Files, Shards):
     """Batches, shards and files of one data folder (SQLite) or one database (Postgres)."""
 
     def __init__(self, database: Database) -> None:
@@ -67,6 +60,7 @@ class Store(Batches, Files):
         self._writer = Writer(database.writer, ballast=ballast, between=database.tend)
         Batches.__init__(self, database.readers)
         Files.__init__(self, self._writer, database.readers)
+        Shards.__init__(self, self._writer, database.readers)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -207,109 +201,6 @@ class Store(Batches, Files):
         words = orjson.dumps(notes).decode()
         self._write(statements.NOTE, owner=batch_id, words=words)
 
-    # claim and commit
-
-    def claim(
-        self, now: datetime, *, without: Collection[str] = (), resting: Collection[str] = ()
-    ) -> Claim | None:
-        """Claim the next shard: highest priority, then the batch whose turn is longest ago, then the oldest.
-
-        The attempt is raised, and PENDING becomes PROCESSING, before this returns. `None`: nothing waits, the
-        models of `without` and the batches of `resting` left out.
-        """
-        chosen: dict[str, object] = {"now": micros(now)}
-        statement = statements.CLAIM_BATCH
-        if without or resting:
-            chosen |= {"without": list(without), "resting": list(resting)}
-            statement = statements.CLAIM_BATCH_OF_OTHERS
-
-        def write(connection: Connection) -> Claim | None:
-            batch = connection.execute(statement, chosen).first()
-            if batch is None:
-                return None
-            shard = connection.execute(statements.CLAIM_SHARD, {"owner": batch.id}).one()
-            return Claim(
-                batch.id,
-                batch.model,
-                shard.number,
-                shard.attempt,
-                payload(shard),
-                moment(batch.expire_time),
-                shard.excused,
-                batch.computed_by,
-            )
-
-        return self._writer.run(write)
-
-    def release(self, claim: Claim, *, excused: bool = False) -> bool:
-        """Let a claimed shard wait again. `False`: the claim was lost. Repeating is safe.
-
-        `excused`: that it was claimed and not worked says nothing against it.
-        """
-        given_back = {**_held(claim), "forgiven": int(excused)}
-
-        def write(connection: Connection) -> None:
-            if connection.execute(statements.RELEASE, given_back).rowcount == 0:
-                raise _LostError
-            if connection.execute(statements.WAIT_AGAIN, {"owner": claim.batch_id}).rowcount == 0:
-                raise _LostError
-
-        try:
-            self._writer.run(write, makes_room=True)
-        except _LostError:
-            return False
-        return True
-
-    def release_all(self) -> int:
-        """Let every claimed shard of an active batch wait again; return how many. Repeating is safe.
-
-        For the start of a service, when all claims are of a dead one.
-        """
-
-        def write(connection: Connection) -> int:
-            released = connection.execute(statements.RELEASE_ALL).rowcount
-            connection.execute(statements.RECOUNT_WAITING)
-            return released
-
-        return self._writer.run(write, makes_room=True)
-
-    def commit(self, claim: Claim, result: ResultShard, now: datetime) -> Committed:
-        """Store the counts and digest of a worked shard, if the claim still holds and the batch is active.
-
-        With the last shard of a planned batch the batch becomes COMPLETED in the same transaction. What
-        computed the first vectors of a batch computes all of it: a result of something else is refused.
-        """
-        worked = {
-            **_held(claim),
-            "result": result.path,
-            "sha256": result.digest,
-            "successful": result.successful_count,
-            "failed": result.failed_count,
-            "tokens": result.token_count,
-            "cpu": result.cpu_micros,
-            "native": result.dimensions,
-        }
-        this = {"owner": claim.batch_id, "now": micros(now)}
-        computed = {"owner": claim.batch_id, "engine": result.computed_by}
-
-        def write(connection: Connection) -> State:
-            if connection.execute(statements.COMMIT, worked).rowcount == 0:
-                raise _LostError
-            if result.computed_by and connection.execute(statements.COMPUTED_BY, computed).rowcount == 0:
-                raise _ForeignError
-            state = connection.execute(statements.FINISH, this).scalar()
-            if state is None:  # another service stopped the batch between the two statements
-                raise _LostError
-            return State(state)
-
-        try:
-            return Committed(accepted=True, state=self._writer.run(write, makes_room=True))
-        except (_LostError, _ForeignError) as refused:
-            with reading(self._readers) as connection:
-                state = connection.execute(statements.STATE, {"owner": claim.batch_id}).scalar()
-            foreign = isinstance(refused, _ForeignError)
-            return Committed(accepted=False, state=None if state is None else State(state), foreign=foreign)
-
     # the ends of a batch
 
     def cancel(self, batch_id: str, now: datetime) -> BatchRecord:
@@ -379,7 +270,3 @@ class Store(Batches, Files):
         return self._writer.run(
             lambda connection: connection.execute(statement, parameters).rowcount, makes_room=True
         )
-
-
-def _held(claim: Claim) -> dict[str, object]:
-    return {"owner": claim.batch_id, "at": claim.number, "claimed_attempt": claim.attempt}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from embatch.backoff import Backoff, meanwhile
 from embatch.errors import EngineTrouble
-from embatch.pool.protocol import End, EngineStatus
+from embatch.pool.protocol import TICK, End, EngineStatus, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,8 @@ BULK: Final = "bulk"
 QUERY: Final = "query"
 REFERENCE: Final = "reference"
 """Float32 beside a bulk lane that computes in less, for the few texts of a certificate."""
+_INQUIRIES: Final = 2
+"""Processes for suspects at once: each holds the model's weights, and many shards may have a suspect."""
 _RESTART: Final = Backoff(first=0.5, limit=30.0, attempts=1_000_000)
 
 
@@ -57,6 +59,7 @@ class Lane:
             self._spec, self._nice = model.spec if remote else replace(model.spec, threads=1), 0
         self._lock = threading.Lock()
         self._process: EngineProcess | None = None
+        self._suspects: list[EngineProcess] = []
         self._starts = 0
         self._failures = 0
         self._failed_last: EngineProcess | None = None
@@ -85,16 +88,36 @@ class Lane:
         with self._lock:
             process = self._process
             if process is None or not process.usable:
-                self._check_pause()
-                process = self._process = self._supervisor.start(self._spec, self._nice)
+                process = self._process = self._start()
                 self._starts += 1
             return process
 
     def fresh(self, stop: threading.Event | None = None) -> EngineProcess:
+        """As `apart`, for suspects: it waits while there are `_INQUIRIES` of them."""
+        heard = stop or threading.Event()
+        while not heard.is_set():
+            with self._lock:
+                self._suspects = [process for process in self._suspects if process.alive]
+                if len(self._suspects) < _INQUIRIES:
+                    process = self._start()
+                    self._suspects.append(process)
+                    break
+            heard.wait(TICK)
+        else:
+            raise Stopped
+        return self._owned(process, stop)
+
+    def apart(self, stop: threading.Event | None = None) -> EngineProcess:
         """Start a process that nobody else uses, loaded. The caller ends it. Raises as `process`."""
         with self._lock:
-            self._check_pause()
-            process = self._supervisor.start(self._spec, self._nice)
+            process = self._start()
+        return self._owned(process, stop)
+
+    def _start(self) -> EngineProcess:
+        self._check_pause()
+        return self._supervisor.start(self._spec, self._nice)
+
+    def _owned(self, process: EngineProcess, stop: threading.Event | None) -> EngineProcess:
         try:
             self._await(process, stop)
         except BaseException:
@@ -170,7 +193,7 @@ class Quarantine:
     def process(self, stop: threading.Event) -> EngineProcess:
         """As `Processes.process`, with a process of this shard's own."""
         if self._process is None or not self._process.usable:
-            self._process = self._lane.fresh(stop)
+            self._process = self._lane.apart(stop)
         return self._process
 
     def fresh(self, stop: threading.Event) -> EngineProcess:

@@ -21,7 +21,7 @@ from embatch.pool.embedding import Embedding
 from embatch.pool.kept import Kept
 from embatch.pool.local.lane import BULK, QUERY, REFERENCE, Lane, Quarantine
 from embatch.pool.local.supervisor import Supervisor
-from embatch.pool.protocol import CLOSING, Referenced, Stopped
+from embatch.pool.protocol import CLOSING, TICK, Origin, Referenced, Stopped
 from embatch.shard import Done, results_schema
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 _CALIBRATED: Final = 64
 """Requests that a shard must have before some of them are embedded again to see what one at a time costs."""
 _SAMPLED: Final = 8
-_SLOTS: Final = 2
+_SLOTS: Final = 8
+_QUARANTINED: Final = 2
+"""Shards at once that have a process of their own: each holds the model's weights."""
 
 
 def _one_by_one(lane: Lane, requests: pa.RecordBatch) -> tuple[pa.RecordBatch, Done]:
@@ -69,10 +71,11 @@ class LocalPool:
         self._unbatched: dict[str, float] = {}
         self._calibrated: set[str] = set()
         self._kept = Kept()
+        self._quarantine = threading.BoundedSemaphore(_QUARANTINED)
 
     @property
     def slots(self) -> int:
-        """As `Pool.slots`: one shard is read, encoded and committed while the other computes."""
+        """As `Pool.slots`: shards of several batches wait in the engine for their turns, not before it."""
         return _SLOTS
 
     @property
@@ -100,22 +103,25 @@ class LocalPool:
         on_progress: Callable[[Done], None],
         stop: threading.Event,
         suspect: bool = False,
+        origin: Origin | None = None,
     ) -> pa.RecordBatch | None:
-        """As `Pool.embed`. Two at once overlap: the second is encoded while the first runs."""
+        """As `Pool.embed`: the engine process takes them in turns, and encodes some while others run."""
         lane = self._lane(model, BULK)
-        apart = Quarantine(lane) if suspect else None
         try:
-            with self._working(model):
+            with self._working(model), self._apart(lane, stop, suspect=suspect) as processes:
                 found = Embedding(
-                    apart or lane, requests, on_progress, stop, doubted=suspect, kept=self._kept
+                    processes,
+                    requests,
+                    on_progress,
+                    stop,
+                    doubted=suspect,
+                    origin=origin or Origin(),
+                    kept=self._kept,
                 ).run()
                 self._calibrate(model, requests)
                 return found
         except Stopped:
             return None
-        finally:
-            if apart is not None:
-                apart.close()
 
     def query(self, model: ServedModel, requests: pa.RecordBatch) -> pa.RecordBatch:
         """As `Pool.query`."""
@@ -200,6 +206,22 @@ class LocalPool:
                 older = min(process, other, key=attrgetter("began"))
                 emit(ModelReplaced(model=model, old=older.pid))
                 older.retire()
+
+    @contextmanager
+    def _apart(self, lane: Lane, stop: threading.Event, *, suspect: bool) -> Iterator[Lane | Quarantine]:
+        """Yield the lane, or to a suspect shard what nobody else uses, once there may be one more."""
+        if not suspect:
+            yield lane
+            return
+        while not self._quarantine.acquire(timeout=TICK):
+            if stop.is_set():
+                raise Stopped
+        apart = Quarantine(lane)
+        try:
+            yield apart
+        finally:
+            apart.close()
+            self._quarantine.release()
 
     @contextmanager
     def _working(self, model: ServedModel) -> Iterator[None]:

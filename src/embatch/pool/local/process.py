@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embatch.engine.protocol import EngineSpec, Shape
+    from embatch.pool.protocol import Origin, Skipped
     from embatch.settings import Settings
 
 HEARTBEATS: Final = 4
@@ -136,13 +137,15 @@ class EngineProcess:
         return self._description
 
     def submit(
-        self, texts: Sequence[str], groups: Sequence[tuple[int, Shape]] | None, *, alone: bool = False
+        self,
+        texts: Sequence[str],
+        groups: Sequence[tuple[int, Shape]] | None,
+        origin: Origin,
+        *,
+        alone: bool = False,
+        kept: Skipped | None = None,
     ) -> Job:
-        """Send texts; `None` lets the process plan, groups say how many rows in order run in which shape.
-
-        No groups at all ask for encoding alone. `alone` runs each text by itself while nothing else runs.
-        In a process that is gone the job's first event is `Gone`.
-        """
+        """As `Worker.submit`."""
         job = Job(self, next(self._numbers))
         with self._lock:
             if self._gone is not None:
@@ -155,8 +158,11 @@ class EngineProcess:
             {
                 "type": "job",
                 "job": job.number,
+                "batch": origin.batch,
+                "priority": origin.priority,
                 "lengths": [len(text) for text in content],
                 "groups": planned,
+                "kept": None if kept is None else kept._asdict(),
                 "alone": alone,
             },
             b"".join(content),
@@ -203,6 +209,10 @@ class EngineProcess:
         """Ask that no further micro-batch of a job is begun."""
         self._write({"type": "cancel", "job": job})
 
+    def prioritise(self, job: int, priority: int) -> None:
+        """Let the batch of a job have another priority."""
+        self._write({"type": "priority", "job": job, "priority": priority})
+
     def _write(self, header: Mapping[str, Any], body: bytes = b"") -> None:
         # When nobody reads any more, the reader tells of the death. A process that lives and does not read
         # blocks us here until the watchdog has ended it.
@@ -241,7 +251,7 @@ class EngineProcess:
             return
         if kind == "alive":
             return
-        work = (header["job"], header.get("group"))
+        work = header["job"], header.get("group")
         if kind in ("encoding", "started"):
             self._watchdog.begin(work)
         else:
@@ -272,20 +282,20 @@ class EngineProcess:
                 cast("BinaryIO", pipe).close()
         end = self._wanted_end or (End.KILLED if code == -signal.SIGKILL else End.DIED)
         how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"signal {-code}"
-        gone = Gone(end, how)
         if end is End.CLOSED:
             self._failure, self._told = CLOSING, None
         elif not self._failure:
             self._failure = f"the engine process ended while loading ({how})"
             if self._said:
                 self._failure += f": {self._said}"
+        at_work = self._watchdog.at_work()
         with self._lock:
-            self._gone = gone
+            self._gone = Gone(end, how)
             jobs = list(self._jobs.values())
             self._jobs.clear()
         self._settled.set()
         for job in jobs:
-            job.events.put(gone)
+            job.events.put(Gone(end, how, others=bool(at_work - {job.number})))
         if end is not End.CLOSED:
             why = self._failure if self._description is None else None
             emit(EngineEnded(pid=self.pid, how=how, why=why))
@@ -307,6 +317,10 @@ class Job:
     def cancel(self) -> None:
         """Ask that no further micro-batch of it is begun."""
         self.worker.cancel(self.number)
+
+    def prioritise(self, priority: int) -> None:
+        """As `protocol.Job.prioritise`."""
+        self.worker.prioritise(self.number, priority)
 
 
 def _widen(pipe: BinaryIO) -> None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from embatch.settings import Settings
 
 Limit: TypeAlias = Literal["start", "silence", "work"]
@@ -27,7 +25,8 @@ class Watchdog:
     _ready: bool = False
     _waited: float = 0.0
     """Seconds since the start, or since the process was last heard of."""
-    _work: dict[Hashable, float] = field(default_factory=dict)
+    _work: dict[tuple[int, int | None], float] = field(default_factory=dict)
+    """By job and group; without a group it is being encoded."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def heard(self, *, ready: bool) -> None:
@@ -37,15 +36,20 @@ class Watchdog:
             if ready:
                 self._waited = 0.0
 
-    def begin(self, work: Hashable) -> None:
+    def begin(self, work: tuple[int, int | None]) -> None:
         """Note that a piece of work has begun."""
         with self._lock:
             self._work[work] = 0.0
 
-    def end(self, work: Hashable) -> None:
+    def end(self, work: tuple[int, int | None]) -> None:
         """Note that a piece of work has ended; one that never began is fine."""
         with self._lock:
             self._work.pop(work, None)
+
+    def at_work(self) -> set[int]:
+        """Return the jobs of which a piece of work has begun and not ended."""
+        with self._lock:
+            return {job for job, _ in self._work}
 
     def tick(self, seconds: float) -> Limit | None:
         """Let time pass; return the limit that was passed, `None` if all is well."""
