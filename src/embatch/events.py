@@ -312,6 +312,17 @@ class ModelReplaced(ServiceEvent):
     """The process id of the one that goes."""
 
 
+@_event("model named", "embatch.registry", Level.INFO)
+class ModelNamed(ServiceEvent):
+    """A client of a private service asked for a model; its name and what it stands for are durable."""
+
+    model: str
+    of: str
+    """The folder, or the Hub name."""
+    commit: str | None = None
+    """The Hub's, which counts from now on."""
+
+
 # The vector cache.
 
 

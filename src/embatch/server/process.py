@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from embatch.engine.models import Catalog
-    from embatch.pool.protocol import Pool
+    from embatch.pool.local import LocalPool
     from embatch.server.storage import Storage
     from embatch.service.application import Service
+    from embatch.service.registry import Registry
     from embatch.settings import Settings
     from embatch.store.store import Store
 
@@ -63,7 +64,7 @@ class Parts:
     """Data folder and database, held."""
     settings: Settings
     catalog: Catalog
-    pool: Pool
+    pool: LocalPool
     listener: folder.Listener
     hosts: tuple[str, ...] | None
     """Names by which it may be called; `None`: any."""
@@ -78,9 +79,16 @@ def run(parts: Parts) -> int:
         _leave_when_lost(parts.storage, store)
         held = compose.Held(store, blobs, parts.catalog, parts.pool, parts.settings, _now)
         held.recover()
-        service = compose.service(held, compose.dispatcher(held), parts.storage.place / "cache")
-        service.start()
-        return asyncio.run(_Process(parts, service, store).run())
+        with contextlib.ExitStack() as ending:
+            registry = None
+            if parts.private:
+                registry = compose.registry(held, parts.storage.place, parts.pool.renew)
+                ending.callback(registry.close)
+            sweeps = () if registry is None else (registry.sweep,)
+            cache = parts.storage.place / "cache"
+            service = compose.service(held, compose.dispatcher(held), cache, sweeps=sweeps)
+            service.start()
+            return asyncio.run(_Process(parts, service, store, registry).run())
     finally:
         store.close()
 
@@ -121,8 +129,9 @@ class _Uvicorn(uvicorn.Server):
 class _Process:
     """The running service: its HTTP server, its signals, its end."""
 
-    def __init__(self, parts: Parts, service: Service, store: Store) -> None:
+    def __init__(self, parts: Parts, service: Service, store: Store, registry: Registry | None) -> None:
         self._parts, self._service, self._store = parts, service, store
+        self._registry = registry
         self._attached = Attached(self._leave) if parts.private else None
         self._leaving = False
         self._instance = secrets.token_hex(16)
@@ -162,7 +171,7 @@ class _Process:
         settings = self._parts.settings
         bounds = Bounds.of(settings, self._parts.hosts)
         return uvicorn.Config(
-            create_app(self._service, settings, attached=self._attached),
+            create_app(self._service, settings, attached=self._attached, registry=self._registry),
             http=guarded(bounds),
             ws="none",
             loop="asyncio",

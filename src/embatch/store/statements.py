@@ -258,3 +258,4 @@ PRUNABLE: Final = (
     .limit(bindparam("most"))
 )
 IDS: Final = select(BATCH.c.id)
+MODELS: Final = select(BATCH.c.model).distinct()

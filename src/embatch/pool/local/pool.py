@@ -85,6 +85,13 @@ class LocalPool:
         with suppress(EngineTrouble):
             self._lane(model, BULK).begin()
 
+    def renew(self, model: ServedModel) -> None:
+        """Load what a model is now: whoever asks next gets an engine that was begun after now."""
+        with self._lock:
+            lanes = [lane for (name, _), lane in self._lanes.items() if name == model.name]
+        for lane in lanes:
+            lane.renew()
+
     def describe(self, model: ServedModel) -> Description:
         """As `Pool.describe`: from a lane that is up, else by loading the bulk engine."""
         with self._lock:
@@ -210,11 +217,7 @@ class LocalPool:
         try:
             yield
         except ModelChanged:
-            # Whichever lane found out: the others ask the same endpoint.
-            with self._lock:
-                lanes = [lane for (name, _), lane in self._lanes.items() if name == model.name]
-            for lane in lanes:
-                lane.renew()
+            self.renew(model)  # whichever lane found out: the others ask the same endpoint
             raise
         finally:
             with self._idle:
