@@ -30,6 +30,7 @@ from embatch.cli.app import (
 )
 from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, batch_table, json_line, report, say, usage_lines
+from embatch.cli.engine_flags import EngineFlags
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.states import State
 
@@ -48,6 +49,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     to: To = "local",
     data: Data = None,
     model: Model = None,
+    on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     dim: Dim = None,
     task_type: Task = None,
     priority: int = 0,
@@ -64,6 +66,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     check_range("--dim", dim, 1)
     check_name("--model", model)
     check_labels(name, priority)
+    on.check(to)
     requests = []
     opened = open_source(source, text, id)
     for rows in opened.blocks():
@@ -77,6 +80,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
         report(f"note: {note}")
     unknown = "`embatch list` says whether the batch was accepted"
     with saying(lambda: unknown), client(to, data) as service:
+        model = on.served(service, to, model)
         check_dimensions(service, model, dim)
         batch = service.async_batch_embed_contents(
             requests,

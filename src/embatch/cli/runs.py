@@ -29,6 +29,7 @@ from embatch.cli.app import (
 )
 from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, cost_line, cost_table, report, seconds_words
+from embatch.cli.engine_flags import EngineFlags
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     to: To = "local",
     data: Data = None,
     model: Model = None,
+    on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     dim: Annotated[
         list[int] | None,
         Parameter(
@@ -77,9 +79,11 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     check_range("--threshold", threshold, -1, 1)
     check_name("--model", model)
     check_labels(name, priority)
+    on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, to)
-    with saying(stays), client(to, data) as service, Display(notice=crowding(service)) as display:
+    with saying(stays), client(to, data) as service:
+        display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.client.base import target_of  # noqa: PLC0415
         from embatch.dtypes import Dtype  # noqa: PLC0415
@@ -89,12 +93,15 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
 
         if numbers not in set(Dtype):
             raise InvalidArgument(f"--numbers is one of {', '.join(Dtype)}", field="--numbers")
+        opened = open_source(source, text, id)
+        if (served := on.served(service, to, model)) != model:
+            display = Display(notice=crowding(service))  # to fetch a model is no work of the run
         embed_options = EmbedOptions(
-            model, task_type, tuple(dict.fromkeys(dim or ())), Dtype(numbers), priority, name
+            served, task_type, tuple(dict.fromkeys(dim or ())), Dtype(numbers), priority, name
         )
         options = RunOptions(folder, restart, retry_failed, cache, threshold, block_rows)
-        opened = open_source(source, text, id)
-        summary = embed_dataset(service, opened, out, embed_options, options, display.run)
+        with display:
+            summary = embed_dataset(service, opened, out, embed_options, options, display.run)
         elapsed = display.elapsed
         provider = target_of(service).provider.name
     _report(summary, elapsed, provider)
@@ -168,6 +175,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     to: To = "local",
     data: Data = None,
     model: Model = None,
+    on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     sample: Annotated[
         int | None,
         Parameter(
@@ -182,6 +190,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     check_name("--model", model)
     check_range("--sample", sample, 1)
     check_range("--measure", measure, 0)
+    on.check(to)
     from embatch.runs.cost import estimate  # noqa: PLC0415
     from embatch.runs.prices import load  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415
@@ -189,6 +198,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     table = load(prices)
     opened = open_source(source, text, None)
     with client(to, data) as service:
+        model = on.served(service, to, model)
         cost_table(estimate(service, opened, model, table, sample, measure))
     for note in opened.notes:
         report(f"note: {note}")

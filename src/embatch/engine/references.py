@@ -55,6 +55,11 @@ class ModelReference:
         """Whether it is a name and nothing beside: what is served under that name already is meant."""
         return self == ModelReference(name=self.name)
 
+    @property
+    def digest(self) -> str:
+        """What tells it from every other one."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
     def checked(self) -> ModelReference:
         """Return the same, its folder without links and the default model's name in full.
 
@@ -71,9 +76,10 @@ class ModelReference:
             )
         unknown = sorted(self.options.keys() - _OPTIONS) if self.engine != "hashing" else []
         if unknown:
+            plain = ", ".join(sorted(name for name in _OPTIONS if not name.startswith("prompt.")))
             raise InvalidArgument(
-                f"there is no option {unknown[0][:40]!r}; there are {', '.join(sorted(_OPTIONS))}, and "
-                "revision for a Hub name",
+                f"there is no option {unknown[0][:40]!r}; there are {plain}, prompt.TASK_TYPE, and revision "
+                "for a Hub name",
                 field="engine-option",
             )
         if self.folder is None:
@@ -104,7 +110,7 @@ class ModelReference:
         """Return the name to serve it by: always the same, unless that is taken by another reference."""
         if self.name is not None and self.plain and self.name not in taken:
             return self.name
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        digest = self.digest
         stem = self.name or folder_name(Path(self.folder or ""))
         names = (f"{stem}-{digest[:digits]}" for digits in range(DIGITS, len(digest) + 1))
         return next(name for name in names if name not in taken)

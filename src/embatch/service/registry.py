@@ -101,7 +101,8 @@ class Registry:
     _kept: dict[str, _Kept] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
     """What the folders looked like when they were served, by name."""
-    _waiting: dict[ModelReference, _Waiting] = field(default_factory=dict)
+    _waiting: dict[str, _Waiting] = field(default_factory=dict)
+    """By the digest of what was asked for."""
     _lacking: dict[str, str] = field(default_factory=dict)
     """Names that cannot be served just now, and why."""
     _tried: dict[str, float] = field(default_factory=dict)
@@ -171,7 +172,7 @@ class Registry:
 
     def _fetched(self, reference: ModelReference, known: str | None) -> Serving:
         """Return how far the fetch of a Hub name is; it is begun where there is none."""
-        waiting = self._waiting.get(reference)
+        waiting = self._waiting.get(reference.digest)
         if waiting is None:
             before = None if known is None else self._kept[known].found
             waiting = self._begin(reference, reference.revision if before is None else before.commit)
@@ -184,7 +185,7 @@ class Registry:
             raise NotFound(error.message, field="model", reason="MODEL_NOT_FOUND") from None
 
     def _begin(self, reference: ModelReference, revision: str | None, heard: float = 0.0) -> _Waiting:
-        waiting = self._waiting[reference] = _Waiting(max(heard, self.monotonic()))
+        waiting = self._waiting[reference.digest] = _Waiting(max(heard, self.monotonic()))
         waiting.fetch = Fetch(
             reference.name or "", revision, lambda: self.monotonic() - waiting.heard < WANTED_SECONDS
         )
@@ -192,7 +193,7 @@ class Registry:
 
     def _ended(self, reference: ModelReference) -> FoundFiles:
         """Return what a fetch that has ended gave; the next one begins anew. Raises as `Fetch.result`."""
-        return self._waiting.pop(reference).fetch.result()
+        return self._waiting.pop(reference.digest).fetch.result()
 
     def _name(self, reference: ModelReference, known: str | None, found: FoundFiles | None) -> str:
         """Serve a model whose files are there, its name durable; return the name."""
@@ -245,7 +246,7 @@ class Registry:
 
         Raises NotFound while they are fetched, and what went wrong with that.
         """
-        waiting = self._waiting.get(reference)
+        waiting = self._waiting.get(reference.digest)
         if waiting is None:
             now = self.monotonic()
             if now < self._tried.get(name, -math.inf) + _AGAIN_SECONDS:
