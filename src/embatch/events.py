@@ -312,15 +312,22 @@ class ModelReplaced(ServiceEvent):
     """The process id of the one that goes."""
 
 
+@_event("engine unloaded", "embatch.pool", Level.INFO)
+class EngineUnloaded(ServiceEvent):
+    """An engine that nobody used made room for another one."""
+
+    model: str
+    lane: str
+    bytes: int
+
+
 @_event("model named", "embatch.registry", Level.INFO)
 class ModelNamed(ServiceEvent):
-    """A client of a private service asked for a model; its name and what it stands for are durable."""
+    """A private service was asked for a model; its name, and the folder or Hub name that it is `of`, stay."""
 
     model: str
     of: str
-    """The folder, or the Hub name."""
     commit: str | None = None
-    """The Hub's, which counts from now on."""
 
 
 # The vector cache.

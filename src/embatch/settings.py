@@ -80,6 +80,9 @@ class Settings:
     suspect_attempts: int = _setting(3, "claims", "A shard claimed so often without a commit is quarantined.")
     drain_seconds: float = _setting(30.0, "seconds", "Longest wait for the running micro-batch at SIGTERM.")
     threads: int = _setting(0, "threads", "Threads of the bulk engine process; 0 for one per core.")
+    engine_bytes: int = _setting(
+        0, "bytes", "Memory of loaded engines; 0 for half of what the machine or its control group has."
+    )
     bulk_nice: int = _setting(
         19, "niceness", "Niceness of bulk engine processes; the query lane keeps its own."
     )

@@ -38,7 +38,6 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]
         held = attached.iter_raw()  # whose end would be the client's
         next(held)
         yield http
-        held.close()
 
 
 def test_a_folder_is_served_and_listed(private: httpx2.Client, tmp_path: Path) -> None:

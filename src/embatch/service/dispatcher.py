@@ -20,6 +20,7 @@ from embatch.errors import EmbatchError, EngineTrouble, Unavailable
 from embatch.events import SlotPaused, WorkPaused, emit
 from embatch.pool.protocol import Stopped
 from embatch.service.attempt import ForeignVectors, Running, Steps
+from embatch.service.staying import Staying
 from embatch.shard import Done
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Dispatcher:
     under this lock meets every shard that was claimed before."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: list[Running] = field(default_factory=list)
+    _staying: Staying = field(default_factory=Staying)
+    """Under `_claiming`."""
     _models: Pauses = field(default_factory=Pauses)
     """Models that no engine comes up for."""
     _batches: Pauses = field(default_factory=Pauses)
@@ -180,12 +183,15 @@ class Dispatcher:
             with self._lock:
                 paused, resting = self._models.waiting(now), self._batches.waiting(now)
                 at_work = [running.claim for running in self._running]
-            claimed = self.claims.claim(1, without=paused, resting=resting)
+            loaded = self.pool.loaded()
+            first = self._staying.preferred(loaded, now)
+            claimed = self.claims.claim(1, without=paused, resting=resting, first=first)
             with self._lock:
                 if not claimed:  # nothing of the others waits: what troubled them troubles nobody any more
                     self._models.keep(paused | {one.model for one in at_work})
                     self._batches.keep(resting | {one.batch_id for one in at_work})
                     return None
+                self._staying.took(claimed[0].model, loaded, now)
                 running = Running(claimed[0])
                 self._running.append(running)
                 return running

@@ -17,12 +17,18 @@ class Claims(Protocol):
     """The right to work shards, taken and ended. Safe to use from any thread; all raise Unavailable."""
 
     def claim(
-        self, most: int, *, without: Collection[str] = (), resting: Collection[str] = ()
+        self,
+        most: int,
+        *,
+        without: Collection[str] = (),
+        resting: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> Sequence[Claim]:
         """Claim up to so many shards: highest priority, then by turns between batches, then the oldest.
 
-        The attempt of each is raised, durable on return. None at all: nothing waits, the models of `without`
-        and the batches of `resting` left out.
+        At equal priority those come first whose model is one of `first`. The attempt of each is raised,
+        durable on return. None at all: nothing waits, the models of `without` and the batches of `resting`
+        left out.
         """
         ...
 
@@ -46,12 +52,17 @@ class SoleClaims:
     now: Callable[[], datetime]
 
     def claim(
-        self, most: int, *, without: Collection[str] = (), resting: Collection[str] = ()
+        self,
+        most: int,
+        *,
+        without: Collection[str] = (),
+        resting: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> Sequence[Claim]:
         """As `Claims.claim`."""
         claimed: list[Claim] = []
         while len(claimed) < most:
-            claim = self.store.claim(self.now(), without=without, resting=resting)
+            claim = self.store.claim(self.now(), without=without, resting=resting, first=first)
             if claim is None:
                 break
             claimed.append(claim)

@@ -48,6 +48,7 @@ def _target(event: Event) -> State:
 _NOW: Final[BindParameter[int]] = bindparam("now")
 _THIS: Final = BATCH.c.id == bindparam("owner")
 IS_ACTIVE: Final = _in(ACTIVE)
+_ANY: Final = BATCH.alias("any_batch")
 NEXT_TURN: Final = select(func.coalesce(func.max(BATCH.c.turn), 0) + 1).correlate(None).scalar_subquery()
 _LAST_TURN: Final = select(func.coalesce(func.max(BATCH.c.turn), 0)).scalar_subquery()
 
@@ -92,9 +93,23 @@ def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str,
 
 
 CLAIM_BATCH: Final = _claim_batch()
-CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(
+_OTHERS: Final = (
     BATCH.c.model.not_in(bindparam("without", expanding=True)),
     BATCH.c.id.not_in(bindparam("resting", expanding=True)),
+)
+CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(*_OTHERS)
+# Of some models, but never before another one's batch of a higher priority.
+CLAIM_BATCH_FIRST: Final = _claim_batch(
+    *_OTHERS,
+    BATCH.c.model.in_(bindparam("first", expanding=True)),
+    BATCH.c.priority
+    >= select(func.max(_ANY.c.priority))
+    .where(
+        _ANY.c.waiting > literal_column("0"),
+        _ANY.c.model.not_in(bindparam("without", expanding=True)),
+        _ANY.c.id.not_in(bindparam("resting", expanding=True)),
+    )
+    .scalar_subquery(),
 )
 FIRST_WAITING: Final = select(func.min(SHARD.c.number)).where(
     SHARD.c.batch_id == bindparam("owner"), SHARD.c.state == _word("waiting"), SHARD.c.state != _word("done")

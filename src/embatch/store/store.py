@@ -210,21 +210,29 @@ class Store(Batches, Files):
     # claim and commit
 
     def claim(
-        self, now: datetime, *, without: Collection[str] = (), resting: Collection[str] = ()
+        self,
+        now: datetime,
+        *,
+        without: Collection[str] = (),
+        resting: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> Claim | None:
         """Claim the next shard: highest priority, then the batch whose turn is longest ago, then the oldest.
 
-        The attempt is raised, and PENDING becomes PROCESSING, before this returns. `None`: nothing waits, the
-        models of `without` and the batches of `resting` left out.
+        At equal priority those come first whose model is one of `first`. The attempt is raised, and PENDING
+        becomes PROCESSING, before this returns. `None`: nothing waits, the models of `without` and the
+        batches of `resting` left out.
         """
         chosen: dict[str, object] = {"now": micros(now)}
         statement = statements.CLAIM_BATCH
         if without or resting:
             chosen |= {"without": list(without), "resting": list(resting)}
             statement = statements.CLAIM_BATCH_OF_OTHERS
+        among = {"without": list(without), "resting": list(resting), "first": list(first), **chosen}
 
         def write(connection: Connection) -> Claim | None:
-            batch = connection.execute(statement, chosen).first()
+            batch = connection.execute(statements.CLAIM_BATCH_FIRST, among).first() if first else None
+            batch = batch or connection.execute(statement, chosen).first()
             if batch is None:
                 return None
             shard = connection.execute(statements.CLAIM_SHARD, {"owner": batch.id}).one()
