@@ -105,13 +105,16 @@ def taken(pid: int) -> int:
     if _PROC.is_dir():
         pages = _read(_PROC / str(pid) / "statm").split()
         return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
-    said = subprocess.run(  # noqa: S603  (macOS; a number is all that is not ours)
-        ["/bin/ps", "-o", "rss=", "-p", str(pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_PS_SECONDS,
-    )
+    try:  # macOS
+        said = subprocess.run(  # noqa: S603  (a number is all that is not ours)
+            ["/bin/ps", "-o", "rss=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PS_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 0
     return int(said.stdout) << 10 if said.stdout.strip().isdecimal() else 0
 
 

@@ -221,8 +221,8 @@ class LocalPool:
     def _make_room(self, keep: str | None = None, needed: int = 0) -> None:
         """Unload the least recently used engines of other models, where all together are too large.
 
-        Kept is a model of one's choice, else that which was used last. Those that somebody uses go when they are idle, and the one that is kept stays though it be too large
-        alone: no work is ended for another.
+        Kept is a model of one's choice, else that which was used last. Those that somebody uses go when they
+        are idle, and the one that is kept stays though it be too large alone: no work is ended for another.
         """
         with self._lock:
             lanes, used = dict(self._lanes), dict(self._used)
