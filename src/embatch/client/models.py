@@ -101,9 +101,10 @@ def serve(
                 return (yield from _of_others(session, model))
             raise _with_folder(model, error) from None
         if answer.name is not None:
-            session.known[key] = answer.name
-            session.wanted[answer.name] = model
-            return answer.name
+            served = answer.name.removeprefix("models/")
+            session.known[key] = served
+            session.wanted[served] = model
+            return served
         if on_progress is not None:
             on_progress(answer)
         pause = _PAUSES[asked] if asked < len(_PAUSES) else _PAUSE
