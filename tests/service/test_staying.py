@@ -82,10 +82,11 @@ def test_a_higher_priority_waits_for_no_model(begun: Rig) -> None:
 def test_the_half_minute_begins_with_the_load() -> None:
     """Each further shard of a loaded model leaves it as it is."""
     staying = Staying()
-    assert list(staying.preferred({"a"}, 0.0)) == []
+    assert list(staying.preferred("ab", {"a"}, 0.0)) == []
     staying.took("a", set(), 0.0)
     staying.took("a", {"a"}, 20.0)
-    assert list(staying.preferred({"a"}, STAY_SECONDS - 0.1)) == ["a"]
-    assert list(staying.preferred({"a"}, STAY_SECONDS)) == []
+    assert list(staying.preferred("ab", {"a"}, STAY_SECONDS - 0.1)) == ["a"]
+    assert list(staying.preferred("ab", {"a"}, STAY_SECONDS)) == []
     staying.took("b", {"a"}, 40.0)
-    assert set(staying.preferred({"a", "b"}, 60.0)) == {"a", "b"}
+    assert set(staying.preferred("abc", {"a", "b"}, 60.0)) == {"a", "b"}
+    assert list(staying.preferred("ab", {"a", "b"}, 60.0)) == [], "there is nothing else to load"

@@ -184,7 +184,7 @@ class Dispatcher:
                 paused, resting = self._models.waiting(now), self._batches.waiting(now)
                 at_work = [running.claim for running in self._running]
             loaded = self.pool.loaded()
-            first = self._staying.preferred(loaded, now)
+            first = self._staying.preferred((model.name for model in self.catalog), loaded, now)
             claimed = self.claims.claim(1, without=paused, resting=resting, first=first)
             with self._lock:
                 if not claimed:  # nothing of the others waits: what troubled them troubles nobody any more

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 STAY_SECONDS: Final = 30.0
 """After an engine had to be loaded, shards of loaded models come first for so long, at equal priority."""
@@ -19,9 +19,11 @@ class Staying:
 
     _since: float = -math.inf
 
-    def preferred(self, loaded: Collection[str], now: float) -> Collection[str]:
+    def preferred(self, served: Iterable[str], loaded: Collection[str], now: float) -> Collection[str]:
         """Return the models whose shards come first at equal priority; none: all alike."""
-        return loaded if now < self._since + STAY_SECONDS else ()
+        if now >= self._since + STAY_SECONDS or all(model in loaded for model in served):
+            return ()
+        return loaded
 
     def took(self, model: str, loaded: Collection[str], now: float) -> None:
         """Take note of a claim."""

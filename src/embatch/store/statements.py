@@ -103,12 +103,14 @@ CLAIM_BATCH_FIRST: Final = _claim_batch(
     *_OTHERS,
     BATCH.c.model.in_(bindparam("first", expanding=True)),
     BATCH.c.priority
-    >= select(func.max(_ANY.c.priority))
+    >= select(_ANY.c.priority)
     .where(
         _ANY.c.waiting > literal_column("0"),
         _ANY.c.model.not_in(bindparam("without", expanding=True)),
         _ANY.c.id.not_in(bindparam("resting", expanding=True)),
     )
+    .order_by(_ANY.c.priority.desc())  # the first of the index, where the largest would be looked for in all
+    .limit(literal_column("1"))
     .scalar_subquery(),
 )
 FIRST_WAITING: Final = select(func.min(SHARD.c.number)).where(
