@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -90,6 +91,22 @@ def test_submit_and_cost_take_a_model_and_an_engine(tmp_path: Path, source: Path
         assert refused.returncode == 2, refused.stderr
         assert words in refused.stderr
     assert len(run(tmp_path, data, "list", "--json").stdout.splitlines()) == 1
+
+
+def test_what_no_engine_can_run_is_said_before_anything_is_stored(tmp_path: Path, source: Path) -> None:
+    """A batch would wait for it until it expires."""
+    folder = Tiny().write(tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd"}))
+    data = tmp_path / "data"
+    named = ("--model", "./odd", "--engine", "openvino")
+    for command in (("submit", str(source)), ("embed", str(source), "-o", "out.parquet")):
+        refused = run(tmp_path, data, *command, *named)
+        assert refused.returncode == 1
+        assert "odd" in refused.stderr.splitlines()[-1]
+        assert refused.stderr.splitlines()[-1].startswith("error: ")
+    assert run(tmp_path, data, "list", "--json").stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "in.jsonl", "odd"}
 
 
 def test_a_name_that_is_a_folder_here_says_what_to_write(tmp_path: Path, source: Path, hub: Hub) -> None:

@@ -52,7 +52,7 @@ class EngineFlags:
         pairs(self.engine_option, "--engine-option")
 
     def served(self, service: Client, to: str, model: str | None) -> str | None:
-        """Return the name to ask a target for; the local one serves the model first, and fetches its files.
+        """Return the name to ask a target for; the local one fetches the model's files first, and loads it.
 
         `None`, where nothing was said, stays `None`: the target's first model.
         """
