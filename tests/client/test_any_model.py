@@ -16,7 +16,7 @@ from hub_stand_in import serving_hub
 from serving import serving
 from tiny import TEXTS, Tiny
 
-from embatch import AsyncClient, Batch, Client, Internal, NotFound, State
+from embatch import AsyncClient, Batch, Client, Internal, InvalidArgument, NotFound, State
 from embatch.client import models
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
@@ -54,6 +54,14 @@ def test_what_begins_as_a_path_is_a_folder(value: str) -> None:
 def test_all_else_is_a_name(value: str) -> None:
     """Whether there is a folder of that name or not."""
     assert models.wanted(value) == WantedModel(model=value)
+
+
+@pytest.mark.parametrize("value", ["./\udcff", "org/\udcff"])
+def test_what_is_not_utf8_is_refused(value: str) -> None:
+    """As a path may be, or a word that a shell passes on: no message could carry it."""
+    with pytest.raises(InvalidArgument, match="surrogate") as refused:
+        models.wanted(value)
+    assert refused.value.field == "model"
 
 
 def test_a_fetch_is_asked_about_until_it_is_done(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ class Client(BaseClient):
             (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
         api_key: key of the target; for `gemini` GOOGLE_API_KEY, else GEMINI_API_KEY, is taken by default.
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
-        model: model of all calls that name none; `None` takes the target's first one.
+        model: model of all calls that name none; `None` takes the target's first one. The `local` target
+            takes any, here and in every call: a Hub name, or a folder (it begins with `/`, `./`, `../`, `~`).
         transport: how requests travel, for proxies and tests; `None` takes the network.
 
     Raises:

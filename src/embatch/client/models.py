@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from embatch.client import arguments
 from embatch.errors import FailedPrecondition, Internal, NotFound
 from embatch.wire import private
 from embatch.wire.private import WantedModel
@@ -71,11 +72,14 @@ def not_served(session: Session, model: str, error: NotFound) -> Flow[NotFound]:
 
 
 def wanted(name: str) -> WantedModel:
-    """Return what a caller means by a model: what begins as a path does is a folder, all else a name."""
+    """Return what a caller means by a model: what begins as a path does is a folder, all else a name.
+
+    Raises InvalidArgument for what no message can carry: a path whose bytes are not UTF-8.
+    """
     if name in (".", "..") or name.startswith(("/", "./", "../", "~")):
         # Links are the service's to follow.
-        return WantedModel(folder=str(Path(name).expanduser().absolute()))
-    return WantedModel(model=name)
+        return WantedModel(folder=arguments.text("model", str(Path(name).expanduser().absolute())))
+    return WantedModel(model=arguments.text("model", name))
 
 
 def serve(
