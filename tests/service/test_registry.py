@@ -165,6 +165,8 @@ def test_a_folder_that_is_gone_says_so_and_is_found_again(served: Served, tmp_pa
     served.registry.sweep()
     with pytest.raises(NotFound, match="there is no folder"):
         served.folder(path)
+    with pytest.raises(NotFound, match=f"{name} cannot be served just now"):
+        served.ask(ModelReference(name=name))
     (tmp_path / "away").rename(path)
     served.registry.sweep()
     assert served.catalog.resolve(name).dimensions == 64
@@ -237,6 +239,32 @@ def test_a_name_that_cannot_be_kept_is_not_given(served: Served, tmp_path: Path)
     (served.data / "models.json").rmdir()
     name = served.folder(path)
     assert served.names == [name]
+
+
+def test_a_disk_without_room_keeps_nobody_from_what_is_served(served: Served, tmp_path: Path) -> None:
+    """When a name was last asked for, and that another one is forgotten, can be written later."""
+    path = Tiny().write(tmp_path / "final")
+    name, other = served.folder(path), served.folder(Tiny().write(tmp_path / "other"))
+    written = (served.data / "models.json").read_bytes()
+    (served.data / "models.json.new").mkdir()  # in the way of all that is written
+    served.wall.now += ASKED_SECONDS + 1
+    assert served.folder(path) == name
+    served.start(name)
+    assert served.names == [name]
+    with pytest.raises(Unavailable):
+        served.folder(tmp_path / "other")
+    assert (served.data / "models.json").read_bytes() == written
+    (served.data / "models.json.new").rmdir()
+    assert served.folder(tmp_path / "other") == other
+
+
+def test_a_link_that_leads_nowhere_is_no_trouble(served: Served, tmp_path: Path) -> None:
+    """Beside the files of a model there may be anything."""
+    path = Tiny().write(tmp_path / "final")
+    (path / "notes.json").symlink_to(tmp_path / "nowhere")
+    name = served.folder(path)
+    assert served.folder(path) == name
+    assert served.renewed == []
 
 
 def test_a_hub_name_is_fetched_and_its_commit_counts_from_then_on(served: Served, hub: Hub) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -132,13 +133,17 @@ class ModelReference:
         path = Path(self.folder) if self.folder is not None else found.path if found is not None else Path()
         pinned = {"pinned": found.pinned} if found is not None and found.pinned is not None else {}
         spec = EngineSpec(self.engine, str(path), self.precision, threads, None, {**self.options, **pinned})
-        return described(name, spec)
+        try:
+            return described(name, spec)
+        except OSError as error:
+            raise InvalidArgument(f"{path} cannot be read: {error.strerror}", field="model") from error
 
 
 def state_of(path: Path) -> str:
     """Return what tells a folder from the same one with other files in it, without reading them."""
     seen = []
     for file in sorted({file for pattern in _LOOKED_AT for file in path.glob(pattern)}):
-        about = file.stat()
-        seen.append((str(file), about.st_ino, about.st_size, about.st_mtime_ns))
+        with suppress(OSError):  # a link that leads nowhere
+            about = file.stat()
+            seen.append((str(file), about.st_ino, about.st_size, about.st_mtime_ns))
     return hashlib.sha256(repr(seen).encode()).hexdigest()

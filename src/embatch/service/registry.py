@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from embatch.engine.fetching import Fetch
 from embatch.engine.models import FoundFiles
 from embatch.engine.references import ModelReference, state_of
-from embatch.errors import DataLoss, EmbatchError, NotFound
+from embatch.errors import DataLoss, EmbatchError, NotFound, Unavailable
 from embatch.events import ModelNamed, emit
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class Registry:
             oldest = self.now() - ASKED_SECONDS
             self._kept = {name: kept for name, kept in found.items() if name in named or kept.asked > oldest}
             if len(self._kept) < len(found):
-                self._write()
+                with suppress(Unavailable):  # on a full disk they are forgotten later
+                    self._write()
             for name in self._kept:
                 self._look_for(name)
 
@@ -143,7 +145,9 @@ class Registry:
             try:
                 self.catalog.resolve(reference.name)
             except NotFound:
-                pass
+                kept = self._kept.get(reference.name.removeprefix("models/"))
+                if kept is not None and kept.reference.folder is not None:  # it says what is missing
+                    raise
             else:
                 self._note_asked(reference.name)
                 return Serving(reference.name)
@@ -238,8 +242,7 @@ class Registry:
             self.catalog.lack(name, f"{name} cannot be served just now: {error.message}")
             return
         if found != kept.found:
-            self._kept[name] = replace(kept, found=found)
-            self._write()
+            self._keep(name, replace(kept, found=found))
 
     def _found_again(self, name: str, reference: ModelReference, found: FoundFiles) -> FoundFiles:
         """Return the files of a recorded commit, which have gone from this machine and batches wait for.
@@ -261,9 +264,13 @@ class Registry:
         """Take note of when a name was asked for; that it is known to the hour will do."""
         with self._lock:
             kept = self._kept.get(name)
-            if kept is None or self.now() - kept.asked < _NOTED_SECONDS:
-                return
-            self._kept[name] = replace(kept, asked=self.now())
+            if kept is not None and self.now() - kept.asked >= _NOTED_SECONDS:
+                self._keep(name, replace(kept, asked=self.now()))
+
+    def _keep(self, name: str, kept: _Kept) -> None:
+        """Keep what is new of a name that is durable already; where that cannot be written, it can wait."""
+        self._kept[name] = kept
+        with suppress(Unavailable):
             self._write()
 
     def _write(self) -> None:
