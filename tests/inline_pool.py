@@ -25,7 +25,7 @@ from embatch.settings import Settings
 from embatch.shard import Done, results_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -271,6 +271,10 @@ class InlinePool:
     def troubles(self) -> Mapping[str, str]:
         """As `Pool.troubles`."""
         return {one.model: one.message for one in self.status() if one.message is not None}
+
+    def loaded(self) -> Collection[str]:
+        """As `Pool.loaded`: what has its engine keeps it."""
+        return {one.model for one in self.status() if one.state == "ready"}
 
     def status(self) -> Sequence[EngineStatus]:
         """As `Pool.status`."""

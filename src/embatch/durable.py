@@ -7,6 +7,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
+from embatch.ownership import open_own
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -40,3 +42,20 @@ def sync_folder(folder: Path) -> None:
         sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file of the owner's alone (0600) in its place, whole or not at all; durable on return.
+
+    Raises:
+        OSError: it cannot be written, and what was there before still is.
+        InvalidArgument: something else lies in its way.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+        file.write(content)
+        file.flush()
+        sync(file.fileno())
+    fresh.replace(path)
+    sync_folder(path.parent)

@@ -343,6 +343,24 @@ class ModelReplaced(ServiceEvent):
     """The process id of the one that goes."""
 
 
+@_event("engine unloaded", "embatch.pool", Level.INFO)
+class EngineUnloaded(ServiceEvent):
+    """An engine that nobody used made room for another one."""
+
+    model: str
+    lane: str
+    bytes: int
+
+
+@_event("model named", "embatch.registry", Level.INFO)
+class ModelNamed(ServiceEvent):
+    """A private service was asked for a model; its name, and the folder or Hub name that it is `of`, stay."""
+
+    model: str
+    of: str
+    commit: str | None = None
+
+
 # The vector cache.
 
 

@@ -90,6 +90,9 @@ class Settings:
         "A private service stays so long after its last client, engines loaded, and works nothing.",
     )
     threads: int = _setting(0, "threads", "Threads of the bulk engine process; 0 for one per core.")
+    engine_bytes: int = _setting(
+        0, "bytes", "Memory of loaded engines; 0 for half of what the machine or its control group has."
+    )
     bulk_nice: int = _setting(
         19, "niceness", "Niceness of bulk engine processes; the query lane keeps its own."
     )

@@ -128,6 +128,11 @@ def test_arguments_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
         (("cost", "IN", "--sample", "0"), "--sample is out of range"),
         (("cost", "IN", "--measure", "-1"), "--measure is out of range"),
         (("cost", "IN", "--model", " "), "--model is empty"),
+        (("embed", "IN", "-o", "OUT", "--engine", "fast"), "--engine is for the local service"),
+        (("submit", "IN", "--precision", "f32"), "--precision is for the local service"),
+        (("cost", "IN", "--engine-option", "pooling=cls"), "--engine-option is for the local service"),
+        (("embed", "IN", "-o", "OUT", "--to", "local", "--engine", "fast"), "engine must be one of"),
+        (("submit", "IN", "--to", "local", "--engine-option", "x"), "takes NAME=VALUE"),
         (("list", "--to", "ftp://host"), "(--to)"),
     ],
 )

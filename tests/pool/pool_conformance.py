@@ -264,6 +264,13 @@ def check_status(pool: Pool) -> None:
     assert MODEL.name not in pool.troubles()
 
 
+def check_loaded(pool: Pool) -> None:
+    """A model whose shard was embedded is loaded; one that nobody asked for is not."""
+    pools.embed(pool, MODEL, pools.shard("a"))
+    assert MODEL.name in pool.loaded()
+    assert "nobody's" not in pool.loaded()
+
+
 def check_query(pool: Pool) -> None:
     """A few texts have the same columns as a shard, and faults of their own."""
     found = pool.query(MODEL, pools.shard("a", RequestRow(None, fault=FAULT), "b"))
@@ -341,6 +348,7 @@ CHECKS: Final[tuple[Callable[[Pool], None], ...]] = (
     check_unreadable_texts,
     check_engine_trouble,
     check_status,
+    check_loaded,
     check_query,
     check_count,
     check_reference,

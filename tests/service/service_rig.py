@@ -33,7 +33,7 @@ from embatch.store.blobs import FolderBlobs
 from embatch.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -154,6 +154,8 @@ class ToldPool:
     """Whether each micro-batch waits for `allow`."""
     failures: list[EngineTrouble | Exception] = field(default_factory=list)
     """Raised one after the other by the next calls."""
+    ready: set[str] = field(default_factory=set)
+    """Models that it says are loaded."""
     known: dict[str, str] = field(default_factory=dict)
     """What it tells of models that are in trouble."""
     wrong: list[pa.RecordBatch] = field(default_factory=list)
@@ -181,6 +183,10 @@ class ToldPool:
         """Let everything run from now on."""
         self.gated = False
         self.allow(1000)
+
+    def loaded(self) -> Collection[str]:
+        """As `Pool.loaded`."""
+        return set(self.ready)
 
     def describe(self, model: ServedModel) -> Description:
         """As `Pool.describe`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from storing import NOW, accept, at, result
+from storing import NOW, accept, at, new_batch, payload, result
 
 from embatch.errors import FailedPrecondition
 from embatch.states import State
@@ -43,6 +44,24 @@ def test_models_and_batches_are_left_out(store: Store, claims: Claims) -> None:
     assert list(claims.claim(1, without=["test-model"])) == []
     assert list(claims.claim(1, resting=["a"])) == []
     assert len(claims.claim(1, without=["other"], resting=["b"])) == 1
+
+
+def test_some_models_come_first_at_equal_priority(store: Store, claims: Claims) -> None:
+    """By turns among them, then all others; never before a higher priority, unless that is left out."""
+    for name, model, priority in (
+        ("a", "cold", 0),
+        ("b", "warm", 0),
+        ("c", "hot", 0),
+        ("d", "cold", 1),
+        ("e", "gone", 2),
+    ):
+        new = replace(new_batch(name, age=9), model=model, priority=priority)
+        store.accept(new, [payload()])
+    first = ["warm", "hot"]
+    claimed = [claims.claim(1, first=first, without=["gone"])[0].batch_id for _ in range(4)]
+    assert claimed == ["d", "b", "c", "a"]
+    assert list(claims.claim(1, first=first, without=["gone"])) == []
+    assert claims.claim(1, first=first)[0].batch_id == "e"
 
 
 def test_a_claim_ends_with_a_commit_or_a_release(store: Store, claims: Claims) -> None:

@@ -12,7 +12,7 @@ import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from embatch.api import files, gemini, private, problems, runs
+from embatch.api import files, gemini, private, private_models, problems, runs
 from embatch.api.threads import Threads
 from embatch.events import RequestEnded, emit
 
@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     from embatch.api.auth import Caller
     from embatch.api.private import Attached
     from embatch.service.application import Service
+    from embatch.service.registry import Registry
     from embatch.settings import Settings
 
 
 def create_app(
-    service: Service, settings: Settings, *, attached: Attached | None = None, threads: Threads | None = None
+    service: Service,
+    settings: Settings,
+    *,
+    attached: Attached | None = None,
+    registry: Registry | None = None,
+    threads: Threads | None = None,
 ) -> FastAPI:
-    """Return the application over a service; `attached` adds the route that keeps a private one alive.
+    """Return the application over a service.
 
-    All faces share `threads`, those of the whole application. `None` makes the usual number.
-    Limits of size and time are the connection's (`api.limits`): an app called in-process has none.
+    A private one has two more routes: `attached` is what keeps it alive, and `registry` serves what models
+    its clients ask for. All faces share `threads`, those of the whole application; `None` makes the usual
+    number. Limits of size and time are the connection's (`api.limits`): an app called in-process has none.
     """
     app = FastAPI(
         title="embatch",
@@ -49,6 +56,8 @@ def create_app(
     app.include_router(runs.router(service, settings, threads))
     if attached is not None:
         app.include_router(private.router(attached))
+    if registry is not None:
+        app.include_router(private_models.router(registry))
     app.add_middleware(RequestLog)
     return app
 

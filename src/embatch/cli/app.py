@@ -52,7 +52,13 @@ SINKS = (
 )
 To = Annotated[str, Parameter(help="local, a service's URL such as http://host:8080, or gemini.")]
 Data = Annotated[Path | None, Parameter(help="Data folder of the local service.", show_default=False)]
-Model = Annotated[str | None, Parameter(help="Model; the service's first one by default.")]
+Model = Annotated[
+    str | None,
+    Parameter(
+        help="Model; the service's first one by default. The local service takes any: a Hub name, or a "
+        "folder, which begins with / or ./."
+    ),
+]
 Dim = Annotated[
     int | None, Parameter(help="Leading dimensions wanted; the model's native number by default.")
 ]

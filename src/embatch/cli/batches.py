@@ -31,6 +31,7 @@ from embatch.cli.app import (
 )
 from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, batch_table, json_line, report, say, usage_lines
+from embatch.cli.engine_flags import EngineFlags
 from embatch.cli.others import Others
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.states import State
@@ -53,6 +54,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     to: To = "local",
     data: Data = None,
     model: Model = None,
+    on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     dim: Dim = None,
     task_type: Task = None,
     priority: int = 0,
@@ -66,12 +68,14 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     check_range("--dim", dim, 1)
     check_name("--model", model)
     check_labels(name, priority)
+    on.check(to)
     unknown = "`embatch list` says whether the batch was accepted"
     with saying(lambda: unknown), client(to, data) as service:
         # Not before the private service has begun to start.
         from embatch.runs.sources import open_source  # noqa: PLC0415
 
         opened = open_source(source, text, id)
+        model = on.served(service, to, model)
         check_dimensions(service, model, dim)
         batch = service.async_batch_embed_contents(
             _requests(opened, keyed=id is not None),

@@ -283,6 +283,19 @@ def _bar() -> Progress:
     )
 
 
+def download_bar() -> Progress:
+    """Return a bar of bytes on standard error, a terminal; start it."""
+    from rich.console import Console  # noqa: PLC0415  (as above)
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn  # noqa: PLC0415
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        console=Console(file=cast("TextIO", _Gentle(sys.stderr))),
+    )
+
+
 def usage_lines(batch: Batch) -> list[str]:
     """Return what a batch took, for people; nothing where the target does not say."""
     usage = batch.usage

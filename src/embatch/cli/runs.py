@@ -30,6 +30,7 @@ from embatch.cli.app import (
 )
 from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, cost_line, cost_table, report, seconds_words
+from embatch.cli.engine_flags import EngineFlags
 from embatch.cli.others import Others
 from embatch.errors import InvalidArgument
 
@@ -47,6 +48,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     to: To = "local",
     data: Data = None,
     model: Model = None,
+    on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     dim: Annotated[
         list[int] | None,
         Parameter(
@@ -82,9 +84,11 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     check_range("--threshold", threshold, -1, 1)
     check_name("--model", model)
     check_labels(name, priority)
+    on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
-    with saying(stays), client(to, data) as service, Display(notice=crowding(service)) as display:
+    with saying(stays), client(to, data) as service:
+        display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.client.base import target_of  # noqa: PLC0415
         from embatch.dtypes import Dtype  # noqa: PLC0415
@@ -94,8 +98,11 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
 
         if dtype not in set(Dtype):
             raise InvalidArgument(f"--dtype is one of {', '.join(Dtype)}", field="--dtype")
+        opened = open_source(source, text, id)
+        if (served := on.served(service, to, model)) != model:
+            display = Display(notice=crowding(service))  # to fetch a model is no work of the run
         embed_options = EmbedOptions(
-            model, task_type, tuple(dict.fromkeys(dim or ())), Dtype(dtype), priority, name
+            served, task_type, tuple(dict.fromkeys(dim or ())), Dtype(dtype), priority, name
         )
         options = RunOptions(folder, restart, retry_failed, cache, cancel_on_interrupt, threshold, block_rows)
         others = Others(service, to, data)
@@ -104,8 +111,8 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
             others.run(standing)
             display.run(standing)
 
-        opened = open_source(source, text, id)
-        summary = embed_dataset(service, opened, out, embed_options, options, show)
+        with display:
+            summary = embed_dataset(service, opened, out, embed_options, options, show)
         elapsed = display.elapsed
         provider = target_of(service).provider.name
     _report(summary, elapsed, provider)
@@ -181,6 +188,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     to: To = "local",
     data: Data = None,
     model: Model = None,
+    on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     sample: Annotated[
         int | None,
         Parameter(
@@ -195,6 +203,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     check_name("--model", model)
     check_range("--sample", sample, 1)
     check_range("--measure", measure, 0)
+    on.check(to)
     from embatch.runs.cost import estimate  # noqa: PLC0415
     from embatch.runs.prices import load  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415
@@ -202,6 +211,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     table = load(prices)
     opened = open_source(source, text, None)
     with client(to, data) as service:
+        model = on.served(service, to, model)
         cost_table(estimate(service, opened, model, table, sample, measure))
     for note in opened.notes:
         report(f"note: {note}")

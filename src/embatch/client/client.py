@@ -55,7 +55,8 @@ class Client(BaseClient):
         http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
             For addresses and `gemini`. `None` makes one that follows the environment's variables.
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
-        model: model of all calls that name none; `None` takes the target's first one.
+        model: model of all calls that name none; `None` takes the target's first one. The `local` target
+            takes any, here and in every call: a Hub name, or a folder (it begins with `/`, `./`, `../`, `~`).
         transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embatch.client.calls import Exchange, Flow, Reply, T
     from embatch.client.providers.provider import Capabilities, Provider, Target
     from embatch.errors import EmbatchError
+    from embatch.wire.private import WantedModel
 
 NOT_SENT = "NOT_SENT"
 """Reason of a `ConnectionFailed` that came before the first byte was sent: nothing can have happened."""
@@ -29,6 +30,8 @@ class Session:
     poll: Backoff = POLL
     known: dict[str, str] = field(default_factory=dict)
     """What the service said of itself (its `model`), so that a query is one call; emptied on reconnecting."""
+    wanted: dict[str, WantedModel] = field(default_factory=dict)
+    """What the names stand for that the local service gave: a new one may have to be asked again."""
 
     @property
     def provider(self) -> Provider:

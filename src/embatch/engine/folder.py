@@ -167,6 +167,13 @@ def read(path: Path, options: Mapping[str, str] | None = None) -> ModelFolder:
     )
 
 
+def refuse_code(path: Path) -> None:
+    """Refuse a model that wants code of its own to be run, by its configuration. Raises InvalidArgument."""
+    names = ("config.json", "tokenizer_config.json")
+    _refuse_code(path, *(fields.read_object(path / name).content for name in names), pinned=True)
+    modules(path)
+
+
 def unpooled(described: ModelFolder) -> str | None:
     """Return what an engine that pools all tokens says of a model whose prompts are left out, else `None`."""
     if described.pooled_prompt or not any(described.prompts.values()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 ENGINES: Final = ("auto", "amx", "openvino", "torch", "remote", "hashing")
 PRECISIONS: Final = ("auto", "f32", "bf16")
+_SHORT: Final = DEFAULT_MODEL.rpartition("/")[2]
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.:-]*(/[\w.:-]+){0,3}", re.ASCII)
 
 
@@ -84,17 +86,35 @@ class ServedModel:
 
 
 class Catalog:
-    """The served models, in order; the first is the default.
+    """The served models, in order; the first is the default. Safe to use from any thread.
+
+    It grows by `put` alone, which only a private service calls.
+
+    Args:
+        served: the models.
+        aliases: other names, each with the model that it means.
+        without: why there is no default model, which then may be the only one that there is not; `None`
+            where there is one.
 
     Raises:
         InvalidArgument: no model is given, or an alias means none of them.
         AlreadyExists: two models, or a model and an alias, have one name.
     """
 
-    def __init__(self, served: Sequence[ServedModel], aliases: Mapping[str, str] | None = None) -> None:
-        if not served:
+    def __init__(
+        self,
+        served: Sequence[ServedModel],
+        aliases: Mapping[str, str] | None = None,
+        *,
+        without: str | None = None,
+    ) -> None:
+        if not served and without is None:
             raise InvalidArgument("at least one model must be served", field="model")
         self._served = tuple(served)
+        self._default = None if without is not None else self._served[0]
+        self._without = without
+        self._growing = threading.Lock()
+        self._lacking: Mapping[str, str] = {}
         self._names: dict[str, ServedModel] = {}
         for model in served:
             if model.name in self._names:
@@ -115,14 +135,33 @@ class Catalog:
 
     @property
     def default(self) -> ServedModel:
-        """The model of requests that name none."""
-        return self._served[0]
+        """The model of requests that name none. Raises NotFound where there is none."""
+        if self._default is None:
+            raise NotFound(self._without or "", field="model", reason="MODEL_NOT_FOUND")
+        return self._default
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._served)
 
     def __len__(self) -> int:
         return len(self._served)
+
+    def put(self, model: ServedModel) -> None:
+        """Serve one more, or another one in place of that of the same name.
+
+        By its full name alone: what any other name means stays as it is.
+        """
+        with self._growing:  # who reads sees what was before or what is after, whole
+            before = self._names.get(model.name)
+            self._names = {**self._names, model.name: model}
+            others = tuple(one for one in self._served if one is not before)
+            self._served = (*others, model)
+            self._lacking = {name: why for name, why in self._lacking.items() if name != model.name}
+
+    def lack(self, name: str, why: str) -> None:
+        """Let whoever asks for a model that cannot be served just now hear why."""
+        with self._growing:
+            self._lacking = {**self._lacking, name: why}
 
     def naming(self, model: ServedModel) -> Callable[[str], bool]:
         """Return what tells whether a name, as `resolve` takes it, means this served model."""
@@ -139,17 +178,21 @@ class Catalog:
         """Return the model of a name: with or without `models/`, in full or short, or an alias.
 
         Raises:
-            NotFound: no such model is served; the message names those that are.
+            NotFound: no such model is served; the message names those that are, or says what is missing.
         """
         if name is None:
             return self.default
+        bare = _bare(name)
         try:
-            return self._names[_bare(name)]
+            return self._names[bare]
         except KeyError:
+            if bare in self._lacking:
+                raise NotFound(self._lacking[bare], field="model", reason="MODEL_NOT_FOUND") from None
             served = ", ".join(model.name for model in self._served)
+            first = self._served[0].name if self._served else "MODEL"
             raise NotFound(
-                f"this model is not served here; served: {served}. `embatch serve --alias "
-                f"NAME={self.default.name}` lets another name mean one of them",
+                f"this model is not served here; served: {served or 'none'}. `embatch serve --alias "
+                f"NAME={first}` lets another name mean one of them",
                 field="model",
                 reason="MODEL_NOT_FOUND",
             ) from None
@@ -179,10 +222,7 @@ def serve_model(
         InvalidArgument: the model would need remote code or pickle, or an argument makes no sense.
         DataLoss: a file of a pinned model is not what it has to be.
     """
-    if engine not in ENGINES:
-        raise InvalidArgument(f"engine must be one of {', '.join(ENGINES)}", field="engine")
-    if precision not in PRECISIONS:
-        raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}", field="precision")
+    check_engine(engine, precision)
     if threads < 0:
         raise InvalidArgument("threads must be 0, for one per core, or more", field="threads")
     spec = EngineSpec(engine, reference, precision, threads, url, dict(options or {}))
@@ -197,9 +237,21 @@ def serve_model(
         known = hashing.load(replace(spec, model=name)).describe()
         return ServedModel(name, replace(spec, model=name), known.dimensions, known.max_tokens)
     name, path, options = _find(reference, dict(options or {}))
-    spec = replace(spec, model=str(path), options=options)
-    described = opened(spec)
-    return ServedModel(name, spec, described.dimensions, described.max_tokens, described.prompts)
+    return described(name, replace(spec, model=str(path), options=options))
+
+
+def check_engine(engine: str, precision: str) -> None:
+    """Refuse words that name no engine and no precision. Raises InvalidArgument."""
+    if engine not in ENGINES:
+        raise InvalidArgument(f"engine must be one of {', '.join(ENGINES)}", field="engine")
+    if precision not in PRECISIONS:
+        raise InvalidArgument(f"precision must be one of {', '.join(PRECISIONS)}", field="precision")
+
+
+def described(name: str, spec: EngineSpec) -> ServedModel:
+    """Return how the model in a spec's folder is served under a name. Raises as `opened`."""
+    about = opened(spec)
+    return ServedModel(name, spec, about.dimensions, about.max_tokens, about.prompts)
 
 
 def opened(spec: EngineSpec) -> folder.ModelFolder:
@@ -233,33 +285,71 @@ def _find(reference: str, options: dict[str, str]) -> tuple[str, Path, dict[str,
     """Return name, folder and options of a model whose files this machine has or gets."""
     if "pinned" in options:
         raise InvalidArgument("the option pinned is set by embatch itself", field="engine-option")
-    short = DEFAULT_MODEL.rpartition("/")[2]
     local = Path(reference).expanduser()
     if local.is_dir():
         path = local.resolve()
-        name = re.sub(r"[^\w.-]", "-", path.name, flags=re.ASCII).lstrip(".-_") or "model"
-        return name, path, options
-    if reference == short:
-        reference = DEFAULT_MODEL
-    if (
-        reference in PINNED
-        and options.get("revision", PINNED[reference].revision) == PINNED[reference].revision
-    ):
-        return reference, _find_pinned(reference), options | {"pinned": reference}
-    if reference.startswith(("/", ".", "~")) or _NAME.fullmatch(reference) is None:
+        return folder_name(path), path, options
+    name = DEFAULT_MODEL if reference == _SHORT else reference
+    if name.startswith(("/", ".", "~")) or not is_name(name):
         raise NotFound(f"there is no folder {local}")
+    found = find_named(name, options.get("revision"))
+    return name, found.path, options if found.pinned is None else options | {"pinned": found.pinned}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """Where the files of a model that has a name are on this machine."""
+
+    path: Path
+    commit: str | None = None
+    """The Hub's, that they are of; `None` where they come from elsewhere."""
+    pinned: str | None = None
+    """The row of `PINNED` that says what they have to be."""
+
+
+def folder_name(path: Path) -> str:
+    """Return the name of a folder as a model's, made fit for an address."""
+    return re.sub(r"[^\w.-]", "-", path.name, flags=re.ASCII).lstrip(".-_") or "model"
+
+
+def is_name(reference: str) -> bool:
+    """Return whether a model can be named so."""
+    return _NAME.fullmatch(reference) is not None
+
+
+def find_named(
+    name: str,
+    revision: str | None = None,
+    *,
+    exports: bool = True,
+    on_bytes: Callable[[int, int | None], None] | None = None,
+) -> FoundFiles:
+    """Return the files of a Hub name, which are downloaded if this machine has not got them.
+
+    Args:
+        name: `org/name`, or the last part of the default model's.
+        revision: commit, tag or branch; `None`: what the cache has, else the newest.
+        exports: whether an ONNX export does where there are no safetensors.
+        on_bytes: told of a download: bytes so far, and in all as far as that is known.
+
+    Raises:
+        NotFound, InvalidArgument: as `hub.fetch`; the message says which command gets the files.
+    """
+    name = DEFAULT_MODEL if name == _SHORT else name
+    if name in PINNED and revision in (None, PINNED[name].revision):
+        return FoundFiles(_find_pinned(name, on_bytes), PINNED[name].revision, name)
     try:
-        path = hub.fetch(reference, options.get("revision"))
+        path = hub.fetch(name, revision, exports=exports, on_bytes=on_bytes)
     except NotFound as error:
         raise NotFound(
-            f"{error.message}; a machine with access gets them by `hf download {reference} --local-dir "
+            f"{error.message}; a machine with access gets them by `hf download {name} --local-dir "
             "FOLDER`, and --model FOLDER serves them",
             field="model",
         ) from error
-    return reference, path, options
+    return FoundFiles(path, path.name)
 
 
-def _find_pinned(name: str) -> Path:
+def _find_pinned(name: str, on_bytes: Callable[[int, int | None], None] | None) -> Path:
     pinned = PINNED[name]
     found = importlib.util.find_spec(pinned.package)
     for place in found.submodule_search_locations or () if found else ():
@@ -267,7 +357,7 @@ def _find_pinned(name: str) -> Path:
         if path.is_dir():
             return path
     try:
-        return hub.fetch(name, pinned.revision, tuple(pinned.files))
+        return hub.fetch(name, pinned.revision, tuple(pinned.files), on_bytes=on_bytes)
     except NotFound as error:
         raise NotFound(
             f"the weights of {name} are not on this machine. Get them from the package index:\n"

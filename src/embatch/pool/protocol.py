@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from queue import SimpleQueue
 
     import numpy as np
@@ -34,7 +34,8 @@ class EngineStatus:
     pid: int | None
     """`None` while there is no process."""
     state: str
-    """`starting`, `ready`, or `broken`: it does not come up, and `message` says why."""
+    """`starting` (or unloaded until somebody asks), `ready`, or `broken`: it does not come up; `message` says
+    why."""
     restarts: int
     """How often its process was replaced."""
     message: str | None
@@ -188,12 +189,17 @@ class Processes(Protocol):
 class Pool(Protocol):
     """Texts in, vectors out, whatever happens to the processes in between. Thread-safe.
 
-    Every method may block, but for `slots`, `unbatched_cost`, `troubles` and `status`, which tell at once.
+    Every method may block, but for `slots`, `loaded`, `unbatched_cost`, `troubles` and `status`: they tell at
+    once.
     """
 
     @property
     def slots(self) -> int:
         """How many shards are worth embedding at once, the same for as long as it lives."""
+        ...
+
+    def loaded(self) -> Collection[str]:
+        """Return the models whose shards need no engine to be loaded, and that may stay as they are."""
         ...
 
     def describe(self, model: ServedModel) -> Description:

@@ -17,18 +17,20 @@ from embatch.service.dispatcher import Dispatcher
 from embatch.service.interactive import Interactive
 from embatch.service.planner import Planner
 from embatch.service.recovery import recover
+from embatch.service.registry import Registry
 from embatch.service.sweeps import SWEEP_SECONDS, AgeClock, Ageing, since_boot
 from embatch.service.uploads import Uploads
 from embatch.store.cache import VectorCache
 from embatch.store.claims import SoleClaims
+from embatch.store.model_names import ModelNames
 from embatch.store.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from embatch.engine.models import Catalog
+    from embatch.engine.models import Catalog, ServedModel
     from embatch.pool.protocol import Pool
     from embatch.service.workers import Workers
     from embatch.settings import Settings
@@ -64,6 +66,21 @@ def dispatcher(held: Held) -> Dispatcher:
     )
 
 
+def registry(held: Held, place: Path, renew: Callable[[ServedModel], object]) -> Registry:
+    """Return what serves the models that clients ask for, with those of before.
+
+    For a private service, before anything is worked.
+
+    Args:
+        held: what the service stands on.
+        place: its data folder.
+        renew: told of a model whose files have changed.
+    """
+    made = Registry(held.catalog, ModelNames(place), renew, int(held.settings.threads))
+    made.restore(held.store.models_of_batches())
+    return made
+
+
 def service(
     held: Held,
     workers: Workers,
@@ -71,6 +88,7 @@ def service(
     *,
     steady: Callable[[], float] = since_boot,
     sweep_seconds: float = SWEEP_SECONDS,
+    sweeps: Sequence[Callable[[], object]] = (),
 ) -> Service:
     """Return a service.
 
@@ -80,6 +98,7 @@ def service(
         cache: folder of this machine for vectors that runs computed.
         steady: seconds that nobody sets, those since the machine was switched on.
         sweep_seconds: the pause between two looks at what has grown old.
+        sweeps: what else is done every few seconds.
     """
     store, blobs, settings, now = held.store, held.blobs, held.settings, held.now
     uploads = Uploads(store, blobs, Spool(blobs), settings, now)
@@ -96,6 +115,7 @@ def service(
     ageing = Ageing(store, blobs, settings, clock, expired=expired, seconds=sweep_seconds)
     ageing.sweeps.append(lambda: uploads.sweep(clock.by(settings.file_expiry)))
     ageing.sweeps.append(cached.cache.prune)
+    ageing.sweeps.extend(sweeps)
     interactive = Interactive(held.catalog, held.pool, settings)
     return Service(
         Parts(

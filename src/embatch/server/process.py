@@ -40,10 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from embatch.engine.models import Catalog
-    from embatch.pool.protocol import Pool
+    from embatch.pool.local import LocalPool
     from embatch.server.keys import KeyFile
     from embatch.server.storage import Storage
     from embatch.service.application import Service
+    from embatch.service.registry import Registry
     from embatch.settings import Settings
     from embatch.store.store import Store
 
@@ -66,7 +67,7 @@ class Parts:
     """Data folder and database, held."""
     settings: Settings
     catalog: Catalog
-    pool: Pool
+    pool: LocalPool
     listener: folder.Listener
     hosts: tuple[str, ...] | None
     """Names by which it may be called; `None`: any."""
@@ -85,9 +86,16 @@ def run(parts: Parts) -> int:
         _leave_when_lost(parts.storage, store)
         held = compose.Held(store, blobs, parts.catalog, parts.pool, parts.settings, _now)
         held.recover()
-        service = compose.service(held, compose.dispatcher(held), parts.storage.place / "cache")
-        service.start()
-        return asyncio.run(_Process(parts, service, store).run())
+        with contextlib.ExitStack() as ending:
+            registry = None
+            if parts.private:
+                registry = compose.registry(held, parts.storage.place, parts.pool.renew)
+                ending.callback(registry.close)
+            sweeps = () if registry is None else (registry.sweep,)
+            cache = parts.storage.place / "cache"
+            service = compose.service(held, compose.dispatcher(held), cache, sweeps=sweeps)
+            service.start()
+            return asyncio.run(_Process(parts, service, store, registry).run())
     finally:
         store.close()
 
@@ -141,8 +149,9 @@ class _Uvicorn(uvicorn.Server):
 class _Process:
     """The running service: its HTTP server, its signals, its end."""
 
-    def __init__(self, parts: Parts, service: Service, store: Store) -> None:
+    def __init__(self, parts: Parts, service: Service, store: Store, registry: Registry | None) -> None:
         self._parts, self._service, self._store = parts, service, store
+        self._registry = registry
         linger = parts.settings.linger_seconds
         attached = Attached(self._leave, self._attended, lambda: service.working, linger_seconds=linger)
         self._attached = attached if parts.private else None
@@ -187,7 +196,7 @@ class _Process:
         settings = self._parts.settings
         bounds, keys = Bounds.of(settings, self._parts.hosts), self._parts.keys
         return uvicorn.Config(
-            create_app(self._service, settings, attached=self._attached),
+            create_app(self._service, settings, attached=self._attached, registry=self._registry),
             http=guarded(bounds, None if keys is None else keys.access),
             ws="none",
             loop="asyncio",

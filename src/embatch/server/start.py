@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from embatch.engine.models import DEFAULT_MODEL, Catalog, serve_model
-from embatch.errors import InvalidArgument
+from embatch.errors import InvalidArgument, NotFound
 from embatch.escapes import visible
 from embatch.events import KeysInClear, emit
 from embatch.ownership import Taken
@@ -116,7 +116,8 @@ def _serve(options: ServeOptions, settings: Settings, held: Storage, keys: KeyFi
     pool = LocalPool(settings)
     try:
         catalog = _catalog(options, settings)
-        pool.begin(catalog.default)
+        if len(catalog):
+            pool.begin(catalog.default)
         # Half of the time to the first vector: this takes two seconds, the engine loads in another process.
         from embatch.server.process import Parts, run  # noqa: PLC0415
 
@@ -145,7 +146,13 @@ def _catalog(options: ServeOptions, settings: Settings) -> Catalog:
         )
         for model in options.models or (DEFAULT_MODEL,)
     )
-    return Catalog(list(served), options.aliases)
+    try:
+        return Catalog(list(served), options.aliases)
+    except NotFound as error:
+        if not options.private or options.models:
+            raise
+        # Whoever started it may have another model in mind.
+        return Catalog([], without=error.message)
 
 
 def _keys(options: ServeOptions) -> KeyFile | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from embatch import ownership
-from embatch.durable import sync, sync_folder
+from embatch.durable import write_whole
 from embatch.errors import FailedPrecondition, InvalidArgument
 from embatch.server import folder
 
@@ -183,14 +183,7 @@ def _mark(root: Path) -> str | None:
 
 def _write_mark(root: Path, name: str) -> None:
     """Write it, whole and durable: what is acknowledged afterwards is found by it."""
-    fresh = root / f"{MARK}.new"
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(ownership.open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-        file.write(f"{name}\n".encode())
-        file.flush()
-        sync(file.fileno())
-    fresh.replace(root / MARK)
-    sync_folder(root)
+    write_whole(root / MARK, f"{name}\n".encode())
 
 
 def _written(database: Path) -> bool:

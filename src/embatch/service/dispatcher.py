@@ -22,6 +22,7 @@ from embatch.events import SlotPaused, WorkPaused, emit
 from embatch.pool.protocol import Stopped
 from embatch.service.attempt import ForeignVectors, Running, Steps
 from embatch.service.room import AtWork, room
+from embatch.service.staying import Staying
 from embatch.shard import Done
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class Dispatcher:
     under this lock meets every shard that was claimed before."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: list[Running] = field(default_factory=list)
+    _staying: Staying = field(default_factory=Staying)
+    """Under `_claiming`."""
     _models: Pauses = field(default_factory=Pauses)
     """Models that no engine comes up for."""
     _batches: Pauses = field(default_factory=Pauses)
@@ -219,8 +222,14 @@ class Dispatcher:
                     AtWork(one.claim.batch_id, one.claim.model, one.origin.priority) for one in self._running
                 ]
             left = room(at_work, len(self._threads))
+            loaded = self.pool.loaded()
             claimed = self.claims.claim(
-                1, without=paused, resting=resting | left.crowded, least=left.least, beside=left.beside
+                1,
+                without=paused,
+                resting=resting | left.crowded,
+                least=left.least,
+                beside=left.beside,
+                first=self._staying.preferred((model.name for model in self.catalog), loaded, now),
             )
             with self._lock:
                 if not claimed:
@@ -229,6 +238,7 @@ class Dispatcher:
                         self._models.keep(paused | {one.model for one in at_work})
                         self._batches.keep(resting | {one.batch for one in at_work})
                     return None
+                self._staying.took(claimed[0].model, loaded, now)
                 running = Running(claimed[0])
                 self._running.append(running)
                 return running

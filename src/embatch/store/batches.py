@@ -66,6 +66,11 @@ class Batches:
         with reading(self._readers) as connection:
             return set(connection.execute(statements.IDS).scalars())
 
+    def models_of_batches(self) -> set[str]:
+        """Return the models that any batch has, final ones included."""
+        with reading(self._readers) as connection:
+            return set(connection.execute(statements.MODELS).scalars())
+
     def _records(self, statement: Any, **parameters: object) -> Sequence[BatchRecord]:
         with reading(self._readers) as connection:
             rows = connection.execute(statement, parameters).all()

@@ -24,12 +24,13 @@ class Claims(Protocol):
         resting: Collection[str] = (),
         least: int | None = None,
         beside: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> Sequence[Claim]:
         """Claim up to so many shards: highest priority, then by turns between batches, then the oldest.
 
-        The attempt of each is raised, durable on return. None at all: nothing waits, these left out: the
-        models of `without`, the batches of `resting`, and what has a lower priority than `least`, if its
-        model is not among `beside`.
+        At equal priority those come first whose model is one of `first`. The attempt of each is raised,
+        durable on return. None at all: nothing waits, these left out: the models of `without`, the batches of
+        `resting`, and what has a lower priority than `least`, if its model is not among `beside`.
         """
         ...
 
@@ -61,11 +62,14 @@ class SoleClaims:
         resting: Collection[str] = (),
         least: int | None = None,
         beside: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> Sequence[Claim]:
         """As `Claims.claim`."""
         claimed: list[Claim] = []
         while len(claimed) < most:
-            claim = self.store.claim(self.now(), without=without, resting=resting, least=least, beside=beside)
+            claim = self.store.claim(
+                self.now(), without=without, resting=resting, least=least, beside=beside, first=first
+            )
             if claim is None:
                 break
             claimed.append(claim)

@@ -45,24 +45,27 @@ class Shards:
         resting: Collection[str] = (),
         least: int | None = None,
         beside: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> Claim | None:
         """Claim the next shard: highest priority, then the batch whose turn is longest ago, then the oldest.
 
-        The attempt is raised, and PENDING becomes PROCESSING, before this returns. `None`: nothing waits, the
-        models of `without`, the batches of `resting`, and priorities below `least` left out, but for models
-        of `beside`.
+        At equal priority those come first whose model is one of `first`. The attempt is raised, and PENDING
+        becomes PROCESSING, before this returns. `None`: nothing waits, the models of `without`, the batches
+        of `resting`, and priorities below `least` left out, but for models of `beside`.
         """
-        chosen: dict[str, object] = {"now": micros(now)}
-        statement = statements.CLAIM_BATCH
         if least is not None and least > _HIGHEST:
             return None
-        if without or resting or least is not None:
-            chosen |= {"without": list(without), "resting": list(resting), "beside": list(beside)}
-            chosen["least"] = _LOWEST if least is None else least
-            statement = statements.CLAIM_BATCH_OF_OTHERS
+        chosen: dict[str, object] = {"now": micros(now)}
+        among = {"without": list(without), "resting": list(resting), "beside": list(beside), **chosen}
+        among |= {"least": _LOWEST if least is None else least, "first": list(first)}
+        left_out = without or resting or least is not None
 
         def write(connection: Connection) -> Claim | None:
-            batch = connection.execute(statement, chosen).first()
+            batch = connection.execute(statements.CLAIM_BATCH_FIRST, among).first() if first else None
+            if batch is None and left_out:
+                batch = connection.execute(statements.CLAIM_BATCH_OF_OTHERS, among).first()
+            elif batch is None:
+                batch = connection.execute(statements.CLAIM_BATCH, chosen).first()
             if batch is None:
                 return None
             shard = connection.execute(statements.CLAIM_SHARD, {"owner": batch.id}).one()

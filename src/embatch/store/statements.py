@@ -32,6 +32,7 @@ from embatch.store.records import MIXED
 from embatch.store.schema import BATCH, SHARD, one_of
 
 if TYPE_CHECKING:
+    from sqlalchemy import FromClause
     from sqlalchemy.sql.dml import ReturningUpdate
 
 
@@ -52,6 +53,7 @@ def _target(event: Event) -> State:
 _NOW: Final[BindParameter[int]] = bindparam("now")
 _THIS: Final = BATCH.c.id == bindparam("owner")
 IS_ACTIVE: Final = _in(ACTIVE)
+_ANY: Final = BATCH.alias("any_batch")
 NEXT_TURN: Final = select(func.coalesce(func.max(BATCH.c.turn), 0) + 1).correlate(None).scalar_subquery()
 _LAST_TURN: Final = select(func.coalesce(func.max(BATCH.c.turn), 0)).scalar_subquery()
 
@@ -95,14 +97,30 @@ def _claim_batch(*among: ColumnElement[bool]) -> ReturningUpdate[tuple[str, str,
     )
 
 
+def _others(batch: FromClause) -> tuple[ColumnElement[bool], ...]:
+    """Return what leaves out those that a claim leaves out."""
+    return (
+        batch.c.model.not_in(bindparam("without", expanding=True)),
+        batch.c.id.not_in(bindparam("resting", expanding=True)),
+        or_(
+            batch.c.priority >= bindparam("least", type_=BigInteger),
+            batch.c.model.in_(bindparam("beside", expanding=True)),
+        ),
+    )
+
+
 CLAIM_BATCH: Final = _claim_batch()
-CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(
-    BATCH.c.model.not_in(bindparam("without", expanding=True)),
-    BATCH.c.id.not_in(bindparam("resting", expanding=True)),
-    or_(
-        BATCH.c.priority >= bindparam("least", type_=BigInteger),
-        BATCH.c.model.in_(bindparam("beside", expanding=True)),
-    ),
+CLAIM_BATCH_OF_OTHERS: Final = _claim_batch(*_others(BATCH))
+# Of some models, but never before another one's batch of a higher priority.
+CLAIM_BATCH_FIRST: Final = _claim_batch(
+    *_others(BATCH),
+    BATCH.c.model.in_(bindparam("first", expanding=True)),
+    BATCH.c.priority
+    >= select(_ANY.c.priority)
+    .where(_ANY.c.waiting > literal_column("0"), *_others(_ANY))
+    .order_by(_ANY.c.priority.desc())  # the first of the index, where the largest would be looked for in all
+    .limit(literal_column("1"))
+    .scalar_subquery(),
 )
 FIRST_WAITING: Final = select(func.min(SHARD.c.number)).where(
     SHARD.c.batch_id == bindparam("owner"), SHARD.c.state == _word("waiting"), SHARD.c.state != _word("done")
@@ -276,3 +294,4 @@ PRUNABLE: Final = (
     .limit(bindparam("most"))
 )
 IDS: Final = select(BATCH.c.id)
+MODELS: Final = select(BATCH.c.model).distinct()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote
 
 from embatch.client import readers
-from embatch.client.calls import SLOW, Exchange, work
-from embatch.client.providers.gemini_protocol import GeminiProtocol, model_path
+from embatch.client.calls import SLOW, Call, Exchange, work
+from embatch.client.providers.gemini_protocol import JSON, GeminiProtocol, model_path
 from embatch.client.providers.provider import Capabilities
 from embatch.errors import EmbatchError, NotFound, printable
 from embatch.settings import Settings
+from embatch.wire import private
 from embatch.wire.arrow.write_requests import StreamWriter
 from embatch.wire.gemini import read_responses, routes, write_requests
 
@@ -66,6 +67,11 @@ class Embatch(GeminiProtocol):
         call = self.call(routes.PUBLISH_RUN, f"runs/{quote(run, safe='')}")
         return Exchange(replace(call, patience=SLOW), read_responses.parse_published)
 
+    def serve(self, model: private.WantedModel) -> Exchange[private.ModelAnswer]:
+        """Ask on the private service's own socket."""
+        call = Call("POST", private.MODELS, headers=JSON, body=private.write_wanted(model))
+        return Exchange(call, private.read_answer)
+
     def not_served(self, sender: Sender, target: Target, model: str, error: NotFound) -> Flow[NotFound]:
         """Return what to type to have the model served."""
         name = printable(model, _NAMED)
@@ -77,10 +83,9 @@ class Embatch(GeminiProtocol):
         typed = shlex.quote(name)
         if target.data is not None:
             return NotFound(
-                # In a folder of its own: the local service may still hold the other one.
-                f"{name} is not served here: the local service has {names}. Start one that has it, "
-                f"`embatch serve --model {typed} --port 8080 --data ./embatch-data`, and go to it: "
-                '--to http://127.0.0.1:8080, or Client("http://127.0.0.1:8080")',
+                f"{name} is not served here: somebody runs `embatch serve` on the data folder "
+                f"{printable(str(target.data), _NAMED)}. It has {names}, and what it was started with is all "
+                f"that it serves: start it with `--model {typed}` too, or name another data folder (--data)",
                 field="model",
                 reason=error.reason,
             )
@@ -107,6 +112,7 @@ EMBATCH: Final = Embatch(
         reference_path=True,
         native_results=True,
         cpu_accounting=True,
+        any_model=True,
     ),
     version="v1",
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from embatch.errors import EmbatchError, NotFound
     from embatch.vectors import ContentEmbedding
     from embatch.wire.gemini.read_responses import Reference
+    from embatch.wire.private import ModelAnswer, WantedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,8 @@ class Capabilities:
     else the dimensions stand in each request, for good."""
     cpu_accounting: bool = False
     """Whether a batch says what processor time it took."""
+    any_model: bool = False
+    """Whether its local service serves whatever model it is asked for."""
     poll_interval: Callable[[int], float] = backoff.poll_interval
     """Seconds between polls of a batch of so many requests, where the caller names none; the first ones come
     sooner."""
@@ -211,6 +214,10 @@ class Provider(ABC):
 
     def publish(self, run: str) -> Exchange[int]:
         """Let what a run computed answer later ones; only where there is a `run_cache`."""
+        raise NotImplementedError
+
+    def serve(self, model: WantedModel) -> Exchange[ModelAnswer]:
+        """Have a private service serve a model; only where it serves `any_model`. Repeating is safe."""
         raise NotImplementedError
 
     def not_served(self, sender: Sender, target: Target, model: str, error: NotFound) -> Flow[NotFound]:  # noqa: ARG002  (what others need)

@@ -125,6 +125,12 @@ class Lane:
             raise
         return process
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a process to work, loaded or not."""
+        with self._lock:
+            return self._process is not None and self._process.usable
+
     def loaded(self) -> EngineProcess | None:
         """Return the process that works if it is loaded, without waiting for it."""
         with self._lock:

@@ -6,7 +6,9 @@ process, so neither a long micro-batch nor a poisonous one delays a query.
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import Counter
 from contextlib import contextmanager, suppress
 from functools import partial
 from operator import attrgetter
@@ -16,16 +18,17 @@ import pyarrow as pa
 
 from embatch.engine.protocol import ModelChanged, replaced
 from embatch.errors import EngineTrouble
-from embatch.events import ModelReplaced, emit
+from embatch.events import EngineUnloaded, ModelReplaced, emit
 from embatch.pool.embedding import Embedding
 from embatch.pool.kept import Kept
+from embatch.pool.local import memory
 from embatch.pool.local.lane import BULK, QUERY, REFERENCE, Lane, Quarantine
 from embatch.pool.local.supervisor import Supervisor
 from embatch.pool.protocol import CLOSING, TICK, Origin, Referenced, Stopped
 from embatch.shard import Done, results_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -72,6 +75,13 @@ class LocalPool:
         self._calibrated: set[str] = set()
         self._kept = Kept()
         self._quarantine = threading.BoundedSemaphore(_QUARANTINED)
+        self._limit = memory.allowed(int(settings.engine_bytes))
+        self._users: Counter[str] = Counter()
+        """How many use the engines of a model just now."""
+        self._leaving: Collection[str] = ()
+        """Models whose engines go once nobody uses them, for want of memory."""
+        self._uses = itertools.count()
+        self._used: dict[tuple[str, str], int] = {}
 
     @property
     def slots(self) -> int:
@@ -83,10 +93,24 @@ class LocalPool:
         """Engine processes started so far, those for suspects included."""
         return self._supervisor.starts
 
+    def loaded(self) -> Collection[str]:
+        """As `Pool.loaded`."""
+        with self._lock:
+            lanes = [(name, lane) for (name, kind), lane in self._lanes.items() if kind == BULK]
+            leaving = self._leaving
+        return {name for name, lane in lanes if name not in leaving and lane.loaded() is not None}
+
     def begin(self, model: ServedModel) -> None:
         """Start loading a model's bulk engine without waiting for it; what goes wrong shows on first use."""
         with suppress(EngineTrouble):
             self._lane(model, BULK).begin()
+
+    def renew(self, model: ServedModel) -> None:
+        """Load what a model is now: whoever asks next gets an engine that was begun after now."""
+        with self._lock:
+            lanes = [lane for (name, _), lane in self._lanes.items() if name == model.name]
+        for lane in lanes:
+            lane.renew()
 
     def describe(self, model: ServedModel) -> Description:
         """As `Pool.describe`: from a lane that is up, else by loading the bulk engine."""
@@ -188,9 +212,42 @@ class LocalPool:
         with self._lock:
             key = (model.name, name)
             if key not in self._lanes:
-                told = partial(self._compare, model.name)
+                told = partial(self._look_at, model.name)
                 self._lanes[key] = Lane(model, name, self._settings, self._supervisor, told)
-            return self._lanes[key]
+            lane, self._used[key] = self._lanes[key], next(self._uses)
+        if not lane.begun:
+            self._make_room(model.name, memory.expected(model.spec.model))
+        return lane
+
+    def _look_at(self, model: str, process: EngineProcess) -> None:
+        """Do what has to be done once an engine is loaded."""
+        self._compare(model, process)
+        self._make_room(model)
+
+    def _make_room(self, keep: str | None = None, needed: int = 0) -> None:
+        """Unload the least recently used engines of other models, where all together are too large.
+
+        Kept is a model of one's choice, else that which was used last. Those that somebody uses go when they
+        are idle, and the one that is kept stays though it be too large alone: no work is ended for another.
+        """
+        with self._lock:
+            lanes, used = dict(self._lanes), dict(self._used)
+        pids = {key: lane.status().pid for key, lane in lanes.items()}
+        engines = [
+            memory.LoadedEngine(*key, memory.taken(pid), used[key])
+            for key, pid in pids.items()
+            if pid is not None
+        ]
+        if keep is None:
+            keep = max(engines, key=lambda engine: engine.used).model if engines else ""
+        with self._lock:  # nobody begins to use one meanwhile
+            busy = {name for name, count in self._users.items() if count}
+            found = memory.unloading(engines, self._limit, needed=needed, keep=keep, busy=busy)
+            self._leaving = found.busy
+            for engine in found.idle:
+                lanes[engine.model, engine.lane].renew()
+        for engine in found.idle:
+            emit(EngineUnloaded(model=engine.model, lane=engine.lane, bytes=engine.bytes))
 
     def _compare(self, model: str, process: EngineProcess) -> None:
         """Have lanes work with one state of the model's files, the newest that any has loaded.
@@ -229,16 +286,19 @@ class LocalPool:
             if self._closing:
                 raise EngineTrouble(CLOSING)
             self._busy += 1
+        with self._lock:
+            self._users[model.name] += 1
         try:
             yield
         except ModelChanged:
-            # Whichever lane found out: the others ask the same endpoint.
-            with self._lock:
-                lanes = [lane for (name, _), lane in self._lanes.items() if name == model.name]
-            for lane in lanes:
-                lane.renew()
+            self.renew(model)  # whichever lane found out: the others ask the same endpoint
             raise
         finally:
+            with self._lock:
+                self._users[model.name] -= 1
+                leaves = not self._users[model.name] and model.name in self._leaving
+            if leaves:
+                self._make_room()
             with self._idle:
                 self._busy -= 1
                 self._idle.notify_all()

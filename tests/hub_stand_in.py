@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import select
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,13 @@ class Hub:
     """`org/name` → commit and folder."""
     url: str = ""
     requests: list[str] = field(default_factory=list)
+    stalling: set[str] = field(default_factory=set)
+    """Names of files of which half is sent until `go_on` is set, or until whoever asked has gone."""
+    stalled: threading.Event = field(default_factory=threading.Event)
+    """Set once half of such a file is sent."""
+    go_on: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
+    """Set once whoever waited for the rest has gone."""
 
     @property
     def downloaded(self) -> set[str]:
@@ -78,8 +86,23 @@ def serving_hub(**repositories: tuple[str, Path]) -> Iterator[Hub]:
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command == "GET" and path.rpartition("/")[2] in hub.stalling:
+                self._stall(content)
+            elif self.command == "GET":
                 self.wfile.write(content)
+
+        def _stall(self, content: bytes) -> None:
+            half = len(content) // 2
+            self.wfile.write(content[:half])
+            self.wfile.flush()
+            hub.stalled.set()
+            while not hub.go_on.is_set():
+                # Who has gone can be read of; who waits says nothing.
+                if select.select([self.connection], [], [], 0.02)[0]:
+                    hub.left.set()
+                    self.close_connection = True
+                    return
+            self.wfile.write(content[half:])
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
@@ -89,6 +112,7 @@ def serving_hub(**repositories: tuple[str, Path]) -> Iterator[Hub]:
         try:
             yield hub
         finally:
+            hub.go_on.set()
             server.shutdown()
             thread.join()
 
