@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from embatch import events
-from embatch.events import ServiceEvent, emit
+from embatch.events import ServiceEvent, emit, emitting, of_process, of_work
 from embatch.server.logs import JsonLine, report_loop_error
 
 if TYPE_CHECKING:
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 SECRET = "a secret text"  # noqa: S105
 ALWAYS = ("time", "level", "source", "event")
-EVENTS = [kind for kind in vars(events).values() if isinstance(kind, type) and hasattr(kind, "words")]
+EVENTS = [
+    kind
+    for module in (of_process, of_work, emitting)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and hasattr(kind, "words") and kind.__module__ == module.__name__
+]
 SAMPLES: dict[str, tuple[Any, Any]] = {
     "str": ("x", "x"),
     "int": (7, 7),
