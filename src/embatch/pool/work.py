@@ -235,7 +235,14 @@ class ShardWork:
 
     def _control(self, process: Worker) -> None:
         """Embed a harmless text. Raises EngineTrouble when the engine fails on that too."""
-        work = ShardWork([CONTROL], self.about, self.processes, self.stop, on_rows=lambda _: None)
+        work = ShardWork(
+            [CONTROL],
+            self.about,
+            self.processes,
+            self.stop,
+            on_rows=lambda _: None,
+            origin=self.origin,  # this shard waits for it
+        )
         course = work._attempt(process, [0], None)
         fault = course.fault or next((fault for _, fault, _ in course.failed), None)
         if fault is not None:
