@@ -28,7 +28,7 @@ _SYSTEM: Final = "the proxy settings of the system"
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class NetworkRoute:
     """The way to one address: what an `httpx2.Client`, or an HTTP transport, is made with.
 
     Either takes no variable of the environment by itself then: give it `trust_env=False`.
@@ -52,7 +52,7 @@ def nobody() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def route(url: str) -> Route:
+def route(url: str) -> NetworkRoute:
     """Return the way to an address, as the environment has it now.
 
     Args:
@@ -65,9 +65,9 @@ def route(url: str) -> Route:
     parts = urlsplit(url)
     verify = certificates() if parts.scheme == "https" else nobody()
     if is_loopback(parts.hostname or ""):
-        return Route(verify)
+        return NetworkRoute(verify)
     proxy, variable = _proxy(parts.scheme, parts.netloc.rpartition("@")[2])
-    return Route(verify, proxy, variable)
+    return NetworkRoute(verify, proxy, variable)
 
 
 def is_loopback(host: str) -> bool:
@@ -140,7 +140,7 @@ def _spelled(name: str) -> str:
     return next((one for one in spelled if os.environ.get(one)), _SYSTEM)
 
 
-def hub() -> Route:
+def hub() -> NetworkRoute:
     """Return the way to the Hugging Face Hub, whose library reads the environment by itself.
 
     What it makes of a variable that is wrong is any error, or that a file is not there: ask here first.

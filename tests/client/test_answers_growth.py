@@ -11,7 +11,7 @@ import pytest
 from growth import MOST, growth
 
 from embatch import Batch, BatchStats, EmbatchError, State
-from embatch.client.readers import LINE_BYTES, Lines, from_operation
+from embatch.client.readers import LINE_BYTES, ResponseLines, from_operation
 from embatch.errors import printable
 from embatch.wire.gemini import read_responses
 from embatch.wire.gemini.read_errors import parse_error
@@ -48,7 +48,7 @@ def feed(content: bytes, piece: int) -> Callable[[], object]:
     """Return the reading of a responses file in pieces."""
 
     def read() -> object:
-        lines = Lines(0)
+        lines = ResponseLines(0)
         for begin in range(0, len(content), piece):
             lines.feed(content[begin : begin + piece])
         return lines.rows()

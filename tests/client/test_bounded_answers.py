@@ -19,8 +19,8 @@ from embatch.client import flows
 from embatch.client.calls import ANSWER_BYTES, Call, Reply
 from embatch.client.providers.gemini import GEMINI
 from embatch.client.providers.provider import Target
-from embatch.client.readers import LINE_BYTES, Buffer, Lines
-from embatch.client.receiving import MOST_RATIO, PLAIN_BYTES, REFUSAL_BYTES, Answer
+from embatch.client.readers import LINE_BYTES, Buffer, ResponseLines
+from embatch.client.receiving import MOST_RATIO, PLAIN_BYTES, REFUSAL_BYTES, IncomingAnswer
 from embatch.errors import WORDS, printable
 from embatch.wire.gemini.read_errors import parse_error
 
@@ -110,7 +110,7 @@ def test_of_an_endless_error_the_beginning_is_read(colour: str) -> None:
 
 def fed(call: Call, size: int, arrived: Callable[[int], int], piece: int = 1 << 20) -> int:
     """Feed blanks to an answer; return how many bytes it kept."""
-    answer = Answer(call, 200, {})
+    answer = IncomingAnswer(call, 200, {})
     for count in range(piece, size + 1, piece):
         answer.feed(b" " * piece, arrived(count))
     return len(answer.reply().body)
@@ -146,7 +146,7 @@ def test_a_stream_of_results_is_as_long_as_its_batch_allows() -> None:
 
 def test_a_line_of_results_ends() -> None:
     """And there are not more lines than results."""
-    lines = Lines(10)
+    lines = ResponseLines(10)
     for _ in range(LINE_BYTES // 4096):
         lines.feed(b"x" * 4096)
     with pytest.raises(DataLoss, match="a line of the results"):
@@ -163,7 +163,7 @@ def test_lines_are_the_same_however_they_are_cut() -> None:
     """Pieces of one byte, of seven, of all."""
     content = b"".join(b'{"key": "k%d", "error": {"code": 3, "message": "no"}}\r\n' % at for at in range(40))
     for size in (1, 7, len(content)):
-        lines = Lines(40)
+        lines = ResponseLines(40)
         for begin in range(0, len(content), size):
             lines.feed(content[begin : begin + size])
         assert [row.key for row in lines.rows()] == [f"k{at}" for at in range(40)]

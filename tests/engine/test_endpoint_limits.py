@@ -11,7 +11,7 @@ import pytest
 from standin import Answer, Call, Clock, StandIn, reply, start, vector
 
 from embatch.engine.models import serve_model
-from embatch.engine.pieces import CallSize, Held
+from embatch.engine.pieces import CallSize, HeldVectors
 from embatch.engine.protocol import EndpointTrouble, Shape
 from embatch.pool.local import LocalPool
 from embatch.service.cutting import ShardCutter
@@ -103,7 +103,7 @@ def test_the_size_of_a_call_grows_back() -> None:
 
 def test_what_is_held_has_a_bound_and_is_given_once() -> None:
     """The oldest go first."""
-    held = Held()
+    held = HeldVectors()
     held.put({str(number): np.full(1, number, np.float32) for number in range(3000)})
     assert held.take(["0", "2999", "never"]).keys() == {1}
     assert held.take(["2999"]) == {}

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from embatch.errors import Unavailable
 from embatch.runs.locations import resolve
-from embatch.runs.sinks.files import Spool
+from embatch.runs.sinks.files import SpooledFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,8 +75,8 @@ class Harmed(type(Path())):  # type: ignore[misc]
         return Reader(path, mode)
 
 
-def _spool(place: str, harm: Callable[[], None] | None = None) -> Spool:
-    spool = Spool(place)
+def _spool(place: str, harm: Callable[[], None] | None = None) -> SpooledFile:
+    spool = SpooledFile(place)
     spool.path.write_bytes(bytes(MIB if harm is None else SENT))
     if harm is not None:
         spool.path = Harmed(spool.path)

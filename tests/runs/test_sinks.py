@@ -18,7 +18,7 @@ from pyarrow import fs
 from embatch.dtypes import Dtype, dequantize
 from embatch.errors import InvalidArgument
 from embatch.runs.locations import resolve
-from embatch.runs.sinks import Database, Layout, check_sink, open_sink, qdrant, writes_through
+from embatch.runs.sinks import DatabaseSink, Layout, check_sink, open_sink, qdrant, writes_through
 from embatch.runs.sources import open_source
 from embatch.vectors import normalize, truncate
 
@@ -232,7 +232,7 @@ def test_pgvector_holds_blocks(postgres: str, dtype: Dtype) -> None:
     sink.write(10, pa.array(ids[10:20], pa.string()), data[1][10:20], data[2][10:20])
     sink.finish(rows=30)
     held = open_sink(address, layout, {})
-    assert isinstance(held, Database)
+    assert isinstance(held, DatabaseSink)
     assert [held.holds(first, 10, 1) for first in (0, 20, 25, 30)] == [True, True, False, False]
     held.abandon()
     found = _asked(postgres, "SELECT * FROM {table} ORDER BY row", table)

@@ -13,7 +13,7 @@ import pytest
 from service_rig import MODEL, OTHER, Rig, together
 
 from embatch.engine.models import Catalog
-from embatch.service.input_file import Turns
+from embatch.service.input_file import FileTurns
 from embatch.service.intake import Draft
 from embatch.service.planner import FILES
 from embatch.settings import Settings
@@ -141,7 +141,7 @@ def test_what_a_small_file_may_become_is_bounded(
 def test_turns_go_round() -> None:
     """Each goes on for its time while others wait, and as long as it likes while none does."""
     now = [0.0]
-    turns = Turns(1.0, lambda: now[0])
+    turns = FileTurns(1.0, lambda: now[0])
     order: list[int] = []
 
     def work(number: int) -> None:

@@ -16,7 +16,7 @@ from anyio import CancelScope
 from starlette.requests import ClientDisconnect
 
 from embatch.api.limits import SMALL_BYTES
-from embatch.api.waiting import Lines
+from embatch.api.waiting import WaitingLines
 from embatch.errors import TooLarge
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class BodyThreads:
     """Reads bodies that are larger than those of queries, apart from all other calls."""
 
     def __init__(self, threads: int = THREADS) -> None:
-        self._lines = Lines(threads, refusal="too many bodies wait to be read: come back later")
+        self._lines = WaitingLines(threads, refusal="too many bodies wait to be read: come back later")
 
     async def read(
         self, request: Request, size: int, call: Callable[[Callable[[], None]], T]

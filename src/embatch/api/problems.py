@@ -42,7 +42,7 @@ def leaving() -> Unavailable:
     )
 
 
-def _response(made: write_errors.Answer, headers: Mapping[str, str] | None = None) -> Response:
+def _response(made: write_errors.ErrorAnswer, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
         made.body, made.http, headers={**(headers or {}), **made.headers}, media_type="application/json"
     )

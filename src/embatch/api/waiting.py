@@ -34,7 +34,7 @@ _RETRY_SECONDS: Final = 5.0
 _NO_ENGINE: Final = "too many calls wait for the engine of this model: come back later, or submit a batch"
 
 
-class Lines:
+class WaitingLines:
     """Runs calls that take long in lines, each of which has threads of its own."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Lines:
         return Unavailable(self._refusal, reason="OVERLOADED", retry_after=_RETRY_SECONDS)
 
 
-class EngineThreads(Lines):
+class EngineThreads(WaitingLines):
     """Runs calls that may wait for an engine."""
 
 

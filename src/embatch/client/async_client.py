@@ -12,7 +12,7 @@ from embatch.client.base import BaseClient, ClientOptions
 from embatch.client.calls import Await, Reply, Work
 from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
-from embatch.client.receiving import Answer
+from embatch.client.receiving import IncomingAnswer
 
 if TYPE_CHECKING:
     import os
@@ -222,7 +222,7 @@ class AsyncClient(BaseClient):
         try:
             http = await self._connection.http()
             async with http.stream(**self._request(step)) as response:
-                answer = Answer(step, response.status_code, response.headers)
+                answer = IncomingAnswer(step, response.status_code, response.headers)
                 async for piece in response.aiter_bytes():
                     if not answer.feed(piece, response.num_bytes_downloaded):
                         break

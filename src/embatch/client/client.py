@@ -12,7 +12,7 @@ from embatch.client.base import BaseClient, ClientOptions
 from embatch.client.calls import Await, Reply, Work
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
-from embatch.client.receiving import Answer
+from embatch.client.receiving import IncomingAnswer
 
 if TYPE_CHECKING:
     import os
@@ -381,7 +381,7 @@ class Client(BaseClient):
         try:
             http = self._connection.http()
             with http.stream(**self._request(step)) as response:
-                answer = Answer(step, response.status_code, response.headers)
+                answer = IncomingAnswer(step, response.status_code, response.headers)
                 for piece in response.iter_bytes():
                     if not answer.feed(piece, response.num_bytes_downloaded):
                         break

@@ -140,7 +140,7 @@ def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
     return columns.result(batch)
 
 
-def from_lines(batch: Batch, lines: Lines, dimensions: int | None) -> BatchResult:
+def from_lines(batch: Batch, lines: ResponseLines, dimensions: int | None) -> BatchResult:
     """Return the result of a responses file."""
     return from_rows(batch, lines.rows(), dimensions)
 
@@ -209,7 +209,7 @@ class Buffer:
         self.content += data
 
 
-class Lines:
+class ResponseLines:
     """Decodes a responses file line by line as it arrives: vectors take a fifth of the room of their text.
 
     Args:

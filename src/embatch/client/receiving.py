@@ -1,7 +1,7 @@
 """What comes back to a call, bounded: an answer never takes more memory than the call it answers allows.
 
 A few kilobytes of gzip can stand for gigabytes, and a stream need not end. Both colours of the client feed
-what arrives, piece by piece and decoded, to an `Answer`, which knows when it is too much.
+what arrives, piece by piece and decoded, to an `IncomingAnswer`, which knows when it is too much.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENCODINGS: Final = "gzip"
 """What a call says that it takes; anything else is refused, also in layers."""
 
 
-class Answer:
+class IncomingAnswer:
     """The body of one answer while it arrives.
 
     Args:

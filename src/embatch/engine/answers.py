@@ -48,7 +48,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EndpointAnswer:
     """A sound one."""
 
     vectors: NDArray[np.float32]
@@ -57,7 +57,7 @@ class Answer:
     """What the endpoint calls its model; `None` where it does not say."""
 
 
-def read(body: bytes, count: int, expected: Expected) -> Answer:
+def read(body: bytes, count: int, expected: Expected) -> EndpointAnswer:
     """Return the vectors of `count` texts.
 
     Raises:
@@ -88,7 +88,7 @@ def read(body: bytes, count: int, expected: Expected) -> Answer:
         raise OtherModel("in the name of another model than before")
     vectors = np.empty((count, size), np.float32)
     vectors[places] = found
-    return Answer(vectors, name)
+    return EndpointAnswer(vectors, name)
 
 
 def _vector(said: object) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from embatch.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from embatch.engine.answers import Answer
+    from embatch.engine.answers import EndpointAnswer
 
 KEY: Final = "EMBATCH_ENGINE_KEY"
 PATIENCE: Final = Backoff(first=0.5, limit=10.0, attempts=6)
@@ -113,7 +113,7 @@ class Endpoint:
 
     def embed(
         self, texts: Sequence[str], deadline: float, expected: Expected, patience: Backoff = PATIENCE
-    ) -> Answer:
+    ) -> EndpointAnswer:
         """Return the vectors of at least one text.
 
         Args:
@@ -232,14 +232,14 @@ def _bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _way(url: str) -> network.Route:
+def _way(url: str) -> network.NetworkRoute:
     try:
         return network.route(url)
     except InvalidArgument as error:
         raise EndpointTrouble(f"the endpoint cannot be asked: {error.message}") from None
 
 
-def _client(way: network.Route, headers: dict[str, str]) -> httpx2.Client:
+def _client(way: network.NetworkRoute, headers: dict[str, str]) -> httpx2.Client:
     return httpx2.Client(
         headers={"Accept-Encoding": "identity", **headers},
         verify=way.verify,

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from embatch.engine.models import FoundFiles, find_named
+from embatch.engine.models import ModelFiles, find_named
 from embatch.errors import DataLoss, EmbatchError, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Fetch:
         self.total: int | None = None
         """Bytes in all; `None` as long as nobody knows."""
         self._wanted = wanted
-        self._found: FoundFiles | None = None
+        self._found: ModelFiles | None = None
         self._error: EmbatchError | None = None
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class Fetch:
         """Whether it has ended, well or not."""
         return not self._thread.is_alive()
 
-    def result(self) -> FoundFiles:
+    def result(self) -> ModelFiles:
         """Wait for the end and return where the files are. Raises as `models.find_named`."""
         self._thread.join()
         if self._found is None:
@@ -96,7 +96,7 @@ class Fetch:
                 kind = _ERRORS.get(said["error"], Unavailable)
                 self._error = kind(said["message"], field=said["field"])
             elif "path" in said:
-                self._found = FoundFiles(Path(said["path"]), said["commit"], said["pinned"])
+                self._found = ModelFiles(Path(said["path"]), said["commit"], said["pinned"])
             else:
                 self.fetched, self.total = said["bytes"], said["total"]
                 if not self._wanted():

@@ -31,7 +31,7 @@ _REMEDY: Final = "correct it, or get the model again"
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class ConfigFields:
     """The members of the object that a file holds. What is absent or null is `None`.
 
     Every method raises InvalidArgument where a member is something else than it has to be.
@@ -89,7 +89,7 @@ class Fields:
         return InvalidArgument(f"{self.file}: {name} must be {wanted}, not {shown}: {_REMEDY}", field="model")
 
 
-def read_object(file: Path, *, needed: bool = False) -> Fields:
+def read_object(file: Path, *, needed: bool = False) -> ConfigFields:
     """Return the members of the object in a file; none where there is no file, unless it is `needed`.
 
     Raises:
@@ -99,7 +99,7 @@ def read_object(file: Path, *, needed: bool = False) -> Fields:
     content = read_json(file, {} if not needed else None)
     if not isinstance(content, dict):
         raise InvalidArgument(f"{file} does not hold a JSON object: {_REMEDY}", field="model")
-    return Fields(file, content)
+    return ConfigFields(file, content)
 
 
 def read_json(file: Path, default: object = None) -> object:

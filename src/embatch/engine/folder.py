@@ -25,7 +25,7 @@ from embatch.errors import InvalidArgument, NotFound
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from embatch.engine.fields import Fields
+    from embatch.engine.fields import ConfigFields
 
 POOLINGS: Final = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """In the order in which their results are joined when a folder names several."""
@@ -95,7 +95,7 @@ class ModelFolder:
     @property
     def position_offset(self) -> int:
         """Rows of the position table before the first token's."""
-        return _offset(fields.Fields(self.path / "config.json", self.config))
+        return _offset(fields.ConfigFields(self.path / "config.json", self.config))
 
     @property
     def pad(self) -> int:
@@ -194,7 +194,7 @@ def _sha256(file: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _check(config: Fields) -> None:
+def _check(config: ConfigFields) -> None:
     """Make sure that what several parts of this program take from `config.json` is of its kind."""
     for name in ("model_type", "position_embedding_type"):
         config.text(name)
@@ -218,7 +218,7 @@ def _modules(path: Path) -> Iterable[Mapping[str, Any]]:
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise InvalidArgument(f"{file} is not a list of modules", field="model")
     for one in listed:
-        module = fields.Fields(file, one)
+        module = fields.ConfigFields(file, one)
         kind, folder = module.text("type"), module.text("path")
         if kind is None or folder is None:
             raise InvalidArgument(f"{file}: each module needs a type and a path", field="model")
@@ -302,7 +302,7 @@ def _flag(word: str) -> bool:
     return word.lower() == "true"
 
 
-def _offset(config: Fields) -> int:
+def _offset(config: ConfigFields) -> int:
     if config.text("model_type") not in _OFFSET_FAMILIES:
         return 0
     pad = config.whole("pad_token_id", 0) if "pad_token_id" in config.content else 1
@@ -311,7 +311,9 @@ def _offset(config: Fields) -> int:
     return pad + 1
 
 
-def _max_tokens(config: Fields, tokenizer: Fields, length: Fields | None, options: Mapping[str, str]) -> int:
+def _max_tokens(
+    config: ConfigFields, tokenizer: ConfigFields, length: ConfigFields | None, options: Mapping[str, str]
+) -> int:
     """Return the limit sentence-transformers would cut at, but never more than there are positions.
 
     `tokenizer.json` carries a truncation of its own, often a shorter one from training: it does not count.
@@ -337,7 +339,7 @@ def _max_tokens(config: Fields, tokenizer: Fields, length: Fields | None, option
     return min(limits)
 
 
-def _prompts(said: Fields, options: Mapping[str, str], *, pooled: bool) -> Mapping[str, str]:
+def _prompts(said: ConfigFields, options: Mapping[str, str], *, pooled: bool) -> Mapping[str, str]:
     named, default = said.texts("prompts"), said.text("default_prompt_name") or None
     if default is not None and default not in named and default not in prompts.ALWAYS:
         raise said.wrong("default_prompt_name", "the name of one of its prompts", default)

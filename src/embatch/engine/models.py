@@ -297,7 +297,7 @@ def _find(reference: str, options: dict[str, str]) -> tuple[str, Path, dict[str,
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFiles:
+class ModelFiles:
     """Where the files of a model that has a name are on this machine."""
 
     path: Path
@@ -323,7 +323,7 @@ def find_named(
     *,
     exports: bool = True,
     on_bytes: Callable[[int, int | None], None] | None = None,
-) -> FoundFiles:
+) -> ModelFiles:
     """Return the files of a Hub name, which are downloaded if this machine has not got them.
 
     Args:
@@ -337,7 +337,7 @@ def find_named(
     """
     name = DEFAULT_MODEL if name == _SHORT else name
     if name in PINNED and revision in (None, PINNED[name].revision):
-        return FoundFiles(_find_pinned(name, on_bytes), PINNED[name].revision, name)
+        return ModelFiles(_find_pinned(name, on_bytes), PINNED[name].revision, name)
     try:
         path = hub.fetch(name, revision, exports=exports, on_bytes=on_bytes)
     except NotFound as error:
@@ -346,7 +346,7 @@ def find_named(
             "FOLDER`, and --model FOLDER serves them",
             field="model",
         ) from error
-    return FoundFiles(path, path.name)
+    return ModelFiles(path, path.name)
 
 
 def _find_pinned(name: str, on_bytes: Callable[[int, int | None], None] | None) -> Path:

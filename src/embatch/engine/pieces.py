@@ -45,7 +45,7 @@ class CallSize:
                 self._now, self._good = min(self._most, self._now * 2), 0
 
 
-class Held:
+class HeldVectors:
     """Vectors of texts whose micro-batch was not finished: they are not paid for again. Thread-safe."""
 
     def __init__(self) -> None:

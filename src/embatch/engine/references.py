@@ -17,7 +17,7 @@ from embatch.engine import folder as folders
 from embatch.engine.machine import AFFINITY
 from embatch.engine.models import (
     DEFAULT_MODEL,
-    FoundFiles,
+    ModelFiles,
     ServedModel,
     check_engine,
     described,
@@ -116,7 +116,7 @@ class ModelReference:
         names = (f"{stem}-{digest[:digits]}" for digits in range(DIGITS, len(digest) + 1))
         return next(name for name in names if name not in taken)
 
-    def serve(self, name: str, found: FoundFiles | None, threads: int) -> ServedModel:
+    def serve(self, name: str, found: ModelFiles | None, threads: int) -> ServedModel:
         """Return how it is served under a name.
 
         Args:

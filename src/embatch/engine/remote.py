@@ -34,7 +34,7 @@ from embatch.backoff import LONGEST_PAUSE
 from embatch.batch import TaskType
 from embatch.engine.answers import Expected
 from embatch.engine.endpoint import KEY, ONCE, PATIENCE, Changed, Endpoint, Rejected, Unwell
-from embatch.engine.pieces import CallSize, Held
+from embatch.engine.pieces import CallSize, HeldVectors
 from embatch.engine.protocol import (
     Description,
     Encoded,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embatch.backoff import Backoff
-    from embatch.engine.answers import Answer
+    from embatch.engine.answers import EndpointAnswer
     from embatch.engine.protocol import TokenRow
 
 BYTES: Final = 4
@@ -114,7 +114,7 @@ class RemoteEngine:
         if spec.precision != "auto":
             raise InvalidArgument("the endpoint decides its own precision", field="precision")
         self._max_tokens = _number(spec, "max_tokens", 8192)
-        self._size, self._held = CallSize(_number(spec, "rows", 32)), Held()
+        self._size, self._held = CallSize(_number(spec, "rows", 32)), HeldVectors()
         self._seconds = _number(spec, "timeout", 90)
         self._clock = clock
         self._closed = threading.Event()
@@ -321,7 +321,7 @@ class RemoteEngine:
             self._witness.text = text
         return taken
 
-    def _settle(self, expected: Expected) -> Answer:
+    def _settle(self, expected: Expected) -> EndpointAnswer:
         """Find out which form of vectors the endpoint gives; return its answer to a plain text."""
         deadline = self._clock() + self._seconds
         try:

@@ -11,14 +11,14 @@ from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument
 from embatch.runs.locations import shown
 from embatch.runs.part import Part
-from embatch.runs.sinks import Database, Layout, open_sink, writes_through
+from embatch.runs.sinks import DatabaseSink, Layout, open_sink, writes_through
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from embatch.runs.ledger import Block, Ledger
     from embatch.runs.progress import Summary
-    from embatch.runs.sinks import Sink, Written
+    from embatch.runs.sinks import Sink, WrittenOutput
 
 
 class Output:
@@ -65,7 +65,7 @@ class Output:
         self._write(block.native, block.first, part)
         self._put.add(block.number)
 
-    def finish(self, ledger: Ledger, summary: Summary, *, rejected: bool = False) -> Written:
+    def finish(self, ledger: Ledger, summary: Summary, *, rejected: bool = False) -> WrittenOutput:
         """Put the output in place, durable on return: every block of the ledger, in order.
 
         Args:
@@ -91,7 +91,7 @@ class Output:
     def _gone(self, native: int, block: Block) -> bool:
         """Return whether a database has lost rows of an earlier call, for somebody dropped or mended it."""
         sink = self._opened(native)
-        if block.number in self._put or not isinstance(sink, Database):
+        if block.number in self._put or not isinstance(sink, DatabaseSink):
             return False
         return not sink.holds(block.first, block.rows, block.failed)
 

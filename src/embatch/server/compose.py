@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embatch.backoff import patience
-from embatch.service.application import Parts, Service
+from embatch.service.application import Service, ServiceParts
 from embatch.service.caching import Cached
 from embatch.service.dispatcher import Dispatcher
 from embatch.service.interactive import Interactive
@@ -118,7 +118,7 @@ def service(
     ageing.sweeps.extend(sweeps)
     interactive = Interactive(held.catalog, held.pool, settings)
     return Service(
-        Parts(
+        ServiceParts(
             store=store,
             blobs=blobs,
             catalog=held.catalog,

@@ -60,7 +60,7 @@ _ANSWER_SECONDS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ProcessParts:
     """What a service is made of."""
 
     storage: Storage
@@ -79,7 +79,7 @@ class Parts:
     """By which it may be called; `None`: it asks for none."""
 
 
-def run(parts: Parts) -> int:
+def run(parts: ProcessParts) -> int:
     """Serve until a signal, the last client's leave, or broken storage; return the exit code."""
     store, blobs = parts.storage.open()
     try:
@@ -149,7 +149,9 @@ class _Uvicorn(uvicorn.Server):
 class _Process:
     """The running service: its HTTP server, its signals, its end."""
 
-    def __init__(self, parts: Parts, service: Service, store: Store, registry: Registry | None) -> None:
+    def __init__(
+        self, parts: ProcessParts, service: Service, store: Store, registry: Registry | None
+    ) -> None:
         self._parts, self._service, self._store = parts, service, store
         self._registry = registry
         linger = parts.settings.linger_seconds

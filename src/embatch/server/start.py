@@ -119,7 +119,7 @@ def _serve(options: ServeOptions, settings: Settings, held: Storage, keys: KeyFi
         if len(catalog):
             pool.begin(catalog.default)
         # Half of the time to the first vector: this takes two seconds, the engine loads in another process.
-        from embatch.server.process import Parts, run  # noqa: PLC0415
+        from embatch.server.process import ProcessParts, run  # noqa: PLC0415
 
         # Only browsers are fooled by a name, and only an address on this machine alone has no other guard.
         named = listener.path is None and _loopback(options.host) and keys is None
@@ -127,7 +127,9 @@ def _serve(options: ServeOptions, settings: Settings, held: Storage, keys: KeyFi
         # A private service that was given models is somebody's own, as `embatch serve` is: clients take it.
         theirs = options.private and not options.models
         vectors = vector_settings(os.environ) if theirs else None
-        return run(Parts(held, settings, catalog, pool, listener, hosts, options.private, vectors, keys))
+        return run(
+            ProcessParts(held, settings, catalog, pool, listener, hosts, options.private, vectors, keys)
+        )
     finally:
         pool.close(0.0)
         listener.stream.close()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ServiceParts:
     """What a service is wired from; nobody starts them but the service."""
 
     store: Store
@@ -70,7 +70,7 @@ class Service:
     nothing: it plans, works and sweeps from `start` to `close`.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ServiceParts) -> None:
         self._store, self._blobs = parts.store, parts.blobs
         self._catalog, self._pool = parts.catalog, parts.pool
         self._settings, self._now = parts.settings, parts.now

@@ -73,7 +73,7 @@ class Served(NamedTuple):
     model: ServedModel
 
 
-class Payload(NamedTuple):
+class ShardPayload(NamedTuple):
     """A shard with its requests."""
 
     running: Running
@@ -119,7 +119,7 @@ class Steps:
         except NotFound as error:
             raise EngineTrouble(f"a batch waits for {name}: {error.message}") from None
 
-    def read(self, served: Served) -> Payload | Embedded:
+    def read(self, served: Served) -> ShardPayload | Embedded:
         """Read the requests; those of a damaged file have failed.
 
         Raises:
@@ -129,13 +129,13 @@ class Steps:
         running, model = served
         payload = running.claim.payload
         try:
-            return Payload(running, model, self.blobs.read(payload.path, payload.digest))
+            return ShardPayload(running, model, self.blobs.read(payload.path, payload.digest))
         except DataLoss:
             emit(PayloadLost(batch=running.claim.batch_id, shard=running.claim.number))
             native = model.dimensions or self.pool.describe(model).dimensions
             return Embedded(running, failed_results(0, payload.request_count, native, LOST))
 
-    def check(self, payload: Payload | Embedded) -> Payload | Embedded:
+    def check(self, payload: ShardPayload | Embedded) -> ShardPayload | Embedded:
         """See that the model is the one that computed the batch so far; if not, the requests have failed.
 
         Raises EngineTrouble.
@@ -149,7 +149,7 @@ class Steps:
         emit(BatchModelChanged(batch=running.claim.batch_id, shard=running.claim.number))
         return Embedded(running, refused(requests, about.dimensions, _CHANGED))
 
-    def embed(self, payload: Payload | Embedded) -> Embedded:
+    def embed(self, payload: ShardPayload | Embedded) -> Embedded:
         """Embed the requests, but for what an earlier attempt left.
 
         Raises:

@@ -26,7 +26,7 @@ READ_BYTES: Final = 1 << 20
 TURN_SECONDS: Final = 0.2
 
 
-class Turns:
+class FileTurns:
     """Lets one of several threads go on, in the order they asked, for a while each."""
 
     def __init__(self, seconds: float = TURN_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:

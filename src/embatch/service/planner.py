@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from embatch.backoff import Pauses, patience
 from embatch.errors import DataLoss, EmbatchError, IllegalTransition, InvalidArgument, NotFound
 from embatch.events import FileNotPlanned, FileWaits, emit
-from embatch.service.input_file import READ_BYTES, CheckedFile, Turns, decoded
+from embatch.service.input_file import READ_BYTES, CheckedFile, FileTurns, decoded
 from embatch.service.intake import RequestValidator, ShardWriter, known
 from embatch.store.faults import unreadable
 from embatch.wire.arrow import MEDIA_TYPE
@@ -72,7 +72,7 @@ class Planner:
     _going: threading.Event = field(default_factory=threading.Event)
     """Not set while it is paused."""
     _news: threading.Event = field(default_factory=threading.Event)
-    _turns: Turns = field(default_factory=Turns)
+    _turns: FileTurns = field(default_factory=FileTurns)
     _free: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(FILES))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pauses: Pauses = field(default_factory=Pauses)

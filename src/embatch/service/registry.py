@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embatch.engine.fetching import Fetch
-from embatch.engine.models import FoundFiles
+from embatch.engine.models import ModelFiles
 from embatch.engine.references import ModelReference, state_of
 from embatch.errors import DataLoss, EmbatchError, NotFound, Unavailable
 from embatch.events import ModelNamed, emit
@@ -54,7 +54,7 @@ class _Kept:
     """What a name stands for."""
 
     reference: ModelReference
-    found: FoundFiles | None
+    found: ModelFiles | None
     asked: float
     """When it was last asked for, in seconds since 1970."""
 
@@ -70,7 +70,7 @@ class _Kept:
         try:
             fields = dict(said)
             found, asked = fields.pop("found"), float(fields.pop("asked"))
-            files = None if found is None else FoundFiles(**{**found, "path": Path(found["path"])})
+            files = None if found is None else ModelFiles(**{**found, "path": Path(found["path"])})
             return cls(ModelReference(**fields), files, asked)
         except (KeyError, TypeError, ValueError) as error:
             raise DataLoss("models.json in the data folder holds a model that is none: remove it") from error
@@ -195,11 +195,11 @@ class Registry:
         )
         return waiting
 
-    def _ended(self, reference: ModelReference) -> FoundFiles:
+    def _ended(self, reference: ModelReference) -> ModelFiles:
         """Return what a fetch that has ended gave; the next one begins anew. Raises as `Fetch.result`."""
         return self._waiting.pop(reference.digest).fetch.result()
 
-    def _name(self, reference: ModelReference, known: str | None, found: FoundFiles | None) -> str:
+    def _name(self, reference: ModelReference, known: str | None, found: ModelFiles | None) -> str:
         """Serve a model whose files are there, its name durable; return the name."""
         name = known or reference.served_name({model.name for model in self.catalog} | self._kept.keys())
         model = reference.serve(name, found, self.threads)
@@ -244,7 +244,7 @@ class Registry:
         if found != kept.found:
             self._keep(name, replace(kept, found=found))
 
-    def _found_again(self, name: str, reference: ModelReference, found: FoundFiles) -> FoundFiles:
+    def _found_again(self, name: str, reference: ModelReference, found: ModelFiles) -> ModelFiles:
         """Return the files of a recorded commit, which have gone from this machine and batches wait for.
 
         Raises NotFound while they are fetched, and what went wrong with that.

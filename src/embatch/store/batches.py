@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Row
 
 
-class Batches:
+class BatchRows:
     """The part of the store that looks at batches. Every method raises Unavailable if it cannot look."""
 
     def __init__(self, readers: Engine) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embatch.store.writer import Writer
 
 
-class Files:
+class FileRows:
     """The part of the store that knows files. Their bytes are the caller's."""
 
     def __init__(self, writer: Writer, readers: Engine) -> None:

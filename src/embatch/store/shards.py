@@ -31,7 +31,7 @@ class _ForeignError(Exception):
     """Something else computed the batch so far; raised as `_LostError` is."""
 
 
-class Shards:
+class ShardRows:
     """The part of the store that claims shards. Every method raises Unavailable if it cannot."""
 
     def __init__(self, writer: Writer, readers: Engine) -> None:

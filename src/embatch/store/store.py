@@ -20,13 +20,13 @@ from embatch.errors import AlreadyExists, FailedPrecondition, IllegalTransition,
 from embatch.states import Event, State
 from embatch.store import statements
 from embatch.store.ballast import Ballast
-from embatch.store.batches import Batches, accepted, shard_rows
+from embatch.store.batches import BatchRows, accepted, shard_rows
 from embatch.store.connect import connect
 from embatch.store.faults import reading
-from embatch.store.files import Files
+from embatch.store.files import FileRows
 from embatch.store.identity import identity_of
 from embatch.store.schema import BATCH
-from embatch.store.shards import Shards
+from embatch.store.shards import ShardRows
 from embatch.store.times import micros
 from embatch.store.writer import Writer
 
@@ -48,7 +48,7 @@ class _Unset:
 UNSET: Final = _Unset()
 
 
-class Store(Batches, Files, Shards):
+class Store(BatchRows, FileRows, ShardRows):
     """Batches, shards and files of one data folder (SQLite) or one database (Postgres)."""
 
     def __init__(self, database: Database) -> None:
@@ -58,9 +58,9 @@ class Store(Batches, Files, Shards):
             ballast = Ballast(database.path.with_name("ballast"))
             ballast.fill()
         self._writer = Writer(database.writer, ballast=ballast, between=database.tend)
-        Batches.__init__(self, database.readers)
-        Files.__init__(self, self._writer, database.readers)
-        Shards.__init__(self, self._writer, database.readers)
+        BatchRows.__init__(self, database.readers)
+        FileRows.__init__(self, self._writer, database.readers)
+        ShardRows.__init__(self, self._writer, database.readers)
 
     @classmethod
     def open(cls, url: str) -> Self:

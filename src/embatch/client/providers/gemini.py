@@ -66,7 +66,7 @@ class Gemini(GeminiProtocol):
             body = (yield from sender.send(call)).body
             file = read_responses.parse_operation(body).responses_file
             if file is not None:
-                lines = readers.Lines(batch.batch_stats.request_count)
+                lines = readers.ResponseLines(batch.batch_stats.request_count)
                 download = self.call(routes.DOWNLOAD, file, {routes.ALT: routes.MEDIA})
                 yield from sender.send(replace(download, patience=SLOW, sink=lines))
                 return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))

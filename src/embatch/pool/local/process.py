@@ -53,7 +53,7 @@ class EngineProcess:
         self._limits = settings
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, ProcessJob] = {}
         self._settled = threading.Event()
         self._description: Description | None = None
         self._failure = ""
@@ -144,9 +144,9 @@ class EngineProcess:
         *,
         alone: bool = False,
         kept: Skipped | None = None,
-    ) -> Job:
+    ) -> ProcessJob:
         """As `Worker.submit`."""
-        job = Job(self, next(self._numbers))
+        job = ProcessJob(self, next(self._numbers))
         with self._lock:
             if self._gone is not None:
                 job.events.put(self._gone)
@@ -301,7 +301,7 @@ class EngineProcess:
             emit(EngineEnded(pid=self.pid, how=how, why=why))
 
 
-class Job:
+class ProcessJob:
     """A job under way in a process: its events, in order. Closing it takes no further ones."""
 
     def __init__(self, process: EngineProcess, number: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.runs.locations import divided, scheme, shown
-from embatch.runs.sinks.layout import Database, Layout, Sink, Written
+from embatch.runs.sinks.layout import DatabaseSink, Layout, Sink, WrittenOutput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from embatch.dtypes import Dtype
 
-__all__ = ["Database", "Layout", "Sink", "Written", "check_sink", "open_sink", "replaced", "writes_through"]
+__all__ = [
+    "DatabaseSink",
+    "Layout",
+    "Sink",
+    "WrittenOutput",
+    "check_sink",
+    "open_sink",
+    "replaced",
+    "writes_through",
+]
 
 _DATABASES: Final = {
     "postgresql": "pgvector",

@@ -24,7 +24,7 @@ from embatch.errors import InvalidArgument, Unavailable
 from embatch.jsontext import encodable
 from embatch.runs.ids import Holder, as_json, as_written, written
 from embatch.runs.locations import SUFFIX, divided, resolve, scheme, shown, with_options
-from embatch.runs.sinks.layout import Layout, Regrouped, Written
+from embatch.runs.sinks.layout import Layout, Regrouped, WrittenOutput
 from embatch.runs.sinks.upload import upload
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _ends(place: str, *endings: str) -> bool:
     return divided(place)[0].lower().endswith(endings)
 
 
-class Spool:
+class SpooledFile:
     """A file being written: beside its place, or in a temporary folder for one in an object store."""
 
     def __init__(self, place: str) -> None:
@@ -179,7 +179,7 @@ class Spool:
             os.close(handle)
             self.path = Path(name)
 
-    def settle(self, *, rejected: bool) -> Written:
+    def settle(self, *, rejected: bool) -> WrittenOutput:
         """Put the file in its place, durable on return, whole or not at all.
 
         Raises:
@@ -193,14 +193,14 @@ class Spool:
                 sync(file.fileno())
             self.path.replace(path)
             sync_folder(Path(path).parent)
-            return Written(place, size)
+            return WrittenOutput(place, size)
         try:
             with self.path.open("rb") as file:
                 upload(file, system, path)
         except _AT_FAULT as error:
             raise Unavailable(f"{shown(place)} could not be written: {error}") from None
         self.drop()
-        return Written(shown(place), size)
+        return WrittenOutput(shown(place), size)
 
     def drop(self) -> None:
         """Remove what was written. Repeating is safe."""
@@ -230,7 +230,7 @@ class TableSink:
     """Parquet (zstd, byte-stream split) or an Arrow IPC file."""
 
     def __init__(self, place: str, layout: Layout, notes: Mapping[str, str], holder: Holder) -> None:
-        self._spool, self._layout = Spool(place), replace(layout, ids=written(layout.ids, holder))
+        self._spool, self._layout = SpooledFile(place), replace(layout, ids=written(layout.ids, holder))
         self._groups = Regrouped(GROUP_ROWS)
         self._schema = self._layout.schema(notes)
         try:
@@ -264,7 +264,7 @@ class TableSink:
     def _put(self, group: pa.Table) -> None:
         self._writer.write_table(group.cast(self._schema), GROUP_ROWS)
 
-    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> WrittenOutput:  # noqa: ARG002  (databases)
         """As `Sink.finish`."""
         for group in self._groups.rest():
             self._put(group)
@@ -281,7 +281,7 @@ class JsonlSink:
     """One object a line: id, embedding (bits as base64), scale for int8, error."""
 
     def __init__(self, place: str, layout: Layout) -> None:
-        self._spool, self._layout = Spool(place), layout
+        self._spool, self._layout = SpooledFile(place), layout
         self._file = self._spool.path.open("wb")
 
     def write(
@@ -302,7 +302,7 @@ class JsonlSink:
     def _value(self, values: NDArray[Any]) -> Any:
         return base64.b64encode(values.tobytes()).decode() if self._layout.dtype is Dtype.BITS else values
 
-    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> WrittenOutput:  # noqa: ARG002  (databases)
         """As `Sink.finish`."""
         self._file.close()
         return self._spool.settle(rejected=rejected)
@@ -320,12 +320,12 @@ class NpySink:
     """
 
     def __init__(self, place: str, layout: Layout, notes: Mapping[str, str]) -> None:
-        self._spool, self._layout = Spool(place), layout
+        self._spool, self._layout = SpooledFile(place), layout
         (size,) = layout.sizes.values()
         self._width, self._rows = layout.dtype.width(size), 0
         beside = Layout(written(layout.ids, Holder.PARQUET), 1, (), layout.dtype)
         self._schema = beside.schema(notes).remove(1)
-        self._ids = Spool(_ids_place(place))
+        self._ids = SpooledFile(_ids_place(place))
         self._writer = pq.ParquetWriter(
             self._ids.path, self._schema, compression="zstd", use_dictionary=False
         )
@@ -359,7 +359,7 @@ class NpySink:
         for group in self._groups.add(pa.RecordBatch.from_arrays(columns, schema=self._schema)):
             self._writer.write_table(group, GROUP_ROWS)
 
-    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> WrittenOutput:  # noqa: ARG002  (databases)
         """As `Sink.finish`: the ids first, so that an array never stands without them."""
         for group in self._groups.rest():
             self._writer.write_table(group, GROUP_ROWS)

@@ -11,7 +11,7 @@ from embatch.errors import InvalidArgument
 from embatch.runs.ids import Holder
 from embatch.runs.locations import resolve, scheme, shown
 from embatch.runs.sinks import files
-from embatch.runs.sinks.layout import Written
+from embatch.runs.sinks.layout import WrittenOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ class LanceSink:
         """As `Sink.write`."""
         self._spool.write(first, ids, vectors, errors)
 
-    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:  # noqa: ARG002  (databases)
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> WrittenOutput:  # noqa: ARG002  (databases)
         """As `Sink.finish`: one commit, which Lance makes durable."""
         place = files.rejected_place(self._place) if rejected else self._place
         folder = _folder(place)
@@ -97,7 +97,7 @@ class LanceSink:
                 mode="overwrite" if folder.exists() else "create",  # it warns of what is not there
             )
         spooled.unlink()
-        return Written(place, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
+        return WrittenOutput(place, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
 
     def abandon(self) -> None:
         """As `Sink.abandon`."""

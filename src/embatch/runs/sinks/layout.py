@@ -77,7 +77,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenOutput:
     """What a finished output is."""
 
     place: str
@@ -101,7 +101,7 @@ class Sink(Protocol):
         """
         ...
 
-    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> WrittenOutput:
         """Put the output in place, durable on return.
 
         Args:
@@ -117,7 +117,7 @@ class Sink(Protocol):
 
 
 @runtime_checkable
-class Database(Sink, Protocol):
+class DatabaseSink(Sink, Protocol):
     """An output that is written block by block, and holds what earlier calls wrote."""
 
     def holds(self, first: int, rows: int, failed: int) -> bool:

@@ -16,7 +16,7 @@ import orjson
 from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.runs.ids import Holder, as_words, without_nul, written
-from embatch.runs.sinks.layout import Written, sizes
+from embatch.runs.sinks.layout import WrittenOutput, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -286,12 +286,12 @@ class PostgresSink:
             orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY).decode() for row in values.astype(np.float32)
         ]
 
-    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> WrittenOutput:
         """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
         if not rejected and rows is not None:
             self._run(lambda connection: connection.execute(self._table.ended(), [rows]))
         self.abandon()
-        return Written(f"table {self._place}", None)
+        return WrittenOutput(f"table {self._place}", None)
 
     def abandon(self) -> None:
         """As `Sink.abandon`."""

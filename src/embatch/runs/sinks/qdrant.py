@@ -17,7 +17,7 @@ from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument, Unavailable
 from embatch.runs.ids import as_json
 from embatch.runs.locations import local, scheme, shown
-from embatch.runs.sinks.layout import Written, sizes
+from embatch.runs.sinks.layout import WrittenOutput, sizes
 from embatch.vectors import truncate
 
 if TYPE_CHECKING:
@@ -202,12 +202,12 @@ class QdrantSink:
             )
         return len(found) == rows - failed
 
-    def finish(self, *, rejected: bool = False, rows: int | None = None) -> Written:
+    def finish(self, *, rejected: bool = False, rows: int | None = None) -> WrittenOutput:
         """As `Sink.finish`. What was rejected was never written: the certificate is looked at first."""
         if not rejected and rows is not None:
             self._ask(self._drop_from, rows)
         self.abandon()
-        return Written(f"collection {self._name}", None)
+        return WrittenOutput(f"collection {self._name}", None)
 
     def _drop_from(self, row: int) -> None:
         """Remove the points of this row and all after it; points that are named otherwise are not ours."""

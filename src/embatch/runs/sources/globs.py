@@ -15,7 +15,7 @@ _MOST_STEPS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class GlobState:
     """Where a glob is in a path, a bit for each of its tokens that may come next."""
 
     spelled: int
@@ -62,19 +62,19 @@ class Glob:
         glob._open <<= len(prefix)
         return glob
 
-    def begin(self) -> State:
+    def begin(self) -> GlobState:
         """Return the state before the first character."""
         start = self._closed(1)
-        return State(start, start)
+        return GlobState(start, start)
 
-    def step(self, state: State, text: str) -> State:
+    def step(self, state: GlobState, text: str) -> GlobState:
         """Return the state behind more of a path."""
         spelled, loose, begins = state.spelled, state.any, False
         for one in text:
             loose = self._after(loose, one, hidden=False)
             spelled = self._after(spelled, one, hidden=begins and one in HIDDEN)
             begins = one == "/"
-        return State(spelled, loose)
+        return GlobState(spelled, loose)
 
     def _after(self, states: int, one: str, *, hidden: bool) -> int:
         """Return the states behind one more character; `hidden`: it begins a name that is."""

@@ -19,7 +19,7 @@ from embatch.runs.sources.globs import WILD, Glob
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-    from embatch.runs.sources.globs import State
+    from embatch.runs.sources.globs import GlobState
 
 _NAMED: Final = 3
 """Names of a kind that a note gives; the others are counted."""
@@ -33,7 +33,7 @@ _BROKEN: Final = "they are broken links"
 _SPECIAL: Final = "they are no files, but pipes, sockets or devices"
 
 
-_Met = tuple[str, "State"]
+_Met = tuple[str, "GlobState"]
 """A path, and where the glob is behind it."""
 
 
@@ -93,11 +93,11 @@ class Search:
         return kinds.ending(path) in kinds.FORMATS and not ledger and self.glob.names(path)
 
     @property
-    def start(self) -> State:
+    def start(self) -> GlobState:
         """Where the glob is at the folder."""
         return self.glob.step(self.glob.begin(), self.folder.rstrip("/"))
 
-    def wants(self, path: str, state: State, left: LeftOut) -> bool:
+    def wants(self, path: str, state: GlobState, left: LeftOut) -> bool:
         """Return whether a file is data; what is met and is not is left out by its reason.
 
         Raises:
@@ -119,7 +119,7 @@ class Search:
             )
         return False
 
-    def enters(self, path: str, state: State, left: LeftOut) -> bool:
+    def enters(self, path: str, state: GlobState, left: LeftOut) -> bool:
         """Return whether a folder is searched; one that is met and is not is left out by its reason."""
         below = self.glob.step(state, "/")
         if not below.any:
@@ -142,7 +142,7 @@ def in_store(search: Search, system: FileSystem) -> tuple[dict[str, fs.FileInfo]
     if system.get_file_info(search.folder or "/").type is fs.FileType.NotFound:
         return found, left
 
-    def entering(folder: str) -> tuple[State, bool]:
+    def entering(folder: str) -> tuple[GlobState, bool]:
         known = entered.get(folder)
         if known is None:
             above, _, name = folder.rpartition("/")
@@ -193,7 +193,7 @@ class _Walk:
             path, state = self._links.popleft()
             self._link(path, state, above)
 
-    def _folder(self, path: str, state: State, stat: os.stat_result) -> None:
+    def _folder(self, path: str, state: GlobState, stat: os.stat_result) -> None:
         """Take the files of a folder and those below, in the order of their names."""
         self._seen.add(_identity(stat))
         waiting, links = [(path, state)], list[_Met]()
@@ -218,7 +218,7 @@ class _Walk:
             self._file(name, files[name])
         self._links.extend(sorted(links, key=lambda link: link[0]))
 
-    def _entered(self, path: str, state: State, stat: os.stat_result) -> list[_Met]:
+    def _entered(self, path: str, state: GlobState, stat: os.stat_result) -> list[_Met]:
         """Return a folder if it is searched, which no folder is twice."""
         if not self._search.enters(path, state, self.left):
             return []
@@ -235,11 +235,11 @@ class _Walk:
             self._seen.add(_identity(stat))
             self.found[path] = stat
 
-    def _special(self, path: str, state: State) -> None:
+    def _special(self, path: str, state: GlobState) -> None:
         if self._search.glob.ends(state.any):
             self.left.add(_SPECIAL, path)
 
-    def _link(self, path: str, state: State, above: set[tuple[int, int]]) -> None:
+    def _link(self, path: str, state: GlobState, above: set[tuple[int, int]]) -> None:
         try:
             stat = os.stat(path)  # noqa: PTH116
         except OSError as error:

@@ -52,7 +52,7 @@ def _nothing() -> None:
     pass
 
 
-class Fields:
+class MessageFields:
     """The fields of one JSON object, read one by one under either spelling."""
 
     def __init__(self, value: object, path: str, known: tuple[str, ...]) -> None:
@@ -141,15 +141,15 @@ def create(
         InvalidArgument: naming the field.
     """
     read = Body(body, 5, pulse, text_bytes)
-    top = Fields(read.value, "", ("batch",))
+    top = MessageFields(read.value, "", ("batch",))
     known = ("model", "displayName", "inputConfig", "priority", "webhookConfig", "name")
-    batch = Fields(top.get("batch"), "batch", known)
+    batch = MessageFields(top.get("batch"), "batch", known)
     named = batch.text("model")
     if named is not None and not same_model(named):
         batch.refuse("model", f"the batch's model is another than the path's, models/{model}")
     if batch.get("webhookConfig") is not None:
         batch.refuse("webhookConfig", "webhooks are not offered: poll the batch")
-    config = Fields(batch.get("inputConfig"), "batch.inputConfig", ("requests", "fileName"))
+    config = MessageFields(batch.get("inputConfig"), "batch.inputConfig", ("requests", "fileName"))
     inline, file_name = config.get("requests"), config.text("fileName")
     if (inline is None) == (file_name is None):
         raise InvalidArgument("give either requests or fileName", field="batch.inputConfig")
@@ -161,13 +161,13 @@ def _inline(
     value: object, read: Body, same_model: Callable[[str], bool], most: int | None
 ) -> list[RequestRow]:
     path = "batch.inputConfig.requests.requests"
-    given = Fields(value, "batch.inputConfig.requests", ("requests",)).get("requests")
+    given = MessageFields(value, "batch.inputConfig.requests", ("requests",)).get("requests")
     entries = read.elements(given, path)
     if entries is None:
         raise InvalidArgument("this must be a list of at least one request", field=path, reason="EMPTY_BATCH")
     rows = []
     for at, entry in enumerate(islice(entries, None if most is None else most + 1)):
-        fields = Fields(entry, f"{path}[{at}]", ("request", "metadata", "key"))
+        fields = MessageFields(entry, f"{path}[{at}]", ("request", "metadata", "key"))
         rows.append(
             request_row(
                 fields.get("request"),
@@ -180,7 +180,7 @@ def _inline(
     return rows
 
 
-def _metadata(fields: Fields) -> str | None:
+def _metadata(fields: MessageFields) -> str | None:
     value = fields.get("metadata")
     if value is None:
         return None
@@ -201,11 +201,11 @@ def request_row(
     metadata: str | None = None,
 ) -> RequestRow:
     """Read one EmbedContentRequest; faulty content makes a faulty row. Raises InvalidArgument."""
-    fields = Fields(value, path, _REQUEST)
+    fields = MessageFields(value, path, _REQUEST)
     named = fields.text("model")
     if named is not None and not same_model(named):
         fields.refuse("model", "the request's model is another than the path's: one model a call")
-    config = Fields(fields.get("embedContentConfig") or {}, fields.at("embedContentConfig"), _CONFIG)
+    config = MessageFields(fields.get("embedContentConfig") or {}, fields.at("embedContentConfig"), _CONFIG)
     options = {}
     for name in ("taskType", "title", "outputDimensionality"):
         given = [source for source in (fields, config) if source.get(name) is not None]
@@ -228,13 +228,13 @@ def request_row(
 
 def _content(value: object, path: str) -> tuple[str | None, RequestError | None]:
     """Return the text of a Content; several parts are joined, as Google does for gemini-embedding-001."""
-    parts = Fields(value if value is not None else {}, path, ("parts", "role")).get("parts")
+    parts = MessageFields(value if value is not None else {}, path, ("parts", "role")).get("parts")
     if not isinstance(parts, list) or not parts:
         return None, _fault(Reason.EMPTY_TEXT, "content has no parts: send {parts: [{text}]}")
     texts = []
     for at, part in enumerate(parts):
         known = ("text", "inlineData", "fileData", "thought", "thoughtSignature", "videoMetadata")
-        fields = Fields(part, f"{path}.parts[{at}]", known)
+        fields = MessageFields(part, f"{path}.parts[{at}]", known)
         if fields.get("inlineData") is not None or fields.get("fileData") is not None:
             return None, _fault(
                 Reason.UNSUPPORTED_PART, "only text can be embedded here: leave data parts out"
@@ -276,7 +276,7 @@ def embed_many(
         InvalidArgument: naming the field.
     """
     read = Body(body, 2, pulse, text_bytes)
-    given = Fields(read.value, "", ("requests",)).get("requests")
+    given = MessageFields(read.value, "", ("requests",)).get("requests")
     entries = read.elements(given, "requests")
     if entries is None and (least or given != []):
         raise InvalidArgument(
@@ -306,7 +306,7 @@ def count_tokens(
         InvalidArgument: naming the field.
     """
     read = Body(body, 2, pulse, text_bytes)
-    contents = read.elements(Fields(read.value, "", ("contents",)).get("contents"), "contents")
+    contents = read.elements(MessageFields(read.value, "", ("contents",)).get("contents"), "contents")
     if contents is None:
         raise InvalidArgument("this must be a list of at least one content", field="contents")
     rows = []
@@ -335,7 +335,7 @@ def update(body: bytes | bytearray, mask: str | None) -> Update:
     value = load(body)
     if isinstance(value, dict) and set(value) == {"batch"}:
         value = value["batch"]
-    fields = Fields(value, "", ("displayName", "priority", "name", "model"))
+    fields = MessageFields(value, "", ("displayName", "priority", "name", "model"))
     paths = {_camel(path.strip()) for path in (mask or "").split(",") if path.strip()}
     for path in paths - {"displayName", "priority"}:
         raise InvalidArgument(
@@ -351,7 +351,7 @@ def update(body: bytes | bytearray, mask: str | None) -> Update:
 
 def row_of_line(line: Mapping[str, Any], same_model: Callable[[str], bool]) -> RequestRow:
     """Read one line of an input file in any of its layouts. Raises InvalidArgument naming the field."""
-    fields = Fields(dict(line), "", ("key", "customId", "request", "metadata"))
+    fields = MessageFields(dict(line), "", ("key", "customId", "request", "metadata"))
     key, custom = fields.get("key"), fields.get("customId")
     if key is not None and custom is not None and key != custom:
         fields.refuse("customId", "given beside another key: send one")

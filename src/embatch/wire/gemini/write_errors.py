@@ -132,7 +132,7 @@ def spelled(message: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ErrorAnswer:
     """What goes out in place of what was asked for."""
 
     http: int
@@ -141,7 +141,7 @@ class Answer:
     headers: Mapping[str, str]
 
 
-def answer(error: EmbatchError) -> Answer:
+def answer(error: EmbatchError) -> ErrorAnswer:
     """Return the answer to an error; `field` is where it stands on the wire."""
     details: list[dict[str, Any]] = []
     if error.field is not None or error.reason is not None:
@@ -150,13 +150,13 @@ def answer(error: EmbatchError) -> Answer:
     return _answer(http, error.message, error.code, details, error.retry_after)
 
 
-def refusal(http: int, message: str, reason: str, retry_after: float | None = None) -> Answer:
+def refusal(http: int, message: str, reason: str, retry_after: float | None = None) -> ErrorAnswer:
     """Return the answer to what is not read any further: a request refused for its form, size or time."""
     details = [{"@type": f"{_TYPE}ErrorInfo", "reason": reason, "domain": _DOMAIN}]
     return _answer(http, message, _CODES.get(http, Code.INVALID_ARGUMENT), details, retry_after)
 
 
-def plain(http: int, message: str, details: Sequence[dict[str, Any]] = ()) -> Answer:
+def plain(http: int, message: str, details: Sequence[dict[str, Any]] = ()) -> ErrorAnswer:
     """Return the answer to an HTTP error of no reason of ours."""
     code = _CODES.get(http, Code.INVALID_ARGUMENT if http in (400, 413) else Code.INTERNAL)
     return _answer(http, message, code, details)
@@ -172,7 +172,7 @@ def violation(field: str, description: str, reason: str | None = None) -> dict[s
 
 def _answer(
     http: int, message: str, code: Code, details: Sequence[dict[str, Any]], retry_after: float | None = None
-) -> Answer:
+) -> ErrorAnswer:
     error: dict[str, Any] = {"code": http, "message": message, "status": code.name}
     headers = {}
     if retry_after is not None:
@@ -180,4 +180,4 @@ def _answer(
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if details:
         error["details"] = details
-    return Answer(http, orjson.dumps({"error": error}), headers)
+    return ErrorAnswer(http, orjson.dumps({"error": error}), headers)
