@@ -43,7 +43,8 @@ _LONGEST = (
     *("client/test_local.py", "pool/test_local_pool.py", "examples/test_examples.py"),
     *("engine/test_endpoint_limits.py", "engine/test_endpoint_service.py", "api/test_gemini_face.py"),
     *("engine/test_amx_service.py", "server/test_leaving.py", "api/test_asked_model.py"),
-    *("client/test_lingering.py", "cli/test_left_behind.py", "runs/test_reading_growth.py"),
+    *("client/test_lingering.py", "cli/test_model_flags.py", "cli/test_left_behind.py"),
+    *("runs/test_reading_growth.py", "client/test_any_model.py"),
     *("service/test_many_at_once.py", "benchmarks/test_corpus.py"),
 )
 """Files that take the longest, the longest first: begun late, one of them would run on alone at the end."""

@@ -19,7 +19,6 @@ from embatch.client.base import ClientOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 NAME = "batches/b1"
 URL = "http://service"
