@@ -125,6 +125,7 @@ class Dispatcher:
             self._batches.end(batch_id)
             for running in self._running:
                 if running.claim.batch_id == batch_id:
+                    running.draining = False  # nobody will work the rest
                     running.stop.set()
 
     def prioritise(self, batch_id: str, priority: int) -> None:
@@ -180,14 +181,15 @@ class Dispatcher:
         with self._lock:
             late = list(self._running)
         for running in late:  # whatever these slots still do, the store refuses it from here on
+            running.draining = False  # so that nobody would find what they leave
             with suppress(EmbatchError):
-                self.claims.release(running.claim)
+                self.claims.release(running.claim, excused=True)  # it is we who do not wait
 
     def _drain(self) -> None:
         """Stop what is claimed after the running micro-batches; what is finished of it is left for later."""
         with self._claiming, self._lock:
             for running in self._running:
-                running.draining = True
+                running.draining = running.draining or not running.stop.is_set()  # else it was cancelled
                 running.stop.set()
 
     def _slot(self) -> None:
