@@ -93,6 +93,8 @@ class Dispatcher:
     under this lock meets every shard that was claimed before."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: list[Running] = field(default_factory=list)
+    _owed: list[tuple[Running, bool]] = field(default_factory=list)
+    """What the store would not take back yet, and whether it is excused."""
     _staying: Staying = field(default_factory=Staying)
     """Under `_claiming`."""
     _models: Pauses = field(default_factory=Pauses)
@@ -198,6 +200,7 @@ class Dispatcher:
             with self._wake:
                 seen, now = self._news, self.monotonic()
             try:
+                self._give_back()
                 running = self._take(now)
                 if running is None:
                     self._rest(seen, now)
@@ -284,8 +287,24 @@ class Dispatcher:
     def _end(self, running: Running, ending: _Ending, error: Exception) -> None:
         if ending.pauses is not None and isinstance(error, Unavailable):  # first: the next claim is not far
             self._pause(running.claim, ending.pauses, error)
-        with suppress(EmbatchError):  # if that goes wrong too, the next start does it
-            self._steps.release(running, excused=ending.excused)
+        with self._lock:
+            self._owed.append((running, ending.excused))
+        with suppress(EmbatchError):  # if that goes wrong too, it is tried again
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Release what is owed. Raises Unavailable: the rest of it still is, or the next start does it."""
+        while True:
+            with self._lock:
+                if not self._owed:
+                    return
+                running, excused = self._owed.pop()
+            try:
+                self._steps.release(running, excused=excused)
+            except EmbatchError:
+                with self._lock:
+                    self._owed.append((running, excused))
+                raise
 
     def _pause(self, claim: Claim, what: Literal["model", "batch"], error: Unavailable) -> None:
         """Claim nothing of a model or a batch for a while, and say why once: no text is to blame."""
