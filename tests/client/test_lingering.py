@@ -23,7 +23,7 @@ from serving import serving
 
 from embatch import Client, FailedPrecondition, InvalidArgument, State
 from embatch.client.ending import Ended, stop
-from embatch.client.local import attach
+from embatch.client.local import attach, begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,6 +178,15 @@ def test_two_clients_at_once_come_just_as_it_ends(tmp_path: Path, monkeypatch: p
     visited(tmp_path)
     with ThreadPoolExecutor(2) as threads:
         assert all(threads.map(lambda _: visited(tmp_path), range(2)))
+
+
+def test_a_service_that_ended_before_its_client_came_is_started_again(tmp_path: Path) -> None:
+    """Somebody told it to end, or came first and went again: that is no failure to start."""
+    begin(tmp_path)
+    eventually((tmp_path / "service.json").exists)
+    assert stop(tmp_path, silence) is not None
+    with Client(data=tmp_path) as client:
+        assert list(client.list_batches()) == []
 
 
 def test_killed_while_it_lingers_and_a_note_of_an_earlier_version(tmp_path: Path) -> None:

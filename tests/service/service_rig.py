@@ -152,6 +152,8 @@ class ToldPool:
     rows_at_once: int = 4
     gated: bool = False
     """Whether each micro-batch waits for `allow`."""
+    holds: bool = False
+    """Whether the one that runs goes on whoever tells it to stop, as that of a real engine does."""
     failures: list[EngineTrouble | Exception] = field(default_factory=list)
     """Raised one after the other by the next calls."""
     ready: set[str] = field(default_factory=set)
@@ -241,8 +243,8 @@ class ToldPool:
             self.signals.tell()
 
     def _may_go_on(self, stop: threading.Event) -> bool:
-        while not stop.is_set():
-            if self._closed.is_set():
+        while self.holds or not stop.is_set():
+            if self._closed.is_set() and not self.holds:
                 return False
             if not self.gated:
                 return True

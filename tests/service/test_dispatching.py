@@ -238,6 +238,20 @@ def test_claims_that_a_stop_cut_short_say_nothing_against_a_shard(rig: Rig) -> N
     assert [suspect for _, _, suspect in rig.pool.calls] == [False]
 
 
+def test_ends_that_come_before_a_micro_batch_does_say_nothing_against_a_shard(rig: Rig) -> None:
+    """However often its service is ended while a long one runs, the shard stays with the others."""
+    name = ""
+    for attempt in range(1, 6):
+        rig.pool.gated, rig.pool.holds = True, True
+        name = name or rig.service.submit_inline(Draft(), rows(4)).name
+        rig.until(lambda: len(rig.pool.calls) == 1)
+        assert rig.pool.calls[0][2] is False, f"suspect at attempt {attempt}"
+        rig.stop(0.0)
+        rig.pool.holds = False
+        rig.restart()
+    assert rig.done(name).batch_stats.successful_request_count == 4
+
+
 def test_a_drain_leaves_no_claimed_shard(rig: Rig) -> None:
     """Running micro-batches finish, nothing is begun, everything else waits for the next start."""
     rig.pool.gated = True

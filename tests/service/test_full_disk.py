@@ -81,6 +81,39 @@ def test_results_without_room_wait_and_say_so_until_there_is_some(rig: Rig) -> N
     rig.until(lambda: rig.service.health().ready)
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_the_store_would_not_take_back_is_worked_once_it_does(rig: Rig, paused: bool) -> None:  # noqa: FBT001
+    """By the same service, whether it failed or was paused: no shard waits for the next start."""
+    rig.patience = quick
+    refused: list[str] = []
+
+    def refuse() -> None:
+        if len(refused) < 5:
+            refused.append("release")
+            raise storage_full()
+
+    def fail(path: str) -> None:
+        if not refused and "result" in path:
+            raise storage_full()
+
+    rig.before["release"] = refuse
+    rig.pool.gated = True
+    name = rig.service.submit_inline(Draft(), rows(8)).name
+    rig.pool.allow()
+    rig.until(lambda: rig.pool.micro_batches == 1)
+    if paused:
+        rig.service.pause()
+        rig.until(lambda: len(refused) == 5)
+        rig.service.resume()
+    else:
+        rig.blobs.before_write = fail
+    rig.pool.open()
+    assert rig.done(name).batch_stats.successful_request_count == 8
+    assert len(refused) == 5
+    if paused:
+        assert set(rig.pool.worked.values()) == {1}
+
+
 def test_room_is_what_the_volume_has(tmp_path: Path) -> None:
     """More than nothing, and less than a petabyte."""
     rig = Rig(tmp_path / "data", settings=Settings(free_bytes=0))

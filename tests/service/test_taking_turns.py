@@ -146,6 +146,35 @@ def test_a_cancelled_shard_leaves_nothing(rig: Rig) -> None:
     assert _of(rig, name) == set()
 
 
+def test_a_drain_leaves_nothing_of_a_batch_that_is_gone(rig: Rig) -> None:
+    """Its last client stopped and deleted it and left, all within one micro-batch."""
+    rig.pool.gated, rig.pool.holds = True, True
+    name = rig.service.submit_inline(Draft(), rows(16)).name
+    rig.pool.allow(1)
+    rig.until(lambda: rig.pool.micro_batches == 1)
+    rig.service.cancel(name)
+    rig.service.delete(name)
+    rig.service.pause()
+    rig.pool.holds = False
+    rig.until(lambda: not rig.dispatcher.at_work())
+    assert rig.files() == set()
+
+
+def test_what_is_too_late_for_a_drain_leaves_nothing(rig: Rig) -> None:
+    """Its claim is gone by then, and nobody would find the file."""
+    rig.pool.gated, rig.pool.holds = True, True
+    written: list[str] = []
+    name = rig.service.submit_inline(Draft(), rows(16)).name
+    rig.pool.allow(1)
+    rig.until(lambda: rig.pool.micro_batches == 1)
+    rig.blobs.before_write = written.append
+    rig.dispatcher.close(0.0)
+    rig.pool.holds = False
+    rig.until(lambda: not rig.dispatcher.at_work())
+    assert written == []
+    assert _of(rig, name) == set()
+
+
 def test_what_is_left_of_a_batch_goes_with_it(rig: Rig) -> None:
     """By its deletion, and by a start once nobody will work it."""
     rig.pool.gated = True

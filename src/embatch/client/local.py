@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 120.0
 """A service that does not listen by then is given up; it loads no model before it listens."""
 
+_TOLD_TO_END: Final = 0
+
 
 def default_data_folder(environ: Mapping[str, str] | None = None) -> Path:
     """Return the data folder of the local service: EMBATCH_DATA, else the platform's place for user data."""
@@ -124,9 +126,9 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
         elif child is None:
             child = start(data)
         elif (code := child.poll()) is not None:
-            if code != FOLDER_TAKEN:
+            if code not in (_TOLD_TO_END, FOLDER_TAKEN):
                 raise Unavailable(why(data, f"the local service ended with code {code}"))
-            child = None  # another one holds the folder: it is starting, or just ending
+            child = None  # it ended before we came, or another one that holds the folder starts or ends
         if time.monotonic() > deadline:
             raise Unavailable(why(data, f"the local service did not answer within {seconds:.0f} s"))
         time.sleep(pause)

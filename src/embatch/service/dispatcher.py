@@ -93,6 +93,8 @@ class Dispatcher:
     under this lock meets every shard that was claimed before."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: list[Running] = field(default_factory=list)
+    _owed: list[tuple[Running, bool]] = field(default_factory=list)
+    """What the store would not take back yet, and whether it is excused."""
     _staying: Staying = field(default_factory=Staying)
     """Under `_claiming`."""
     _models: Pauses = field(default_factory=Pauses)
@@ -125,6 +127,7 @@ class Dispatcher:
             self._batches.end(batch_id)
             for running in self._running:
                 if running.claim.batch_id == batch_id:
+                    running.draining = False  # nobody will work the rest
                     running.stop.set()
 
     def prioritise(self, batch_id: str, priority: int) -> None:
@@ -180,14 +183,15 @@ class Dispatcher:
         with self._lock:
             late = list(self._running)
         for running in late:  # whatever these slots still do, the store refuses it from here on
+            running.draining = False  # so that nobody would find what they leave
             with suppress(EmbatchError):
-                self.claims.release(running.claim)
+                self.claims.release(running.claim, excused=True)  # it is we who do not wait
 
     def _drain(self) -> None:
         """Stop what is claimed after the running micro-batches; what is finished of it is left for later."""
         with self._claiming, self._lock:
             for running in self._running:
-                running.draining = True
+                running.draining = running.draining or not running.stop.is_set()  # else it was cancelled
                 running.stop.set()
 
     def _slot(self) -> None:
@@ -196,6 +200,7 @@ class Dispatcher:
             with self._wake:
                 seen, now = self._news, self.monotonic()
             try:
+                self._give_back()
                 running = self._take(now)
                 if running is None:
                     self._rest(seen, now)
@@ -282,8 +287,24 @@ class Dispatcher:
     def _end(self, running: Running, ending: _Ending, error: Exception) -> None:
         if ending.pauses is not None and isinstance(error, Unavailable):  # first: the next claim is not far
             self._pause(running.claim, ending.pauses, error)
-        with suppress(EmbatchError):  # if that goes wrong too, the next start does it
-            self._steps.release(running, excused=ending.excused)
+        with self._lock:
+            self._owed.append((running, ending.excused))
+        with suppress(EmbatchError):  # if that goes wrong too, it is tried again
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Release what is owed. Raises Unavailable: the rest of it still is, or the next start does it."""
+        while True:
+            with self._lock:
+                if not self._owed:
+                    return
+                running, excused = self._owed.pop()
+            try:
+                self._steps.release(running, excused=excused)
+            except EmbatchError:
+                with self._lock:
+                    self._owed.append((running, excused))
+                raise
 
     def _pause(self, claim: Claim, what: Literal["model", "batch"], error: Unavailable) -> None:
         """Claim nothing of a model or a batch for a while, and say why once: no text is to blame."""
