@@ -128,6 +128,17 @@ def test_a_folder_embeds_without_another_command(tmp_path: Path) -> None:
         assert len({model.name for model in client.list_models()}) == 3
 
 
+def test_a_folder_without_weights_is_that_and_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """The error says what is missing, and the same client is served other models afterwards."""
+    whole, empty = Tiny().write(tmp_path / "whole"), Tiny().write(tmp_path / "empty")
+    (empty / "model.safetensors").unlink()
+    with Client(data=tmp_path / "data") as client:
+        with pytest.raises(NotFound, match="has no weights") as refused:
+            client.embed_content("a", model=str(empty))
+        assert (refused.value.field, refused.value.reason) == ("model", "MODEL_NOT_FOUND")
+        assert client.embed_content("a", model=str(whole)).dimensionality == 64
+
+
 def test_asyncio_names_any_model_too(tmp_path: Path) -> None:
     """The flows are the same."""
     path = Tiny().write(tmp_path / "final")

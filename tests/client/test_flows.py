@@ -329,7 +329,7 @@ def test_a_display_name_is_required(name: str) -> None:
         ([], "the list is empty"),
         ("one text", "a list of texts, not one text"),
         (Request("one"), "a list of texts, not one text"),
-        (["a", 5], r"requests\[1\] is a int"),
+        (["a", 5], r"requests\[1\] is an int"),
         (["a", ["b"]], r"requests\[1\] is a list"),
         ({"a": "b"}, "requests must be a list of texts or requests, not a dict"),
         ({"a"}, "requests must be a list of texts or requests, not a set"),

@@ -183,7 +183,7 @@ def test_asyncio_submits_an_asynchronous_iterable() -> None:
     async def main() -> None:
         http = httpx2.AsyncClient(transport=httpx2.MockTransport(handle))
         async with AsyncClient("http://service", model="m", http_client=http) as client:
-            with pytest.raises(InvalidArgument, match=r"requests\[1\] is a int"):
+            with pytest.raises(InvalidArgument, match=r"requests\[1\] is an int"):
                 await client.async_batch_embed_contents(wrong(), display_name="x")
             empty = numbered(0)
             async for _ in empty:

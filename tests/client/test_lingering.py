@@ -231,6 +231,21 @@ def test_a_client_of_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert note(tmp_path)["settings"][TOKENS] == "2048"
 
 
+@pytest.mark.parametrize("setting", ["EMBATCH_LINGER_SECONDS", "EMBATCH_TEXT_BYTES"])
+def test_nothing_is_ended_for_a_service_that_could_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """A setting that cannot be is named, and the service that lingers keeps its engines."""
+    pid = visited(tmp_path)
+    left(tmp_path)
+    with monkeypatch.context() as wrong:
+        wrong.setenv(TOKENS, "2048")
+        wrong.setenv(setting, "-1")
+        with Client(data=tmp_path) as other, pytest.raises(InvalidArgument, match=setting):
+            list(other.list_batches())
+    assert visited(tmp_path) == pid
+
+
 VISIT = """
 import sys
 from embatch import Client, FailedPrecondition

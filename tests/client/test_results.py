@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,14 @@ def test_fill_refuses_what_does_not_belong(retry: BatchResult, says: str) -> Non
     """Another count, model or width would put vectors beside texts they do not belong to."""
     with pytest.raises(InvalidArgument, match=says):
         result([1, 1], None, None).fill(retry)
+
+
+@pytest.mark.parametrize("retry", [5, None, [[1.0]], batch()], ids=["number", "none", "list", "batch"])
+def test_fill_refuses_what_is_no_result(retry: Any) -> None:
+    """A batch, whose embeddings have to be read first, and what else somebody hands over."""
+    with pytest.raises(InvalidArgument, match="retry must be the result of a batch") as refused:
+        result([1, 1], None).fill(retry)
+    assert refused.value.field == "retry"
 
 
 def test_every_request_needs_exactly_one_outcome() -> None:

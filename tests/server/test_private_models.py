@@ -90,6 +90,19 @@ def test_a_folder_that_is_not_there_is_a_model_that_is_not_there(private: httpx2
     assert "MODEL_NOT_FOUND" not in private.post("/private/other").text
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_a_model_that_is_not_there(
+    private: httpx2.Client, tmp_path: Path, name: str
+) -> None:
+    """The reason of one here too: without it a client takes this for a service that others share."""
+    path = Tiny().write(tmp_path / "final")
+    (path / name).unlink()
+    lacking = private.post(ROUTE, json={"folder": str(path)})
+    assert lacking.status_code == 404
+    assert "MODEL_NOT_FOUND" in lacking.text
+    assert name in lacking.text
+
+
 @pytest.mark.parametrize("place", [("--port", "0"), ("--socket", "SOCKET")])
 def test_a_service_that_others_share_takes_no_models(tmp_path: Path, place: tuple[str, ...]) -> None:
     """On a port and on a socket alike there is nothing at this address."""

@@ -160,7 +160,7 @@ def test_a_folder_that_is_gone_says_so_and_is_found_again(served: Served, tmp_pa
     name = served.folder(path)
     path.rename(tmp_path / "away")
     served.start(name)
-    with pytest.raises(NotFound, match=f"{name} cannot be served just now: .*final"):
+    with pytest.raises(NotFound, match=f"{name} cannot be served just now: there is no folder .*final"):
         served.catalog.resolve(name)
     served.registry.sweep()
     with pytest.raises(NotFound, match="there is no folder"):
@@ -191,6 +191,7 @@ def test_a_folder_that_has_changed_is_loaded_anew(served: Served, tmp_path: Path
     ("reference", "kind", "field", "words"),
     [
         (ModelReference("final"), InvalidArgument, "model", "whole path"),
+        (ModelReference(__file__), NotFound, "model", "is a file, and a model is a folder"),
         (ModelReference("/nowhere/at/all"), NotFound, "model", "there is no folder /nowhere/at/all"),
         (ModelReference("/", engine="fast"), InvalidArgument, "engine", "engine must be one of"),
         (ModelReference("/", precision="int3"), InvalidArgument, "precision", "precision must be one of"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from embatch import ownership, wire
 from embatch.client.place import holder, read, told
 from embatch.errors import FailedPrecondition
-from embatch.settings import digest, installation, vector_settings
+from embatch.settings import Settings, digest, installation, vector_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,6 +47,7 @@ def may_join(data: Path, place: Place, environ: Mapping[str, str]) -> bool:
     other = _differing(place, vector_settings(environ)) if speaks else [_versions(place)]
     if not other and place.installation in (None, installation()):
         return True
+    Settings.read(environ)  # nothing is ended for a service that could not start
     answer = told(place, "POST", f"{_STOP}?lingering=true")
     if answer is None or answer[0] == _ENDS:
         return False

@@ -52,7 +52,7 @@ def request(given: object, index: int, defaults: Request) -> Request:
         return replace(defaults, text=None)
     place = f"requests[{index}]"
     if not isinstance(given, Request):
-        raise InvalidArgument(f"{place} is a {type(given).__name__}, not a text or a Request", field=place)
+        raise InvalidArgument(f"{place} is {arguments.kind(given)}, not a text or a Request", field=place)
     text = None if _missing(given.text) else given.text
     if text is not None and not isinstance(text, str):
         arguments.refuse(f"{place}.text", "a text", text)

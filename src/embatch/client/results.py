@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from embatch.client import arguments
 from embatch.errors import DataLoss, FailedPrecondition, FailedRows, InvalidArgument
 from embatch.vectors import ContentEmbedding
 
@@ -108,6 +109,8 @@ class BatchResult:
             InvalidArgument: `retry` is not a retry of exactly the failed requests with the same model and
                 dimensions.
         """
+        if not isinstance(retry, BatchResult):
+            arguments.refuse("retry", "the result of a batch (get_batch_embeddings)", retry)
         places = [index for index, _ in self.failed_responses]
         if len(retry) != len(places):
             raise InvalidArgument(

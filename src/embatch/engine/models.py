@@ -343,7 +343,7 @@ def find_named(
     except NotFound as error:
         raise NotFound(
             f"{error.message}; a machine with access gets them by `hf download {name} --local-dir "
-            "FOLDER`, and --model FOLDER serves them",
+            "./FOLDER`, and --model ./FOLDER serves them",
             field="model",
         ) from error
     return ModelFiles(path, path.name)

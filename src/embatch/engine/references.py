@@ -92,8 +92,7 @@ class ModelReference:
         path = Path(self.folder)
         if not path.is_absolute():
             raise InvalidArgument("a folder is named by its whole path", field="model")
-        if not path.is_dir():
-            raise NotFound(f"there is no folder {self.folder}", field="model", reason="MODEL_NOT_FOUND")
+        _check_folder(path)
         return replace(self, folder=str(path.resolve()), name=None)
 
     def _checked_name(self) -> ModelReference:
@@ -131,12 +130,23 @@ class ModelReference:
             made = serve_model(self.name or "", engine="hashing", threads=threads, options=self.options)
             return replace(made, name=name)
         path = Path(self.folder) if self.folder is not None else found.path if found is not None else Path()
+        if self.folder is not None:
+            _check_folder(path)  # it was there when it was named
         pinned = {"pinned": found.pinned} if found is not None and found.pinned is not None else {}
         spec = EngineSpec(self.engine, str(path), self.precision, threads, None, {**self.options, **pinned})
         try:
             return described(name, spec)
         except OSError as error:
             raise InvalidArgument(f"{path} cannot be read: {error.strerror}", field="model") from error
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse what is no folder. Raises NotFound."""
+    if not path.is_dir():
+        words = (
+            f"{path} is a file, and a model is a folder" if path.exists() else f"there is no folder {path}"
+        )
+        raise NotFound(words, field="model", reason="MODEL_NOT_FOUND")
 
 
 def state_of(path: Path) -> str:

@@ -141,6 +141,26 @@ class Registry:
             DataLoss: a file of a pinned model is not what it has to be.
             Unavailable: the disk has no room for its name, or no process can be started.
         """
+        try:
+            return self._served(reference)
+        except NotFound as error:
+            # Without the reason a client would take it for an address that there is not.
+            raise NotFound(error.message, field="model", reason="MODEL_NOT_FOUND") from error
+
+    def sweep(self) -> None:
+        """Look again for files that batches wait for. Repeating is safe."""
+        with self._lock:
+            for name in list(self._lacking):
+                self._look_for(name)
+
+    def close(self) -> None:
+        """End what is being fetched. Repeating is safe."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for one in waiting.values():
+            one.fetch.cancel()
+
+    def _served(self, reference: ModelReference) -> Serving:
         if reference.plain and reference.name is not None:
             try:
                 self.catalog.resolve(reference.name)
@@ -161,19 +181,6 @@ class Registry:
                 return Serving(self._name(reference, known, None))
             return self._fetched(reference, known)
 
-    def sweep(self) -> None:
-        """Look again for files that batches wait for. Repeating is safe."""
-        with self._lock:
-            for name in list(self._lacking):
-                self._look_for(name)
-
-    def close(self) -> None:
-        """End what is being fetched. Repeating is safe."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for one in waiting.values():
-            one.fetch.cancel()
-
     def _fetched(self, reference: ModelReference, known: str | None) -> Serving:
         """Return how far the fetch of a Hub name is; it is begun where there is none."""
         waiting = self._waiting.get(reference.digest)
@@ -183,10 +190,7 @@ class Registry:
         waiting.heard = max(waiting.heard, self.monotonic())
         if not waiting.fetch.done:
             return Serving(None, waiting.fetch.fetched, waiting.fetch.total)
-        try:
-            return Serving(self._name(reference, known, self._ended(reference)))
-        except NotFound as error:
-            raise NotFound(error.message, field="model", reason="MODEL_NOT_FOUND") from None
+        return Serving(self._name(reference, known, self._ended(reference)))
 
     def _begin(self, reference: ModelReference, revision: str | None, heard: float = 0.0) -> _Waiting:
         waiting = self._waiting[reference.digest] = _Waiting(max(heard, self.monotonic()))
