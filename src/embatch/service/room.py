@@ -4,7 +4,8 @@ Shards of several batches are at work at once, so that a small batch waits in th
 here for a slot. One batch has two of them, for one to be read and committed while the other computes; where
 three are at work there is that anyway, and further batches have one. The last slot is for what comes before
 everything at work. Within one engine the higher priority runs first; between engines nobody sees to that, so
-that beside the waiting shards of a batch nothing of a lower priority is claimed for another model.
+that beside a batch with as many shards at work as it may have nothing of a lower priority is claimed for
+another model.
 """
 
 from __future__ import annotations
