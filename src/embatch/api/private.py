@@ -15,6 +15,8 @@ import orjson
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
+from embatch import wire
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
@@ -112,13 +114,13 @@ def router(attached: Attached) -> APIRouter:
     """Return the routes of a private service."""
     routes = APIRouter()
 
-    @routes.get("/private/attach", include_in_schema=False)
+    @routes.get(wire.ATTACH, include_in_schema=False)
     async def attach() -> Response:
         if attached.leaving:  # whoever comes now starts the next one
             return Response(status_code=503)
         return StreamingResponse(attached.hold(), media_type="application/octet-stream")
 
-    @routes.post("/private/stop", include_in_schema=False)
+    @routes.post(wire.STOP, include_in_schema=False)
     async def stop(*, lingering: bool = False) -> Response:
         said = orjson.dumps({"clients": attached.count, "expected": attached.expected})
         ends = attached.stop(lingering=lingering)

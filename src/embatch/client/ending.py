@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from embatch.client.place import Place
 
-_STOP: Final = "/private/stop"
 _ENDS, _BUSY, _UNKNOWN = 202, 409, 404
 _PATIENCE_SECONDS: Final = 1.0
 
@@ -48,7 +47,7 @@ def may_join(data: Path, place: Place, environ: Mapping[str, str]) -> bool:
     if not other and place.installation in (None, installation()):
         return True
     Settings.read(environ)  # nothing is ended for a service that could not start
-    answer = told(place, "POST", f"{_STOP}?lingering=true")
+    answer = told(place, "POST", f"{wire.STOP}?lingering=true")
     if answer is None or answer[0] == _ENDS:
         return False
     status, said = answer
@@ -116,7 +115,7 @@ def stop(data: Path, waiting: Callable[[], object]) -> Ended | None:
             status: int = _UNKNOWN
             words: dict[str, Any] = {}
             if place.private is not False and place.socket is not None:
-                status, words = told(place, "POST", _STOP) or (_BUSY, {})
+                status, words = told(place, "POST", wire.STOP) or (_BUSY, {})
             if status == _UNKNOWN:
                 raise _not_ours(place, data)
             asked, clients = status == _ENDS, int(words.get("clients") or 0)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from embatch import ownership
+from embatch import ownership, wire
 from embatch.client.ending import may_join
 from embatch.client.place import ask, holder, read
 from embatch.client.starting import FOLDER_TAKEN, reap, start, why
@@ -151,7 +151,7 @@ def _try(place: Place) -> Attachment | None:
     """Attach to a service; `None` if nobody listens there any more, it ends, or a stranger answers."""
     if place.socket is None:
         return Attachment(place, None) if _answers(place) else None
-    found = ask(place, "GET", "/private/attach")
+    found = ask(place, "GET", wire.ATTACH)
     if found is None:
         return None
     line, reply = found

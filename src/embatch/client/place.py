@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from embatch import ownership
+from embatch import ownership, wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_INSTANCE: Final = "Embatch-Instance"
 _NOTE_BYTES: Final = 64 << 10
 
 
@@ -51,7 +50,7 @@ class Place:
 
     def answered(self, reply: http.client.HTTPResponse) -> bool:
         """Return whether an answer is this service's."""
-        return self.instance is None or reply.getheader(_INSTANCE) == self.instance
+        return self.instance is None or reply.getheader(wire.INSTANCE) == self.instance
 
 
 def read(data: Path) -> Place | None:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 NOTE: Final = "service.json"
-INSTANCE: Final = "Embatch-Instance"
-"""Header of every answer: the random name in the note, by which clients know that it was this service's."""
 _TRIES: Final = 50
 _BETWEEN_TRIES: Final = 0.01
 _SOCKET_BYTES: Final = 100

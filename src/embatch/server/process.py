@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
+from embatch import wire
 from embatch.api.app import create_app
 from embatch.api.limits import Bounds
 from embatch.api.private import Attached
@@ -206,7 +207,7 @@ class _Process:
             log_config=None,
             access_log=False,
             server_header=False,
-            headers=[(folder.INSTANCE, self._instance)],
+            headers=[(wire.INSTANCE, self._instance)],
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_ANSWER_SECONDS,

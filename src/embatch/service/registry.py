@@ -174,7 +174,7 @@ class Registry:
         reference = reference.checked()
         with self._lock:
             known = next((name for name, kept in self._kept.items() if kept.reference == reference), None)
-            if known is not None and (reference.folder is None and known not in self._lacking):
+            if known is not None and reference.folder is None and known not in self._lacking:
                 self._note_asked(known)
                 return Serving(known)
             if reference.folder is not None or reference.engine == "hashing":
