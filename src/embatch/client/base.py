@@ -58,7 +58,8 @@ class ClientOptions:
         name = arguments.text("target", self.target)
         base = arguments.optional_text("base_url", self.base_url)
         if base is None:
-            return resolve(name, key=self.api_key, data=data, environ=os.environ)
+            found = resolve(name, key=self.api_key, data=data, environ=os.environ)
+            return replace(found, preload=self.model is None)
         if name != "local" and name not in HOSTED:
             hosted = " or ".join(f"`{one}`" for one in HOSTED)
             raise InvalidArgument(
