@@ -129,7 +129,7 @@ def _stays(out: str, data: Path, to: str | None) -> str:
     if to is None:
         return f"finished blocks stay in {ledger}; the same command goes on"
     of_batches = (
-        "of those in work the data folder keeps whole shards, and the rest of them is embedded again"
+        "of those in work the data folder keeps what is embedded so far"
         if to == "local"
         else f"{to} goes on with the blocks that it was handed"
     )
