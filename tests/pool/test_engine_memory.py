@@ -139,3 +139,27 @@ def test_no_work_is_ended_for_another(tmp_path: Path) -> None:
         assert found == [1]
         pools.await_end(pid)
         assert pool.loaded() == {"other"}
+
+
+def test_one_that_loads_is_not_idle(tmp_path: Path) -> None:
+    """Whoever waits to hear what a model is hears it, however large another one is."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    code = (
+        "begin = HashingEngine.__init__\n"
+        "def wait(self, spec):\n"
+        f"    if 'slow' in str(spec): open({str(gate)!r}).read()\n"
+        "    begin(self, spec)\n"
+        "HashingEngine.__init__ = wait\n"
+    )
+    slow, other = pools.hashing("slow"), pools.hashing("other")
+    found: list[int] = []
+    with pools.opened(replace(pools.QUICK, engine_bytes=1), pools.sabotaged(tmp_path, code)) as pool:
+        asking = threading.Thread(target=lambda: found.append(pool.describe(slow).dimensions))
+        asking.start()
+        with gate.open("w"):  # returns once the engine loads
+            pid = _pids(pool)["slow"]
+            pools.embed(pool, other, pools.shard("quick"))
+            assert _pids(pool)["slow"] == pid
+        asking.join(60)
+    assert len(found) == 1

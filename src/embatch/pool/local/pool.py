@@ -117,7 +117,8 @@ class LocalPool:
         with self._lock:
             known = [self._lanes.get((model.name, name)) for name in (BULK, QUERY)]
         up = (lane for lane in known if lane is not None and lane.status().state == "ready")
-        return next(up, self._lane(model, BULK)).process().await_ready()
+        with self._working(model):  # one that loads is not idle
+            return next(up, self._lane(model, BULK)).process().await_ready()
 
     def embed(
         self,
