@@ -12,7 +12,7 @@ import httpx2
 import orjson
 import pytest
 from commands import run_here
-from serving import serving
+from serving import eventually, serving
 
 from embatch import Client
 
@@ -121,6 +121,8 @@ def test_an_engine_that_does_not_come_up(tmp_path: Path) -> None:
             assert time.monotonic() < deadline, "it seems ready"
         assert reply.json() == {"status": "unready", "reasons": [why]}
         name = run("submit", source, "--to", served.url).stdout.strip()
+        with Client(served.url) as client:
+            eventually(lambda: client.get_batch_status(name).notes)
         said = run("watch", name, "--to", served.url, "--timeout", "1", "--interval", "0.1", code=6).stderr
     assert said.splitlines()[0] == f"it waits: {why}"
 

@@ -98,6 +98,9 @@ def test_the_next_command_tells_what_an_interrupted_one_left(
         name = client.async_batch_embed_contents(
             [f"text {n} " * 50 for n in range(4_000)], display_name="x"
         ).name
+    code, _, said = run(capsys, "submit", small, "--data", data)
+    assert code == 0, said
+    assert f"also working: {name} (x), " in said
     assert "the batch is cancelled" in interrupted(data, "watch", name, "--cancel-on-interrupt")
     with Client(data=data) as client:
         assert client.get_batch_status(name).state is State.CANCELLED

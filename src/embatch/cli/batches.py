@@ -85,11 +85,12 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
             output_dimensionality=dim,
             priority=priority,
         )
-    try:
-        say(batch.name)
-    except Unavailable:  # a batch whose name nobody knows is lost work
-        report(f"submitted as {batch.name}")
-        raise
+        try:
+            say(batch.name)
+        except Unavailable:  # a batch whose name nobody knows is lost work
+            report(f"submitted as {batch.name}")
+            raise
+        Others(service, to, data).batch(batch)
     return DONE
 
 
