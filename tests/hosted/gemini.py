@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from hosted import jobs
+from hosted.batch_service import BatchService, served
 from hosted.gemini_files import Files
 from hosted.gemini_routes import check_query, route_of, version_and_name
 from hosted.gemini_shapes import (
@@ -32,20 +33,21 @@ from hosted.gemini_shapes import (
     results_file,
     rows_of,
     shown_model,
-    tokens_of,
 )
-from hosted.http_server import Ask, StandIn
 from hosted.jobs import Job
-from hosted.moment import Clock, stamp
-from hosted.replies import Refused, Reply, details, key_problem, say
+from hosted.moment import stamp
+from hosted.replies import Refused, Reply, key_problem, say
 from hosted.requests_in import a_list, fields, read_content, read_json, read_request
-from hosted.results import Embedding, Result, Row, damage, embedded, refuse
-from hosted.vectors import Vectors, tokens
+from hosted.vectors import tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from hosted.behaviour import Behaviour, End
+    from hosted.behaviour import Behaviour
+    from hosted.http_server import Ask
+    from hosted.moment import Clock
+    from hosted.results import Result, Row
+    from hosted.vectors import Vectors
 
 KEY = "AIzaStandInKeyOfNobody"
 TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.EmbedContentBatch"
@@ -54,7 +56,7 @@ _BATCH = {"model", "displayName", "inputConfig", "priority", "webhookConfig"}
 _FILES = ("upload", "file", "download")
 
 
-class GeminiStandIn(StandIn):
+class GeminiStandIn(BatchService):
     """The service; a context manager."""
 
     def __init__(
@@ -64,18 +66,10 @@ class GeminiStandIn(StandIn):
         vectors: Vectors | None = None,
         keys: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(behaviour, clock)
-        self.vectors = vectors or Vectors()
+        super().__init__(behaviour, clock, vectors)
         self.keys = keys or {KEY: "project"}
         """API keys and the projects that they belong to: batches and files are a project's."""
         self.key = next(iter(self.keys))
-        self.jobs: list[Job] = []
-        """Every batch that was created, deleted ones included, in that order."""
-        self.items = 0
-        """Texts that were embedded interactively."""
-        self.cancelled: list[str] = []
-        self.deleted: list[str] = []
-        self._minute: list[tuple[float, int]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="gemini-stand-in-")
         self.files = Files(Path(self._folder.name), self.clock, lambda: self.behaviour)
 
@@ -85,54 +79,13 @@ class GeminiStandIn(StandIn):
         finally:
             self._folder.cleanup()
 
-    @property
-    def creates(self) -> int:
-        """How many batches were created, and so paid."""
-        return len(self.jobs)
-
-    def finish(self, name: str | None = None, end: End | None = None) -> None:
-        """End a batch, or all of them, now."""
-        with self.lock:
-            for job in self._those(name):
-                if not job.final:
-                    jobs.finish(job, self.behaviour, self.clock.now, end)
-
-    def release(self, name: str | None = None) -> None:
-        """Let a batch that `stays`, or all of them, go on."""
-        with self.lock:
-            for job in self._those(name):
-                job.free = True
-
-    def _those(self, name: str | None) -> Sequence[Job]:
-        return [job for job in self.jobs if name in {None, job.name}]
-
     def addresses(self) -> dict[str, str]:
         """Return what a client has to know."""
         return {"url": self.url, "key": self.key}
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted, for `/_control`."""
-        shown = [
-            {"name": job.name, "state": job.state, "display_name": job.display_name, "count": job.count}
-            for job in self.jobs
-        ]
-        return {
-            **super().counts(),
-            "creates": self.creates,
-            "items": self.items,
-            "uploads": self.files.uploads,
-            "files": [*self.files.kept],
-            "jobs": shown,
-        }
-
-    def tell(self, said: dict[str, Any]) -> None:
-        """Do what `/_control` says: also `finish` and `release`, a name or null for all, and `end`."""
-        end = said.pop("end", None)
-        if "finish" in said:
-            self.finish(said.pop("finish"), end)
-        if "release" in said:
-            self.release(said.pop("release"))
-        super().tell(said)
+        return {**super().counts(), "uploads": self.files.uploads, "files": [*self.files.kept]}
 
     def route(self, ask: Ask) -> str:
         """Name the route of a request."""
@@ -152,7 +105,7 @@ class GeminiStandIn(StandIn):
             if route.startswith(_FILES):
                 return self._file(route, name.removesuffix(":download"), ask, account)
             if route in {"status", "cancel", "delete", "update"}:
-                return self._batch(route, self._job(name.partition(":")[0], account), ask, body)
+                return self._batch(route, self.find(name.partition(":")[0], account), ask, body)
             if route == "list":
                 return self._list(ask, account)
             if route in {"model", "models", "unknown"}:
@@ -217,7 +170,7 @@ class GeminiStandIn(StandIn):
         said = read_json(body)
         if route == "embed":
             row = read_request(said, model, {}, "request")
-            found, count = self._now(model, [row])
+            found, count = self.embed_now([row], model)
             return say({"embedding": {"values": found[0]}, "usageMetadata": {"promptTokenCount": count}})
         requests = a_list(fields(said, {"requests"}, "").get("requests", []), "requests")
         if not 1 <= len(requests) <= 100:
@@ -227,33 +180,9 @@ class GeminiStandIn(StandIn):
             if not one.get("model"):
                 raise Refused(400, f"* BatchEmbedContentsRequest.requests[{at}].model: model is required")
         rows = [read_request(one, model, {}, f"requests[{at}]") for at, one in enumerate(requests)]
-        found, count = self._now(model, rows)
-        kept = found[: max(1, len(found) - self.behaviour.short_replies)] if len(found) > 1 else found
-        embeddings = [{"values": values} for values in kept]
+        found, count = self.embed_now(rows, model)
+        embeddings = [{"values": values} for values in found]
         return say({"embeddings": embeddings, "usageMetadata": {"promptTokenCount": count}})
-
-    def _now(self, model: str, rows: Sequence[Row]) -> tuple[list[Any], int]:
-        behaviour = self.behaviour
-        for at, row in enumerate(rows):
-            if problem := refuse(row, behaviour).problem:
-                raise Refused(400, f"* EmbedContentRequest[{at}].content: {problem}")
-        self._spend(len(rows))
-        found = []
-        for row in rows:
-            self.items += 1
-            clean = embedded(self.vectors, model, row, behaviour)
-            found.append(self.vectors.noisy(clean, behaviour.scatter, f"{self.items}"))
-        return found, sum(tokens_of(row, model) for row in rows)
-
-    def _spend(self, count: int) -> None:
-        if self.behaviour.items_a_minute is None:
-            return
-        now = self.clock.now
-        self._minute = [(at, n) for at, n in self._minute if now - at < 60]
-        if sum(n for _, n in self._minute) + count > self.behaviour.items_a_minute:
-            oldest = self._minute[0][0] if self._minute else now
-            raise Refused(429, "", details("quota", oldest + 60 - now))
-        self._minute.append((now, count))
 
     def _count(self, body: bytes) -> Reply:
         if not self.behaviour.count_tokens:
@@ -282,14 +211,11 @@ class GeminiStandIn(StandIn):
             details_ = {**details_, "inputConfig": {"fileName": source["fileName"]}}
         else:
             rows = [*inline_rows(source["requests"], model)]
-        problems, tokens_ = bytearray(), 0
-        for row in rows_of(rows, model):
-            problems.append(bool(refuse(row, self.behaviour).problem))
-            tokens_ += tokens_of(row, model)
+        problems, tokens_ = self.weigh(rows_of(rows, model), model)
         if not problems:
             raise Refused(400, "The batch has no requests.")
-        self._admit(tokens_, account)
-        ordinal, now = len(self.jobs) + 1, self.clock.now
+        self.admit(tokens_, account, self.behaviour.concurrent_batches)
+        ordinal = len(self.jobs) + 1
         name = f"batches/{batch_id(self.behaviour.seed, ordinal)}"
         job = Job(
             ordinal,
@@ -297,16 +223,13 @@ class GeminiStandIn(StandIn):
             account,
             f"models/{model}",
             display_name,
-            now,
-            len(problems),
+            self.clock.now,
             tokens_,
             details_,
             rows,
+            problems,
         )
-        job.problems, job.updated = bytes(problems), now
-        if (most := self.behaviour.failing_tokens) is not None:
-            job.fails_for_quota = self._in_flight(account)[1] + tokens_ > most
-        self.jobs.append(job)
+        self.add(job)
         return say(self._operation(job, output=False))
 
     def _input_file(self, name: object, account: str) -> Path:
@@ -319,25 +242,6 @@ class GeminiStandIn(StandIn):
         if not kept.exists():
             kept.hardlink_to(file.path)
         return kept
-
-    def _admit(self, count: int, account: str) -> None:
-        behaviour, (batches, enqueued) = self.behaviour, self._in_flight(account)
-        if batches >= behaviour.concurrent_batches or (
-            behaviour.enqueued_tokens is not None and enqueued + count > behaviour.enqueued_tokens
-        ):
-            raise Refused(429, "", details(behaviour.enqueued_details, 30))
-
-    def _in_flight(self, account: str) -> tuple[int, int]:
-        for job in self.jobs:
-            jobs.look(job, self.behaviour, self.clock.now, 0)
-        mine = [job for job in self.jobs if job.account == account and not job.final]
-        return len(mine), sum(job.tokens for job in mine)
-
-    def _job(self, name: str, account: str) -> Job:
-        for job in self.jobs:
-            if job.name == name and job.account == account and name not in self.deleted:
-                return job
-        raise Refused(404, "Requested entity was not found.")
 
     def _batch(self, route: str, job: Job, ask: Ask, body: bytes) -> Reply:
         if route == "cancel":
@@ -370,24 +274,12 @@ class GeminiStandIn(StandIn):
         return say({name: value for name, value in metadata.items() if name != "@type"})
 
     def _list(self, ask: Ask, account: str) -> Reply:
-        behaviour, now = self.behaviour, self.clock.now
         if ask.query.get("returnPartialSuccess", "false") != "false":
             raise Refused(501, "returnPartialSuccess is not implemented.")
-        size = min(int(ask.query.get("pageSize") or 50), behaviour.list_size or 1000)
         before = read_page_token(ask.query.get("pageToken", ""))
-        shown = [
-            job
-            for job in self.jobs[::-1]
-            if job.account == account
-            and job.name not in self.deleted
-            and (before is None or job.ordinal < before)
-            and now - job.created >= behaviour.lists_late_seconds
-        ]
-        page, rest = shown[:size], shown[size:]
-        for job in page:
-            jobs.look(job, behaviour, now, 0)
+        page, more_follow = self.page(account, int(ask.query.get("pageSize") or 50), before)
         entries = [self._operation(job, output=False) for job in page]
-        more = {"nextPageToken": page_token(page[-1].ordinal)} if rest else {}
+        more = {"nextPageToken": page_token(page[-1].ordinal)} if more_follow else {}
         return say({**({"operations": entries} if entries else {}), **more})
 
     def _operation(self, job: Job, *, output: bool = True) -> dict[str, Any]:
@@ -427,8 +319,8 @@ class GeminiStandIn(StandIn):
         if not job.final or stale:
             pending = job.count
         elif job.state == "SUCCEEDED":
-            served = -int(-job.done * job.count // 1)
-            failed = sum(job.problems[:served]) + job.count - served
+            done = served(job)
+            failed = sum(job.problems[:done]) + job.count - done
         else:
             failed = job.count
         counts = {
@@ -459,7 +351,5 @@ class GeminiStandIn(StandIn):
         return job.output
 
     def _made(self, job: Job) -> Iterator[Result]:
-        rows = [refuse(row, self.behaviour) for row in rows_of(job.rows, job.model)]
-        job.hurt = damage(rows, self.behaviour, job.ordinal)
         model = job.model.removeprefix("models/")
-        return Embedding(self.vectors, model, self.behaviour, job.done).results(rows, job.hurt)
+        return self.made(job, rows_of(job.rows, model), model)

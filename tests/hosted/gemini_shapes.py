@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hosted.replies import Refused
 from hosted.requests_in import a_list, fields, read_lines, read_request
-from hosted.vectors import EMBEDDERS, tokens
+from hosted.vectors import EMBEDDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +38,6 @@ def inline_rows(said: object, model: str) -> Iterator[Row]:
         item = fields(one, {"request", "metadata"}, where)
         echo = {"metadata": item["metadata"]} if "metadata" in item else {}
         yield read_request(item.get("request"), model, echo, f"{where}.request")
-
-
-def tokens_of(row: Row, model: str) -> int:
-    """Count the tokens of a row that the model reads."""
-    return min(len(tokens(row.text)), EMBEDDERS[model].tokens)
 
 
 def _error(result: Result) -> dict[str, Any]:

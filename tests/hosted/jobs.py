@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from hosted.behaviour import Behaviour, End
 
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"}
-_LIFE_SECONDS = 48 * 3600.0
 
 
 @dataclass
@@ -25,13 +24,12 @@ class Job:
     model: str
     display_name: str
     created: float
-    count: int
     tokens: int
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any]
     """Fields that the service repeats."""
-    rows: Any = None
+    rows: Any
     """Where its requests are."""
-    problems: bytes = b""
+    problems: bytes
     """A byte a row: whether it fails by itself."""
     state: str = "PENDING"
     looks: int = 0
@@ -46,12 +44,19 @@ class Job:
     started: float | None = None
     ended: float | None = None
     updated: float = 0.0
+    life: float = 48 * 3600.0
+    """Seconds after which it expires, if it has not ended."""
     late: int = 0
     """Looks that its results were kept back for."""
     hurt: Damage = field(default_factory=Damage)
     """What its results suffered, once they were made."""
     output: Any = None
     """Where its results are, once they were made."""
+
+    @property
+    def count(self) -> int:
+        """How many requests it has."""
+        return len(self.problems)
 
     @property
     def final(self) -> bool:
@@ -67,7 +72,7 @@ def look(job: Job, behaviour: Behaviour, now: float, looks: int = 1) -> None:
     if job.state == "CANCELLING":
         _end(job, "CANCELLED", now)
         return
-    if now - job.created > _LIFE_SECONDS:
+    if now - job.created > job.life:
         _end(job, "EXPIRED", now)
         return
     stays = "" if job.free else behaviour.stay(job.ordinal)
