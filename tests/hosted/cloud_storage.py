@@ -63,6 +63,12 @@ class Emulator:
         self._thread.join()
         self._server.server_close()
 
+    @property
+    def url(self) -> str:
+        """Where it answers, for STORAGE_EMULATOR_HOST."""
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.server_port}"
+
     def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         """Ask the emulator."""
         assert self._server is not None
