@@ -275,20 +275,27 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._open: set[socket.socket] = set()
+        self._handlers: list[threading.Thread] = []
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
-        super().process_request(request, client_address)
+        self._handlers = [one for one in self._handlers if one.is_alive()]
+        arguments = (request, client_address)
+        handler = threading.Thread(target=self.process_request_thread, args=arguments, daemon=True)
+        self._handlers.append(handler)
+        handler.start()
 
     def shutdown_request(self, request: Any) -> None:
         self._open.discard(request)
         super().shutdown_request(request)
 
     def leave(self) -> None:
-        """Close what clients keep open, so that none of them waits."""
+        """Close what clients keep open, so that none of them waits, and see the handlers end."""
         for connection in [*self._open]:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        for handler in self._handlers:
+            handler.join(10)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that leaves is no news."""
