@@ -34,7 +34,7 @@ class _FaultFields:
     """Share of these calls, chosen by the seed."""
     status: int = 503
     handled: bool = False
-    """Do what was asked before it is refused: a gateway that lost patience."""
+    """Do what was asked before it is refused, or before the silence: a gateway that lost patience."""
     details: Details = "none"
     retry_seconds: float = 2.0
     """For RetryInfo (details `retry` or `quota`)."""

@@ -152,7 +152,8 @@ class StandIn:
         self.trouble: list[str] = []
         """Tracebacks of the stand-in's own mistakes; the end of the block raises them."""
         self.lock = threading.RLock()
-        self._called = threading.Condition(self.lock)
+        self._settling = threading.Condition(self.lock)
+        self._settled: Counter[str] = Counter()
         self.closing = threading.Event()
         self.url = ""
         self._server: _Server | None = None
@@ -164,11 +165,16 @@ class StandIn:
             self.behaviour = replace(self.behaviour, **changes)
 
     def await_calls(self, route: str, count: int, seconds: float = 60) -> None:
-        """Return when so many calls of a route have come in since the stand-in began."""
-        with self._called:
-            assert self._called.wait_for(lambda: self.calls[route] >= count, seconds), (
-                f"{route}: {self.calls}"
-            )
+        """Return when so many calls of a route have been handled: answered, broken or left in silence."""
+        with self._settling:
+            done = self._settling.wait_for(lambda: self._settled[route] >= count, seconds)
+            assert done, f"{route}: {self.calls}"
+
+    def settle(self, route: str) -> None:
+        """Take note that a call has been handled as far as it will be."""
+        with self._settling:
+            self._settled[route] += 1
+            self._settling.notify_all()
 
     def route(self, ask: Ask) -> str:
         """Name the route of a request."""
@@ -230,7 +236,6 @@ class StandIn:
         route = self.route(ask)
         with self.lock:
             self.calls[route] += 1
-            self._called.notify_all()
             self.seen.append(Seen(route, ask.method, ask.target, ask.headers))
             fault = self.behaviour.fault(route, self.calls[route])
             if fault is not None:
@@ -315,15 +320,21 @@ class _Handler(BaseHTTPRequestHandler):
             return
         route, fault = stand_in.begin(ask)
         try:
-            reply = self._reply(stand_in, route, ask, fault)
-            self._send(reply, fault)
+            try:
+                reply = self._reply(stand_in, route, ask, fault)
+            finally:
+                stand_in.settle(route)
+            if fault is not None and fault.cut == "silent":
+                self._wait()
+            else:
+                self._send(reply, fault)
         except (Broken, OSError):
             self._break(reset=fault is not None and fault.reset)
         finally:
             stand_in.count_bytes(ask.body.taken, 0)
 
     def _reply(self, stand_in: StandIn, route: str, ask: Ask, fault: Fault | None) -> Reply:
-        if fault is not None and fault.cut is None:
+        if fault is not None and fault.cut in {None, "silent"}:
             if fault.handled:
                 stand_in.respond(route, ask)
             ask.body.read()
@@ -332,10 +343,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise Broken
         if fault is not None and fault.cut == "request":
             ask.body.cut = fault.at
-        if fault is not None and fault.cut == "silent":
-            ask.body.read()
-            self._wait()
-            raise Broken
         reply = stand_in.respond(route, ask)
         if ask.body.left or ask.body.chunked:
             ask.body.read()
@@ -382,6 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait(self) -> None:
         # Who has gone can be read of; who waits says nothing.
+        self.close_connection = True
         while not self.server.stand_in.closing.is_set():
             if select.select([self.connection], [], [], 0.02)[0]:
                 return
