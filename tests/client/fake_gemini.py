@@ -6,7 +6,9 @@ large results come out of order, a failed line says `error` or `status`. Vectors
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,10 @@ GRANULE = 256 * 1024
 
 
 def vector(text: str, dimensions: int = 4) -> list[float]:
-    """Return numbers that float32 holds exactly and that tell the text."""
-    return [float(len(text)), float(sum(map(ord, text)) % 4096), *([0.25] * (dimensions - 2))]
+    """Return numbers of length 1 that float32 holds exactly and that tell the text."""
+    said = [float(len(text)), float(sum(map(ord, text)) % 4096), *([0.25] * (dimensions - 2))]
+    length = math.hypot(*said)
+    return [struct.unpack("f", struct.pack("f", number / length))[0] for number in said]
 
 
 @dataclass
@@ -52,6 +56,8 @@ class FakeGemini:
     """Polls for which a finished batch has no output yet."""
     faults: list[Callable[[httpx2.Request], httpx2.Response | None]] = field(default_factory=list)
     """Asked in turn before a request is handled; the first that answers or raises is used up."""
+    scale: float = 1.0
+    """Length of vectors that were asked for with fewer dimensions."""
     jobs: dict[str, Job] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, bytearray] = field(default_factory=dict)
@@ -141,14 +147,14 @@ class FakeGemini:
         return httpx2.Response(200, json=said)
 
     def _embed(self, model: str, verb: str, body: dict[str, Any]) -> httpx2.Response:
-        if model != "models/gemini-embedding-001":
+        if model not in ("models/gemini-embedding-001", "models/gemini-embedding-2"):
             return problem(404, "NOT_FOUND", f"{model} is not found for API version v1beta")
         if verb == "embedContent":
-            return httpx2.Response(200, json={"embedding": {"values": embedded(body)}})
+            return httpx2.Response(200, json={"embedding": {"values": embedded(body, self.scale)}})
         if verb == "batchEmbedContents":
             if len(body["requests"]) > 100:
                 return problem(400, "INVALID_ARGUMENT", "at most 100 requests can be in one batch")
-            found = [{"values": embedded(one)} for one in body["requests"]]
+            found = [{"values": embedded(one, self.scale)} for one in body["requests"]]
             return httpx2.Response(200, json={"embeddings": found})
         assert verb == "asyncBatchEmbedContent"
         return self._create(model, body["batch"])
@@ -251,7 +257,7 @@ class FakeGemini:
         if not text.strip():
             word = "status" if self.status_lines and job.file else "error"
             return {**echo, word: {"code": 3, "message": "content is empty"}}
-        response: dict[str, Any] = {"embedding": {"values": embedded(one["request"])}}
+        response: dict[str, Any] = {"embedding": {"values": embedded(one["request"], self.scale)}}
         if job.file:
             response["usageMetadata"] = {"promptTokenCount": len(text.split())}
         else:
@@ -259,9 +265,10 @@ class FakeGemini:
         return {**echo, "response": response}
 
 
-def embedded(request: dict[str, Any]) -> list[float]:
-    """Return the values for one EmbedContentRequest."""
-    return vector(request["content"]["parts"][0]["text"], request.get("outputDimensionality", 4))
+def embedded(request: dict[str, Any], scale: float = 1.0) -> list[float]:
+    """Return the values for one EmbedContentRequest; fewer dimensions come at any length."""
+    values = vector(request["content"]["parts"][0]["text"], request.get("outputDimensionality", 4))
+    return [scale * one for one in values] if "outputDimensionality" in request else values
 
 
 def problem(status: int, word: str, message: str, details: Iterable[object] = ()) -> httpx2.Response:

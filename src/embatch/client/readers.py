@@ -16,7 +16,7 @@ from embatch.client.calls import ANSWER_BYTES
 from embatch.client.results import ResultBuilder
 from embatch.errors import Code, DataLoss, InvalidArgument, Reason, RequestError
 from embatch.states import State
-from embatch.vectors import truncate
+from embatch.vectors import truncate, unit
 from embatch.wire.arrow import read_results
 from embatch.wire.gemini import read_responses
 
@@ -164,7 +164,8 @@ def from_rows(batch: Batch, rows: Sequence[ResponseRow], dimensions: int | None)
         if row.error is not None:
             columns.errors[index] = row.error
         if row.values is not None:
-            values = row.values if dimensions is None else truncate(row.values, dimensions)
+            # Google normalises the model's native dimensions alone.
+            values = unit(row.values if dimensions is None else truncate(row.values, dimensions))
             columns.matrix[index, : len(values)] = values
             columns.widths[index] = len(values)
             columns.tokens[index] = row.tokens or 0
