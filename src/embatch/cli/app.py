@@ -72,12 +72,15 @@ CancelOnInterrupt = Annotated[
 Out = Annotated[str, Parameter(name=["--out", "-o"], help=SINKS)]
 
 
-def client(to: str, data: Path | None) -> Client:
-    """Return the client of a target; close it. A private service starts while its caller goes on."""
+def client(to: str, data: Path | None, *, preload: bool = False) -> Client:
+    """Return the client of a target; close it. A private service starts while its caller goes on.
+
+    `preload`: whether it loads its default model at once, for it will be needed.
+    """
     from embatch.client.local import begin  # noqa: PLC0415  (start-up time of --help)
 
     if to == "local":  # before anything else is imported, which takes as long as the service's own imports
-        begin(data or data_folder())
+        begin(data or data_folder(), preload=preload)
     from embatch import Client  # noqa: PLC0415
 
     with warnings.catch_warnings(record=True) as told:

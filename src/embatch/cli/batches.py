@@ -70,7 +70,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     check_labels(name, priority)
     on.check(to)
     unknown = "`embatch list` says whether the batch was accepted"
-    with saying(lambda: unknown), client(to, data) as service:
+    with saying(lambda: unknown), client(to, data, preload=on.default(model)) as service:
         # Not before the private service has begun to start.
         from embatch.runs.sources import open_source  # noqa: PLC0415
 

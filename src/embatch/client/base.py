@@ -64,7 +64,8 @@ class ClientOptions:
         given = {"project": self.project, "location": self.location, "staging": self.staging}
         environ = placed(name, given, os.environ)
         if base is None:
-            return resolve(name, key=self.api_key, data=data, environ=environ)
+            found = resolve(name, key=self.api_key, data=data, environ=environ)
+            return replace(found, preload=self.model is None)
         if name != "local" and name not in HOSTED:
             hosted = " or ".join(f"`{one}`" for one in HOSTED)
             raise InvalidArgument(

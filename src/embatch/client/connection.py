@@ -90,7 +90,7 @@ class BaseConnection:
         if self._target.data is not None and not self._own_way:
             self._leave()
             importlib.import_module("httpcore2")  # what httpx2 would import once the service is there
-            self.attachment = attach(self._target.data)
+            self.attachment = attach(self._target.data, preload=self._target.preload)
 
     def _leave(self) -> None:
         if self.attachment is not None:

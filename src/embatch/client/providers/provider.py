@@ -113,6 +113,8 @@ class Target:
     """Unix socket through which `url` is reached; `None` for TCP."""
     data: Path | None = None
     """Data folder of the local service, started or joined as needed; `None` for all other targets."""
+    preload: bool = True
+    """Whether a service that is started there loads its default model at once."""
     key: str | None = field(default=None, repr=False)
     credential: Credential | None = field(default=None, repr=False, compare=False)
     """What shows who sends a call instead of a key, where it has to be renewed; `None` where a key does."""
