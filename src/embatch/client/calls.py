@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from embatch.backoff import Backoff
 
@@ -108,6 +108,17 @@ class Exchange(Generic[T]):
 
     call: Call
     read: Callable[[bytes], T]
+    instead: Alternative[T] | None = None
+    """What is asked instead where the answer is that there is no such thing; `None`: that is the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative(Generic[T]):
+    """Another way to the same, in one call or several, one after the other."""
+
+    exchanges: tuple[Exchange[T], ...]
+    join: Callable[[Sequence[T]], T]
+    """Makes one of what they bring, in their order."""
 
 
 def work(function: Callable[[], T]) -> Flow[T]:

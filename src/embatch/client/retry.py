@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import NOT_SENT, Call, Environment, work
 from embatch.client.receiving import TOO_LARGE
-from embatch.errors import ConnectionFailed, Internal
+from embatch.errors import ConnectionFailed, Internal, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,8 +92,18 @@ class Session:
         return credential.headers()
 
     def ask(self, exchange: Exchange[T], *, once: bool = False) -> Flow[T]:
-        """Send a call as `send` does, and return what is read from its reply."""
-        return exchange.read((yield from self.send(exchange.call, once=once)).body)
+        """Send a call as `send` does, and return what is read from its reply, or what is asked instead."""
+        try:
+            reply = yield from self.send(exchange.call, once=once)
+        except NotFound:
+            if exchange.instead is None:
+                raise
+        else:
+            return exchange.read(reply.body)
+        found = []
+        for one in exchange.instead.exchanges:
+            found.append((yield from self.ask(one, once=once)))
+        return exchange.instead.join(found)
 
 
 def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:

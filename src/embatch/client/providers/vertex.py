@@ -11,20 +11,22 @@ import re
 import tempfile
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.batch import BatchStats, Model, Page
 from embatch.client import arguments, readers
-from embatch.client.calls import SLOW, Call, Exchange, work
+from embatch.client.calls import SLOW, Alternative, Call, Exchange, work
 from embatch.client.fingerprint import SEPARATOR, in_name, unmarked
 from embatch.client.fingerprint import fingerprint as fingerprint_of
 from embatch.client.providers import vertex_regions, vertex_results, vertex_staging
+from embatch.client.providers.late_results import awaited
 from embatch.client.providers.prompts import prompted
 from embatch.client.providers.provider import Capabilities, Provider, Target
 from embatch.client.providers.vertex_auth import ApplicationDefault, check_installed
 from embatch.client.providers.vertex_lines import StagedLines, looked_at, write_instances
 from embatch.client.providers.vertex_staging import Bucket
-from embatch.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, Unavailable
+from embatch.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
 from embatch.states import State
 from embatch.vectors import ContentEmbedding, unit
 from embatch.wire.google import read_errors
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from embatch.batch import Batch, Request
-    from embatch.client.calls import Flow, Reply, Sender, T
+    from embatch.client.calls import Flow, Reply, Sender
     from embatch.client.providers.provider import RequestWriter
     from embatch.client.providers.vertex_regions import Regions
     from embatch.client.results import BatchResult
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from embatch.errors import EmbatchError
     from embatch.wire.google.rows import ResponseRow
     from embatch.wire.vertex.read_responses import Job
-    from embatch.wire.vertex.storage import StoredObject
 
 VERTEX_MODEL: Final = "gemini-embedding-001"
 PROJECT: Final = "GOOGLE_CLOUD_PROJECT"
@@ -195,63 +196,42 @@ class Vertex(Provider):
         """Delete a job; the answer is an operation, which nobody need wait for."""
         return Call("DELETE", self.place.job(_number(name)))
 
-    def discard(self, sender: Sender, name: str) -> Flow[None]:
-        """Delete what was staged for a finished job, then the job: a repeat finds what is left by the job."""
-        job = yield from sender.ask(self.job(name))
-        if not job.batch.done:
-            raise FailedPrecondition(f"{name} still runs ({job.batch.state}): cancel it first")
-        staged = vertex_staging.folder_of(job.source)
+    def clean_up(self, sender: Sender, batch: Batch) -> Flow[None]:
+        """Delete what was staged for it, and its results, where they lie in a folder of ours."""
+        staged = vertex_staging.folder_of(batch.input_file)
         if staged is not None:
             bucket, folder = staged
             yield from self.bucket(bucket).remove(sender, folder)
+
+    def discard(self, sender: Sender, name: str) -> Flow[None]:
+        """Delete what was staged for a finished job, then the job: a repeat finds what is left by the job."""
+        batch = yield from sender.ask(self.status(name))
+        if not batch.done:
+            raise FailedPrecondition(f"{name} still runs ({batch.state}): cancel it first")
+        yield from self.clean_up(sender, batch)
         yield from sender.send(self.delete(name))
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read all files of the job's folder, which can be there later than its state says."""
-        failures, after, seen = 0, 0.0, None
-        asked = self.job(batch.name)
-        rows: list[ResponseRow] = []
-        while True:
-            job = yield from sender.ask(replace(asked, call=replace(asked.call, after=after)))
-            described = self.shown(job)
-            count = described.batch_stats.request_count
-            files = yield from self._files(sender, job)
-            if files != seen:
-                rows = yield from self._rows(sender, job, files, count)
-                seen = files
-            whole = described.state is not State.COMPLETED or (files and (job.partial or len(rows) >= count))
-            failures += 1
-            delay = None if whole else sender.poll.delay(failures, sender.outside.chance())
-            if delay is None:
-                break
-            after = delay
-        if not whole and not files:
-            raise Unavailable(
-                f"{batch.name} is {batch.state}, but its results are not there yet: come back later"
-            )
-        if job.partial:
-            rows = readers.with_missing(rows, count, vertex_results.UNANSWERED)
+        described = yield from sender.ask(self.status(batch.name))
+        rows = yield from awaited(sender, described, partial(self._rows, sender, described))
         return (yield from work(partial(readers.from_rows, described, rows, dimensions)))
 
-    def _files(self, sender: Sender, job: Job) -> Flow[tuple[StoredObject, ...]]:
+    def _rows(self, sender: Sender, batch: Batch, after: float) -> Flow[list[ResponseRow] | None]:
+        """Read what there is of results now; `None`: nothing."""
+        asked = self.job(batch.name)
+        job = yield from sender.ask(replace(asked, call=replace(asked.call, after=after)))
         if job.output is None:
-            return ()
-        bucket, folder = vertex_results.folder(job.output)
-        return vertex_results.output_files((yield from self.bucket(bucket).list(sender, folder)))
-
-    def _rows(
-        self, sender: Sender, job: Job, files: Sequence[StoredObject], count: int
-    ) -> Flow[list[ResponseRow]]:
-        if job.output is None:
-            return []
-        bucket, _ = storage.bucket_and_name(job.output)
-        lines = yield from vertex_results.read_lines(sender, self.bucket(bucket), files, count)
-        kept = None
-        staged = vertex_staging.folder_of(job.source)
+            return None
+        bucket_name, folder = vertex_results.folder(job.output)
+        bucket, count = self.bucket(bucket_name), batch.batch_stats.request_count
+        files = vertex_results.output_files((yield from bucket.list(sender, folder)))
+        lines = yield from vertex_results.read_lines(sender, bucket, files, count)
+        kept, staged = None, vertex_staging.folder_of(job.source)
         if staged is not None and any(line.instance is not None for line in lines):
             name = f"{staged[1]}{vertex_staging.KEPT}-{vertex_staging.rows_of(job.source)}.jsonl"
             kept = yield from vertex_results.read_kept(sender, self.bucket(staged[0]), name, count)
-        return (yield from work(partial(vertex_results.keyed, lines, kept)))
+        return (yield from work(partial(vertex_results.keyed, lines, kept, count)))
 
     # at once
 
@@ -266,36 +246,55 @@ class Vertex(Provider):
         raise NotImplementedError
 
     def embed(self, model: str, request: Request) -> Exchange[ContentEmbedding]:
-        """Embed one text, at length 1."""
+        """Embed one text, at length 1; a model that has no path of its own is asked by the older one."""
         (asked,) = prompted(model, [request])
+        many = self._predict(model, [asked])
+        older = Exchange(many.call, lambda body: _one(many.read(body)))
         if write_requests.is_legacy(model):
-            many = self._predict(model, [asked])
-            return Exchange(many.call, lambda body: _one(many.read(body)))
-        body = write_requests.embed_body(asked)
-        return self._at_once(
-            model, routes.EMBED, body, lambda said: _unit(read_responses.parse_embedding(said))
-        )
+            return older
+        call = self._at_once(model, routes.EMBED, write_requests.embed_body(asked))
+        instead = Alternative((older,), lambda found: found[0])
+        return Exchange(call, lambda body: _unit(read_responses.parse_embedding(body)), instead)
 
     def embed_many(self, model: str, requests: Sequence[Request]) -> Exchange[list[ContentEmbedding]]:
-        """Embed a few texts, each at length 1."""
-        asked = prompted(model, requests)
+        """Embed a few texts, each at length 1: one by one where the model does not take several."""
         if write_requests.is_legacy(model):
-            return self._predict(model, asked)
-        body = write_requests.embed_many_body(asked)
-        return self._at_once(model, routes.EMBED_MANY, body, _units(read_responses.parse_embeddings))
+            return self._predict(model, prompted(model, requests))
+        body = write_requests.embed_many_body(prompted(model, requests))
+        singly = Alternative(tuple(map(_listed, (self.embed(model, one) for one in requests))), _joined)
+        read = _units(read_responses.parse_embeddings)
+        return Exchange(self._at_once(model, routes.EMBED_MANY, body), read, singly)
 
     def _predict(self, model: str, requests: Sequence[Request]) -> Exchange[list[ContentEmbedding]]:
+        if len({one.output_dimensionality for one in requests}) > 1:
+            raise InvalidArgument(
+                f"{model} embeds the texts of one call at one output_dimensionality: give all the same",
+                field="requests",
+            )
         body = write_requests.predict_body(requests)
-        return self._at_once(model, routes.PREDICT, body, _units(read_responses.parse_predictions))
+        return Exchange(self._at_once(model, routes.PREDICT, body), _units(read_responses.parse_predictions))
 
     def count_tokens(self, model: str, texts: Sequence[str]) -> Exchange[int]:
         """Count tokens."""
         body = write_requests.count_body(model, texts)
-        return self._at_once(model, routes.COUNT_TOKENS, body, read_responses.parse_count)
+        return Exchange(self._at_once(model, routes.COUNT_TOKENS, body), read_responses.parse_count)
 
-    def _at_once(self, model: str, verb: str, body: bytes, read: Callable[[bytes], T]) -> Exchange[T]:
-        call = Call("POST", self.place.model(model, verb), headers=_JSON, body=body, patience=SLOW)
-        return Exchange(call, read)
+    def _at_once(self, model: str, verb: str, body: bytes) -> Call:
+        return Call("POST", self.place.model(model, verb), headers=_JSON, body=body, patience=SLOW)
+
+
+def _listed(one: Exchange[ContentEmbedding]) -> Exchange[list[ContentEmbedding]]:
+    """Return the same, in a list of one."""
+    instead = one.instead
+    return Exchange(
+        one.call,
+        lambda body: [one.read(body)],
+        None if instead is None else Alternative(tuple(map(_listed, instead.exchanges)), _joined),
+    )
+
+
+def _joined(found: Sequence[list[ContentEmbedding]]) -> list[ContentEmbedding]:
+    return [*chain.from_iterable(found)]
 
 
 def _unit(embedding: ContentEmbedding) -> ContentEmbedding:
@@ -350,7 +349,7 @@ def target(key: str | None, environ: Mapping[str, str]) -> Target:
         Capabilities(
             inline_bytes=0,
             inline_requests=0,
-            interactive_requests=1,
+            interactive_requests=100,
             counted_requests=100,
             time_limit=lambda _: _QUEUE_SECONDS,
         ),

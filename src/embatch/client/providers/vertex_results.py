@@ -7,18 +7,18 @@ their rows in turn, for these are alike too.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 from embatch.client import readers
-from embatch.errors import Code, DataLoss, RequestError
+from embatch.errors import DataLoss
 from embatch.wire.vertex import storage
 from embatch.wire.vertex.read_requests import content_of, options_of, parse_kept
 from embatch.wire.vertex.read_responses import parse_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from embatch.client.calls import Flow, Sender
     from embatch.client.providers.vertex_staging import Bucket
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from embatch.wire.vertex.read_requests import KeptRequest
     from embatch.wire.vertex.read_responses import ResultLine
     from embatch.wire.vertex.storage import StoredObject
-
-UNANSWERED: Final = RequestError(
-    Code.UNAVAILABLE, None, "the job ended without a result for this request: it can be tried again"
-)
 
 
 def read_lines(
@@ -55,43 +51,72 @@ def read_kept(sender: Sender, bucket: Bucket, name: str, requests: int) -> Flow[
     return lines.rows()
 
 
-def keyed(lines: Sequence[ResultLine], kept: Sequence[KeptRequest] | None) -> list[ResponseRow]:
+def keyed(
+    lines: Sequence[ResultLine], kept: Sequence[KeptRequest] | None, requests: int
+) -> list[ResponseRow]:
     """Return the rows with the keys of their requests.
+
+    Errors that say nothing of whose they are stand at the end, no more of them than there are requests
+    without a row: some files tell of errors twice.
 
     Args:
         lines: in any order.
         kept: the requests, where the model gives back instances; `None` where it gives back keys.
+        requests: how many there are; 0 where nobody knows.
 
     Raises:
-        DataLoss: a row is nobody's, or one request has two.
+        DataLoss: a row is nobody's.
     """
-    if kept is None:
-        return [line.row for line in lines]
-    waiting: dict[str | None, list[KeptRequest]] = defaultdict(list)
-    for one in kept:
-        waiting[content_of(one.instance)].append(one)
-    alike: dict[tuple[str | None, tuple[str | None, ...] | None], deque[KeptRequest]] = {}
-    for content, group in waiting.items():
-        distinct = {options_of(one.instance) for one in group}
-        # What a service leaves out of the instance, or spells otherwise, matters only where texts are equal.
-        for one in group:
-            options = options_of(one.instance) if len(distinct) > 1 else None
-            alike.setdefault((content, options), deque()).append(one)
+    strays = [line.row for line in lines if _is_stray(line)]
+    found = [line for line in lines if not _is_stray(line)]
+    rows = [line.row for line in found] if kept is None else _of_instances(found, kept)
+    there = len({row.key for row in rows})
+    return [*rows, *(strays if not requests else strays[: max(0, requests - there)])]
+
+
+def _is_stray(line: ResultLine) -> bool:
+    return line.row.key is None and line.instance is None and line.row.error is not None
+
+
+def _of_instances(lines: Sequence[ResultLine], kept: Sequence[KeptRequest]) -> list[ResponseRow]:
+    alike = _Alike(kept)
     rows: list[ResponseRow] = []
     for line in lines:
         if line.instance is None:
             rows.append(line.row)
-            continue
-        content = content_of(line.instance)
-        queue = alike.get((content, None))
-        if queue is None:
-            queue = alike.get((content, options_of(line.instance)))
-        if not queue:
-            raise DataLoss(
-                "the results hold a row that no request of the batch asked for, or one more than it asked"
-            )
-        rows.append(replace(line.row, key=queue.popleft().key))
+        else:
+            rows += [replace(line.row, key=key) for key in alike.take(line.instance)]
     return rows
+
+
+class _Alike:
+    """Requests by what they ask, those that ask the same together."""
+
+    def __init__(self, kept: Sequence[KeptRequest]) -> None:
+        by_text: dict[str | None, list[KeptRequest]] = defaultdict(list)
+        for one in kept:
+            by_text[content_of(one.instance)].append(one)
+        self._groups: dict[tuple[str | None, tuple[str | None, ...] | None], list[str]] = {}
+        for content, group in by_text.items():
+            # What is left out of the instance, or spelt otherwise, matters only where texts are equal.
+            several = len({options_of(one.instance) for one in group}) > 1
+            for one in group:
+                options = options_of(one.instance) if several else None
+                self._groups.setdefault((content, options), []).append(one.key)
+        self._taken: dict[int, int] = defaultdict(int)
+
+    def take(self, instance: Mapping[str, Any]) -> Sequence[str]:
+        """Return whose a row is: the next one's that asked so; of one more than asked, each one's.
+
+        That one is the same again, or nobody knows which of them is whose: whoever gets two tells.
+        """
+        content = content_of(instance)
+        keys = self._groups.get((content, None)) or self._groups.get((content, options_of(instance)))
+        if keys is None:
+            raise DataLoss("the results hold a row that no request of the batch asked for")
+        number = self._taken[id(keys)]
+        self._taken[id(keys)] += 1
+        return keys[number : number + 1] or keys
 
 
 def output_files(stored: Iterable[StoredObject]) -> tuple[StoredObject, ...]:
