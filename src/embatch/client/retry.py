@@ -102,7 +102,8 @@ class Session:
             return exchange.read(reply.body)
         found = []
         for one in exchange.instead.exchanges:
-            found.append((yield from self.ask(one, once=once)))
+            part = yield from self.ask(one, once=once)
+            found.append(part)
         return exchange.instead.join(found)
 
 

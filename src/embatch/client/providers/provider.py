@@ -163,6 +163,10 @@ class Provider(ABC):
     model: str | None = field(default=None, kw_only=True)
     """Model where the caller names none; `None` asks for the first one of `models`."""
 
+    def capabilities_of(self, model: str | None) -> Capabilities:  # noqa: ARG002  (what others need)
+        """Return what the provider can do with a model, `None` for the default one: limits may differ."""
+        return self.capabilities
+
     @property
     def known_models(self) -> tuple[Model, ...]:
         """The models of a service that cannot be asked for them, the default one first; empty: it can."""

@@ -19,12 +19,11 @@ from embatch.client import arguments, readers
 from embatch.client.calls import SLOW, Alternative, Call, Exchange, work
 from embatch.client.fingerprint import SEPARATOR, in_name, unmarked
 from embatch.client.fingerprint import fingerprint as fingerprint_of
-from embatch.client.providers import vertex_regions, vertex_results, vertex_staging
+from embatch.client.providers import vertex_lines, vertex_regions, vertex_results, vertex_staging
 from embatch.client.providers.late_results import awaited
 from embatch.client.providers.prompts import prompted
 from embatch.client.providers.provider import Capabilities, Provider, Target
 from embatch.client.providers.vertex_auth import ApplicationDefault, check_installed
-from embatch.client.providers.vertex_lines import StagedLines, looked_at, write_instances
 from embatch.client.providers.vertex_staging import Bucket
 from embatch.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
 from embatch.states import State
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 VERTEX_MODEL: Final = "gemini-embedding-001"
 PROJECT: Final = "GOOGLE_CLOUD_PROJECT"
 LOCATION: Final = "GOOGLE_CLOUD_LOCATION"
+BASE_URL: Final = "GOOGLE_VERTEX_BASE_URL"
 LABEL: Final = "embatch"
 """Label of a job that has a fingerprint, which is its value."""
 _DISPLAY_NAME: Final = 128
@@ -56,6 +56,8 @@ _PROJECT_FORM: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{0,98}[a-z0-9]")
 _LOCATION_FORM: Final = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 _FORM: Final = re.compile("[a-z2-7]{32}")
 _JSON: Final = {"Content-Type": "application/json"}
+_IN_FLIGHT: Final = 20
+"""Jobs of one run at once. Vertex names no limit, and queues what is too much for it."""
 _QUEUE_SECONDS: Final = 96 * 3600.0
 """A job may queue for 72 hours, and is worked within 24."""
 
@@ -70,6 +72,16 @@ class Vertex(Provider):
     emulator: str | None = field(default=None, kw_only=True)
     """Address of an emulator of Cloud Storage; `None` for the service."""
     regions: Regions = field(default=vertex_regions.DEFAULT, kw_only=True)
+
+    @property
+    def account(self) -> Mapping[str, str]:
+        """Say whose the jobs are and where they run."""
+        return {"project": self.place.project, "location": self.place.location}
+
+    def capabilities_of(self, model: str | None) -> Capabilities:
+        """Return the limits of a model: the older ones take fewer requests in a job."""
+        most = vertex_lines.most_requests(model or VERTEX_MODEL)
+        return replace(self.capabilities, file_requests=most)
 
     def sign(self, key: str | None) -> Mapping[str, str]:  # noqa: ARG002
         """Return nothing: there are no keys, and the target's credential signs."""
@@ -89,7 +101,7 @@ class Vertex(Provider):
     def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:
         """Write what will be staged. Raises InvalidArgument where there is no bucket to stage it in."""
         self._staged()
-        return StagedLines(file, model or VERTEX_MODEL)
+        return vertex_lines.StagedLines(file, model or VERTEX_MODEL)
 
     def _staged(self) -> vertex_staging.Place:
         if self.staging is None:
@@ -105,13 +117,13 @@ class Vertex(Provider):
         staging = self._staged()
         folder = staging.folder(upload.fingerprint, fingerprint_of(sender.outside.token()))
         bucket = self.bucket(staging.bucket)
-        rows, kept = yield from work(partial(looked_at, upload.file))
+        rows, kept = yield from work(partial(vertex_lines.looked_at, upload.file))
         name = f"{folder}{vertex_staging.REQUESTS}-{rows}.jsonl"
         if not kept:
             yield from bucket.put(sender, name, upload.file)
         else:
             with tempfile.TemporaryFile(prefix="embatch-") as instances:
-                yield from work(partial(write_instances, upload.file, instances))
+                yield from work(partial(vertex_lines.write_instances, upload.file, instances))
                 yield from bucket.put(sender, f"{folder}{vertex_staging.KEPT}-{rows}.jsonl", upload.file)
                 yield from bucket.put(sender, name, instances)
         return f"gs://{staging.bucket}/{name}"
@@ -328,7 +340,7 @@ def _counted(stats: BatchStats, rows: int, state: State) -> BatchStats:
 
 
 def target(key: str | None, environ: Mapping[str, str]) -> Target:
-    """Return the target `vertex`, from the variables of the environment.
+    """Return the target `vertex`, by the variables that Google's clients take, and our own for the bucket.
 
     Raises:
         InvalidArgument: no project or location, something that can be none, or google-auth is not there.
@@ -340,6 +352,9 @@ def target(key: str | None, environ: Mapping[str, str]) -> Target:
         )
     project = _given("project", PROJECT, environ, _PROJECT_FORM, "my-project")
     location = _given("location", LOCATION, environ, _LOCATION_FORM, "us-central1")
+    url = arguments.web_address(environ.get(BASE_URL, "").strip() or routes.address(location))
+    if url is None:
+        raise InvalidArgument(f"{BASE_URL} must be an address such as https://host", field=BASE_URL)
     check_installed()
     emulator = vertex_staging.address(environ)
     if emulator is not None and arguments.web_address(emulator) is None:
@@ -351,6 +366,9 @@ def target(key: str | None, environ: Mapping[str, str]) -> Target:
             inline_requests=0,
             interactive_requests=100,
             counted_requests=100,
+            batches_in_flight=_IN_FLIGHT,
+            file_bytes=vertex_lines.FILE_BYTES,
+            file_requests=vertex_lines.REQUESTS,
             time_limit=lambda _: _QUEUE_SECONDS,
         ),
         model=VERTEX_MODEL,
@@ -359,12 +377,8 @@ def target(key: str | None, environ: Mapping[str, str]) -> Target:
         emulator=emulator,
         regions=vertex_regions.load(environ.get(vertex_regions.VARIABLE) or None),
     )
-    return Target(
-        routes.address(location),
-        provider,
-        credential=ApplicationDefault(),
-        others=(emulator or storage.ADDRESS,),
-    )
+    others = (emulator or storage.ADDRESS,)
+    return Target(url, provider, credential=ApplicationDefault(), others=others)
 
 
 def _given(name: str, variable: str, environ: Mapping[str, str], form: re.Pattern[str], example: str) -> str:

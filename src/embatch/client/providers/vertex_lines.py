@@ -21,6 +21,11 @@ LEGACY_REQUESTS: Final = 30_000
 FILE_BYTES: Final = 1 << 30
 
 
+def most_requests(model: str) -> int:
+    """Return the most requests of one job of a model."""
+    return LEGACY_REQUESTS if write_requests.is_legacy(model) else REQUESTS
+
+
 class StagedLines:
     """Lines of JSONL as a model takes them, or, where it takes no keys, as they are kept beside."""
 
@@ -38,7 +43,7 @@ class StagedLines:
             TooLarge: there are more than a job takes.
             InvalidArgument: one has metadata, which these files cannot carry.
         """
-        most = LEGACY_REQUESTS if self._legacy else REQUESTS
+        most = most_requests(self._model)
         line = write_requests.kept_line if self._legacy else write_requests.keyed_line
         if self._written + len(requests) > most:
             raise TooLarge(
@@ -51,7 +56,7 @@ class StagedLines:
             line(readers.tagged_line(one, self._written + at)) for at, one in enumerate(requests)
         )
         self._written += len(requests)
-        if self._file.tell() > FILE_BYTES:
+        if self._file.tell() > FILE_BYTES:  # before the rest is written too
             raise TooLarge(
                 f"a batch takes at most {FILE_BYTES >> 30} GB of requests on vertex: submit several batches",
                 field="requests",
