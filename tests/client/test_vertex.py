@@ -25,6 +25,7 @@ from embatch import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     Request,
     State,
     TooLarge,
@@ -454,6 +455,24 @@ def test_no_token_is_ever_shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
             made.get_batch_status("batches/1")
         (token,) = google.tokens.issued
     assert token not in shown + repr(missing.value) + str(missing.value) + caplog.text
+
+
+def test_an_answer_that_repeats_the_token_is_shown_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Google does with keys that are suspended."""
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        said = f"this is no good: {request.headers['authorization']}"
+        return httpx2.Response(
+            403, json={"error": {"code": 403, "message": said, "status": "PERMISSION_DENIED"}}
+        )
+
+    with (
+        vertex(monkeypatch) as google,
+        client(http_client=wired(handle)) as made,
+        pytest.raises(PermissionDenied, match=r"no good: Bearer \(the key\)"),
+    ):
+        made.get_batch_status("batches/1")
+    assert len(google.tokens.issued) == 1
 
 
 def test_without_credentials_it_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

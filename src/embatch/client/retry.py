@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import NOT_SENT, Call, Environment, work
 from embatch.client.receiving import TOO_LARGE
-from embatch.errors import ConnectionFailed, Internal, NotFound
+from embatch.errors import ConnectionFailed, Internal, NotFound, ResourceExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from embatch.client.providers.provider import Capabilities, Provider, Target
     from embatch.errors import EmbatchError
     from embatch.wire.private import WantedModel
+
+
+_KEY = 8
+"""Characters below which no key is looked for in an answer: it would be found in any word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Session:
             else:
                 if 200 <= reply.status < 300:
                     return reply
-                error = self.provider.read_error(reply)
+                error = self.provider.read_error(self._without_key(reply))
             failures += 1
             delay = patience.delay(failures, self.outside.chance(), error.retry_after)
             if delay is None or not repeatable(call, error, once=once):
@@ -90,6 +94,14 @@ class Session:
         if refused is not None or not credential.fresh:
             yield from work(partial(credential.renew, refused))
         return credential.headers()
+
+    def _without_key(self, reply: Reply) -> Reply:
+        """Take the key out of an answer: Google tells of a suspended key by the key itself."""
+        credential = self.target.credential
+        for secret in (self.target.key, None if credential is None else credential.secret):
+            if secret is not None and len(secret) >= _KEY:
+                reply = replace(reply, body=reply.body.replace(secret.encode(), b"(the key)"))
+        return reply
 
     def ask(self, exchange: Exchange[T], *, once: bool = False) -> Flow[T]:
         """Send a call as `send` does, and return what is read from its reply, or what is asked instead."""
@@ -109,8 +121,9 @@ class Session:
 
 def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:
     """Whether sending the call again can help and does no harm."""
-    if once and isinstance(error, ConnectionFailed):
-        return error.reason == NOT_SENT
+    if once:
+        # Trouble of the service, or a gateway that lost patience, says nothing of whether it was taken.
+        return error.reason == NOT_SENT or isinstance(error, ResourceExhausted)
     # A read that met an internal error may succeed a moment later; what changes something is left alone.
     passing = isinstance(error, Internal) and error.reason != TOO_LARGE
     return error.retryable or (call.method == "GET" and passing)

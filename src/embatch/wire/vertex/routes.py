@@ -5,6 +5,7 @@ POST  https://us-central1-aiplatform.googleapis.com  /v1/projects/P/locations/L 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -46,7 +47,7 @@ def model_resource(model: str) -> str:
 
 def model_name(resource: str) -> str:
     """Return the name of a model by its resource, the reverse of `model_resource`."""
-    return resource.removeprefix(_PUBLISHER)
+    return re.sub(f"^(projects/[^/]+/locations/[^/]+/)?{_PUBLISHER}", "", resource)
 
 
 @dataclass(frozen=True, slots=True)
