@@ -22,7 +22,7 @@ from embatch.client.rate import Load
 )
 def test_requests_and_tokens_a_minute(said: str | None, most: Load) -> None:
     """Both, or the first alone; without it there is no limit of the caller's."""
-    with client("http://127.0.0.1:9", None, said) as service:
+    with client("http://127.0.0.1:9", None, rate=said) as service:
         assert budget_of(service).most == most
 
 
@@ -30,5 +30,5 @@ def test_requests_and_tokens_a_minute(said: str | None, most: Load) -> None:
 def test_what_is_no_rate_is_refused_with_the_forms_it_has(said: str) -> None:
     """Before anything is begun."""
     with pytest.raises(InvalidArgument, match="3000 or 3000,1000000") as refused:
-        client("http://127.0.0.1:9", None, said)
+        client("http://127.0.0.1:9", None, rate=said)
     assert refused.value.field == "--rate"

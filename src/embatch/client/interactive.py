@@ -12,7 +12,7 @@ from embatch.client import payload as payloads
 from embatch.client.calls import Call, together
 from embatch.client.flows import default_request
 from embatch.client.models import model_name, not_served
-from embatch.client.rate import cut, load_of
+from embatch.client.rate import Load, cut, load_of
 from embatch.errors import Internal, InvalidArgument, NotFound, Reason
 from embatch.jsontext import encodable
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from embatch.batch import Request
     from embatch.client.calls import Exchange, Flow, T
     from embatch.client.flows import RequestDefaults
-    from embatch.client.rate import Load
     from embatch.client.retry import Session
     from embatch.vectors import ContentEmbedding
     from embatch.wire.gemini.read_responses import Reference
@@ -165,6 +164,8 @@ def _paced(session: Session, flow: Flow[T], load: Load) -> Flow[T]:
                 continue
             if isinstance(step, Call) and reply.status == 429:
                 budget.refused(sent, clock(), session.provider.read_error(reply).retry_after)
+            elif isinstance(step, Call) and reply.status == 404:
+                load = Load(1, load.tokens / load.requests)  # what is asked instead is asked text by text
             elif isinstance(step, Call) and 200 <= reply.status < 300:
                 budget.answered(load)
             step = flow.send(reply)
