@@ -9,14 +9,16 @@ import httpx2
 
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Reply, Work
+from embatch.client.calls import Await, Reply, Together, Work
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
 from embatch.client.targets import UNSAID
+from embatch.client.together import Stopped, run_in_threads
 
 if TYPE_CHECKING:
     import os
+    import threading
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
@@ -56,6 +58,9 @@ class Client(BaseClient):
         max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
             row while a batch is awaited. A wait that the target asks for is obeyed up to two minutes; one
             that asks for more is an error at once.
+        rate: most texts a minute that are embedded at once, or most texts and most of their tokens, which
+            are estimated; what is more waits. `None` sends what it has until the service refuses some, and
+            from then on as much as it lets pass. Batches have nothing to do with it.
         http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
             For addresses and `gemini`. `None` makes one that follows the environment's variables.
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
@@ -84,6 +89,7 @@ class Client(BaseClient):
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int | None = None,
+        rate: int | tuple[int, int] | None = None,
         http_client: httpx2.Client | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
@@ -94,7 +100,7 @@ class Client(BaseClient):
     ) -> None:
         where = (project, location, staging)
         super().__init__(
-            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where, rate)
         )
         self._connection = Connection(self._session, http_client, transport)
 
@@ -372,27 +378,33 @@ class Client(BaseClient):
     ) -> None:
         self.close()
 
-    def _run(self, flow: Flow[T]) -> T:
+    def _run(self, flow: Flow[T], stop: threading.Event | None = None) -> T:
         try:
             step = next(flow)
             while True:
                 try:
-                    reply = self._do(step)
+                    reply = self._do(step, stop)
                 except Exception as error:  # noqa: BLE001  (the flow judges it, and raises it if it is final)
                     step = flow.throw(error)
                 else:
                     step = flow.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
+        except StopIteration as end:
+            result: T = end.value
             return result
 
-    def _do(self, step: Step) -> Reply:
+    def _do(self, step: Step, stop: threading.Event | None) -> Reply:
         if isinstance(step, Work):
             step.do()
             return Reply()
         if isinstance(step, Await):
             raise self._asynchronous(step)
-        if step.after > 0:
+        if isinstance(step, Together):
+            run_in_threads(step, self._run)
+            return Reply()
+        if stop is not None:
+            if stop.wait(step.after):
+                raise Stopped
+        elif step.after > 0:
             time.sleep(step.after)
         try:
             http = self._connection.http()

@@ -364,7 +364,8 @@ def target(key: str | None, environ: Mapping[str, str]) -> Target:
         Capabilities(
             inline_bytes=0,
             inline_requests=0,
-            interactive_requests=100,
+            interactive_requests=25,  # they may have to be asked one by one
+            interactive_calls=4,
             counted_requests=100,
             batches_in_flight=_IN_FLIGHT,
             file_bytes=vertex_lines.FILE_BYTES,
