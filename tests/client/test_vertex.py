@@ -279,6 +279,10 @@ def test_a_pair_that_is_not_known_is_noted_and_the_service_decides(monkeypatch: 
     with vertex(monkeypatch) as google, client(location="asia-south1") as made:
         with pytest.raises(FailedPrecondition, match="not supported in asia-south1"):
             made.async_batch_embed_contents(TEXTS, display_name="Test")
+        with pytest.raises(
+            NotFound, match=r"not found.*; whether asia-south1 serves batches of new is not known"
+        ):
+            made.async_batch_embed_contents(TEXTS, display_name="Test", model="new")
         assert google.creates == 0
         batch = made.async_batch_embed_contents(TEXTS, display_name="Test", model="text-embedding-005")
         assert batch.notes == ()
