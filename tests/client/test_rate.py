@@ -35,7 +35,7 @@ BUSY = json_reply(problem(429, "RESOURCE_EXHAUSTED", "quota"), 429)
 
 def booked(budget: Budget, loads: Sequence[Load], now: float = 0.0) -> list[float]:
     """Return when each call is sent that is booked at this time."""
-    return [now + budget.book(load, now) for load in loads]
+    return [budget.book(load, now) for load in loads]
 
 
 def vectors(count: int) -> Reply:
@@ -56,7 +56,7 @@ def test_no_minute_holds_more_than_the_rate(
     for some, more, pause in calls:
         now += pause
         load = Load(some, more)
-        sent.append((now + budget.book(load, now), load))
+        sent.append((budget.book(load, now), load))
     for end, _ in sent:
         within = [load for at, load in sent if at <= end < at + MINUTE]
         assert sum(load.requests for load in within) <= requests
@@ -76,36 +76,48 @@ def test_a_call_that_is_too_large_has_a_minute_for_itself() -> None:
     assert booked(Budget(Load(10, math.inf)), [Load(100, 1), Load(1, 1), Load(100, 1)]) == [0, 60, 120]
 
 
+def refuse(budget: Budget, *loads: Load, now: float = 1.0, wait: float | None = None) -> None:
+    """Have calls refused that were sent at the beginning."""
+    for load in loads:
+        budget.refused(load, 0.0, now, wait)
+
+
 def test_a_refusal_halves_and_answers_give_back() -> None:
     """By what had passed; calls that went out together are refused once."""
     budget = Budget()
-    booked(budget, [Load(100, 1000)] * 4)
-    for _ in range(4):
-        budget.refused(0.0, 1.0, None)
+    booked(budget, [Load(100, 10)] * 4 + [Load(99, 9)] * 3)
+    refuse(budget, *[Load(99, 9)] * 3)
     assert booked(budget, [Load(100, 10)] * 3, now=100.0) == [100, 100, 160]
     for _ in range(10):
         budget.answered(Load(100, 10))
-    assert booked(budget, [Load(100, 10)] * 3, now=300.0) == [300, 300, 300]
-    assert booked(budget, [Load(100, 10)], now=300.0) == [360]
+    assert booked(budget, [Load(100, 10)] * 4, now=300.0) == [300, 300, 300, 360]
 
 
 def test_what_is_given_back_stays_below_the_rate() -> None:
     """A caller's word is the most."""
     budget = Budget(Load(200, math.inf))
-    booked(budget, [Load(200, 1)])
-    budget.refused(0.0, 1.0, None)
+    booked(budget, [Load(150, 1), Load(50, 1)])
+    refuse(budget, Load(50, 1))
+    assert booked(budget, [Load(70, 1)] * 2, now=100.0) == [100, 160]
     for _ in range(1000):
         budget.answered(Load(100, 1))
-    assert booked(budget, [Load(100, 1)] * 3, now=100.0) == [100, 100, 160]
+    assert booked(budget, [Load(100, 1)] * 3, now=400.0) == [400, 400, 460]
+
+
+def test_a_refusal_of_the_first_call_says_nothing_of_how_much_there_is() -> None:
+    """Somebody else took it: the call waits as any other that is sent again."""
+    budget = Budget()
+    booked(budget, [Load(100, 10)])
+    refuse(budget, Load(100, 10))
+    assert booked(budget, [Load(100, 10)] * 9, now=2.0) == [2.0] * 9
 
 
 def test_a_wait_that_is_asked_for_holds_all_calls() -> None:
     """Also those that would have room."""
     budget = Budget()
     booked(budget, [Load(1, 1)])
-    budget.refused(0.0, 1.0, 34.0)
-    assert booked(budget, [Load(1, 1)], now=2.0) == [60.0]
-    assert booked(budget, [Load(1, 1)], now=2.0)[0] >= 60.0
+    refuse(budget, Load(1, 1), wait=34.0)
+    assert booked(budget, [Load(1, 1)] * 2, now=2.0) == [35.0, 35.0]
 
 
 def test_blocks_are_cut_by_what_a_minute_has_room_for() -> None:
@@ -128,12 +140,16 @@ def test_calls_wait_by_the_clients_clock() -> None:
 
 
 def test_a_call_that_is_refused_is_sent_again_when_there_is_room() -> None:
-    """Not within the second: the minute that was refused has to pass."""
+    """What passed has to be a minute ago, half of it; a wait that is asked for is obeyed."""
     clock = Clock()
-    flow = interactive.embed_many(session(TARGET, clock=clock, chance=0.0), TEXTS[:100], RequestDefaults())
-    played = play(flow, [BUSY, vectors(100)], clock)
-    assert len(played.value) == 100
-    assert [call.after for call in played.calls] == [0.0, 60.0]
+    flow = interactive.embed_many(session(TARGET, clock=clock, chance=0.0), TEXTS, RequestDefaults())
+    played = play(flow, [vectors(100), vectors(100), BUSY, vectors(50)], clock)
+    assert len(played.value) == 250
+    assert [call.after for call in played.calls] == [0.0, 0.0, 0.0, 60.0]
+    wait = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
+    asked = json_reply(problem(429, "RESOURCE_EXHAUSTED", "quota", wait), 429)
+    flow = interactive.embed_many(session(TARGET, clock=clock, chance=0.0), TEXTS[:3], RequestDefaults())
+    assert [call.after for call in play(flow, [asked, vectors(3)], clock).calls] == [0.0, 7.0]
 
 
 def test_a_quota_that_never_clears_is_told() -> None:

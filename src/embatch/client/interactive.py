@@ -153,21 +153,23 @@ def _paced(session: Session, flow: Flow[T], load: Load) -> Flow[T]:
     try:
         step = next(flow)
         while True:
-            sent = clock()
+            sent = 0.0
             if isinstance(step, Call):
-                after = step.after + budget.book(load, sent + step.after)
-                sent, step = sent + after, replace(step, after=after)
+                now = clock()
+                sent = budget.book(load, now + step.after)
+                step = replace(step, after=sent - now)
             try:
                 reply = yield step
             except Exception as error:  # noqa: BLE001  (the flow judges it)
                 step = flow.throw(error)
                 continue
-            if isinstance(step, Call) and reply.status == 429:
-                budget.refused(sent, clock(), session.provider.read_error(reply).retry_after)
-            elif isinstance(step, Call) and reply.status == 404:
-                load = Load(1, load.tokens / load.requests)  # what is asked instead is asked text by text
-            elif isinstance(step, Call) and 200 <= reply.status < 300:
-                budget.answered(load)
+            if isinstance(step, Call):
+                if reply.status == 429:
+                    budget.refused(load, sent, clock(), session.provider.read_error(reply).retry_after)
+                elif reply.status == 404:
+                    load = Load(1, load.tokens / load.requests)  # what is asked instead is asked one by one
+                elif 200 <= reply.status < 300:
+                    budget.answered(load)
             step = flow.send(reply)
     except StopIteration as stop:
         result: T = stop.value

@@ -85,7 +85,7 @@ class Budget:
         return self._most
 
     def book(self, load: Load, now: float) -> float:
-        """Return the seconds to wait before a call is sent, which is booked for then.
+        """Return when a call is to be sent, which is booked for then: now, or later.
 
         A call that alone takes more than a minute's budget has a minute for itself.
         """
@@ -98,22 +98,29 @@ class Budget:
             self._sent.append((at, load))
             self._requests, self._tokens = self._requests + load.requests, self._tokens + load.tokens
             self._next = at
-            return at - now
+            return at
 
-    def refused(self, sent: float, now: float, wait: float | None) -> None:
+    def refused(self, load: Load, sent: float, now: float, wait: float | None) -> None:
         """Take less, for the service has refused a call; several that went out together are one refusal.
 
+        Where nothing had passed within the minute, somebody else took what there was, which says nothing of
+        how much there is.
+
         Args:
-            sent: when it was sent.
+            load: the call's.
+            sent: when it was booked for.
             now: the time.
             wait: seconds that the service asks to be left alone; `None` if it does not say.
         """
         with self._lock:
             self._next = max(self._next, now + (wait or 0.0))
-            if sent < self._lowered:
+            if (sent, load) in self._sent:
+                self._sent.remove((sent, load))
+                self._requests, self._tokens = self._requests - load.requests, self._tokens - load.tokens
+            passed = [one for at, one in self._sent if at <= now]
+            if sent < self._lowered or not passed:
                 return
             self._lowered = now
-            passed = [load for at, load in self._sent if at <= now]
             self._limit = Load(
                 max(1.0, min(self._limit.requests, sum(one.requests for one in passed)) / 2),
                 max(1.0, min(self._limit.tokens, sum(one.tokens for one in passed)) / 2),
