@@ -124,8 +124,11 @@ def test_a_faulty_text_fails_alone(model: str, status_lines: bool, monkeypatch: 
 def test_one_that_succeeded_in_part_is_at_its_end(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its note says so, what it did can be read, and the rest can be tried again."""
     behaviour = Behaviour(ends=("PARTIALLY_SUCCEEDED",), partial=0.25)
-    with vertex(monkeypatch, behaviour), client(model=model) as made:
+    with vertex(monkeypatch, behaviour) as google, client(model=model) as made:
         batch, result = finished(made)
+        assert google.calls["storage.read"] == (
+            1 if model == MODELS[0] else 2
+        )  # what is missing is not awaited
         again = made.await_batch_completion(made.retry_failed(batch, TEXTS), poll_interval=0)
         whole = result.fill(made.get_batch_embeddings(again))
     assert (batch.state, batch.done) == (State.COMPLETED, True)

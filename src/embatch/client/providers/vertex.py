@@ -223,8 +223,10 @@ class Vertex(Provider):
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read all files of the job's folder, which can be there later than its state says."""
-        described = yield from sender.ask(self.status(batch.name))
-        rows = yield from awaited(sender, described, partial(self._rows, sender, described))
+        job = yield from sender.ask(self.job(batch.name))
+        described = self.shown(job)
+        read = partial(self._rows, sender, described)
+        rows = yield from awaited(sender, described, read, gaps=job.partial)
         return (yield from work(partial(readers.from_rows, described, rows, dimensions)))
 
     def _rows(self, sender: Sender, batch: Batch, after: float) -> Flow[list[ResponseRow] | None]:
