@@ -244,6 +244,24 @@ def test_deleting_takes_what_was_staged_and_nothing_else(monkeypatch: pytest.Mon
     assert left == sorted([f"{folder}/kept-20.jsonl", f"{folder}/requests-20.jsonl", "staged/mine.txt"])
 
 
+def test_of_two_jobs_with_one_folder_neither_takes_what_the_other_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A submit whose answer was lost may have made a second one: it can go, and the first is read."""
+    options = BatchOptions("Test", fingerprint=MARK)
+    with vertex(monkeypatch) as google, client() as made:
+        google.storage.write(f"staged/embatch-{'b2' * 16}/requests-1.jsonl", b"another's")
+        first, second = (ForRuns(made).submit(TEXTS, RequestDefaults(), options) for _ in range(2))
+        for batch in (first, second):
+            assert made.await_batch_completion(batch, poll_interval=0).done
+            assert not made.get_batch_embeddings(batch).failed_responses
+        made.delete_batch(second)
+        assert not made.get_batch_embeddings(first).failed_responses
+        assert len(google.storage.names()) == 3
+        made.delete_batch(first)
+        assert len(google.storage.names()) == 1
+
+
 def test_a_run_cleans_up_before_it_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was staged goes, the job stays, and repeating is safe."""
     with vertex(monkeypatch) as google, client() as made:

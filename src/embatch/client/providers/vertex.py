@@ -207,11 +207,35 @@ class Vertex(Provider):
         return Call("DELETE", self.place.job(_number(name)))
 
     def clean_up(self, sender: Sender, batch: Batch) -> Flow[None]:
-        """Delete what was staged for it, and its results, where they lie in a folder of ours."""
+        """Delete what was staged for it, and its results, where they lie in a folder of ours.
+
+        Where a submit whose answer was lost made two jobs of one folder, each takes its own results with it,
+        and the last one the rest.
+        """
         staged = vertex_staging.folder_of(batch.input_file)
-        if staged is not None:
-            bucket, folder = staged
-            yield from self.bucket(bucket).remove(sender, folder)
+        if staged is None:
+            return
+        bucket, folder = staged
+        if (yield from self._is_shared(sender, batch)):
+            output = (yield from sender.ask(self.job(batch.name))).output
+            if output is None or not output.startswith(f"gs://{bucket}/{folder}"):
+                return
+            _, folder = vertex_results.folder(output)
+        yield from self.bucket(bucket).remove(sender, folder)
+
+    def _is_shared(self, sender: Sender, batch: Batch) -> Flow[bool]:
+        """Whether another job has the same mark and reads the same file."""
+        query = {routes.FILTER: routes.labelled(LABEL, batch.fingerprint or "")}
+        token: str | None = None
+        while batch.fingerprint is not None:
+            call = Call("GET", self.place.jobs(), query)
+            jobs, token = read_responses.parse_jobs((yield from sender.send(call)).body)
+            if any(job.source == batch.input_file and job.batch.name != batch.name for job in jobs):
+                return True
+            if token is None or token == query.get(routes.PAGE_TOKEN):
+                break
+            query = {**query, routes.PAGE_TOKEN: token}
+        return False
 
     def discard(self, sender: Sender, name: str) -> Flow[None]:
         """Delete what was staged for a finished job, then the job: a repeat finds what is left by the job."""

@@ -24,6 +24,7 @@ COUNT_TOKENS: Final = ":countTokens"
 
 PAGE_SIZE: Final = "pageSize"
 PAGE_TOKEN: Final = "pageToken"  # noqa: S105  (no secret)
+FILTER: Final = "filter"
 
 USER_PROJECT: Final = "x-goog-user-project"
 """Header of the project that the use counts for, where it is not the one that is asked."""
@@ -38,6 +39,11 @@ def address(location: str) -> str:
     if location in _WIDE:
         return f"https://aiplatform.{location}.rep.googleapis.com"
     return f"https://{location}-aiplatform.googleapis.com"
+
+
+def labelled(label: str, value: str) -> str:
+    """Return what `FILTER` is for jobs with a label."""
+    return f'labels.{label}="{value}"'
 
 
 def model_resource(model: str) -> str:
