@@ -12,11 +12,14 @@ from embatch.cli.app import (
     DONE,
     PARTLY,
     SOURCES,
+    STAGED,
     CancelOnInterrupt,
     Data,
     Id,
     Model,
     Out,
+    Rate,
+    StagingFlags,
     Task,
     Text,
     To,
@@ -47,6 +50,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     id: Id = None,  # noqa: A002  (the flag's name)
     to: To = "local",
     data: Data = None,
+    at: StagingFlags = STAGED,
     model: Model = None,
     on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     dim: Annotated[
@@ -71,6 +75,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         float, Parameter(help="Least cosine to the reference path; below it the output is rejected.")
     ] = 0.999,
     block_rows: Annotated[int, Parameter(help="Rows of one batch, and of one step of the ledger.")] = 20_000,
+    rate: Rate = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> int:
     """Embed a dataset into one output of id, embedding and error, in the input's order.
@@ -87,7 +92,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
-    with saying(stays), client(to, data, preload=on.default(model)) as service:
+    with saying(stays), client(to, data, at, preload=on.default(model), rate=rate) as service:
         display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.client.base import target_of  # noqa: PLC0415
@@ -187,6 +192,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     text: Text = None,
     to: To = "local",
     data: Data = None,
+    at: StagingFlags = STAGED,
     model: Model = None,
     on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     sample: Annotated[
@@ -210,7 +216,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
 
     table = load(prices)
     opened = open_source(source, text, None)
-    with client(to, data, preload=on.default(model)) as service:
+    with client(to, data, at, preload=on.default(model)) as service:
         model = on.served(service, to, model)
         cost_table(estimate(service, opened, model, table, sample, measure))
     for note in opened.notes:

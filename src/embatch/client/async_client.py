@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import httpx2
 
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Reply, Work
+from embatch.client.calls import Await, Reply, Together, Work
 from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
+from embatch.client.targets import UNSAID
+from embatch.client.together import run_in_tasks
 
 if TYPE_CHECKING:
     import os
@@ -32,18 +34,26 @@ class AsyncClient(BaseClient):
 
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
-        target: str = "local",
+        target: str = UNSAID,
         *,
+        auth: Literal["gemini", "vertex_ai"] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int | None = None,
+        rate: int | tuple[int, int] | None = None,
         http_client: httpx2.AsyncClient | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
+        project: str | None = None,
+        location: str | None = None,
+        staging: str | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries))
+        where = (project, location, staging)
+        super().__init__(
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where, rate)
+        )
         self._connection = AsyncConnection(self._session, http_client, transport)
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
@@ -217,6 +227,9 @@ class AsyncClient(BaseClient):
         if isinstance(step, Await):
             await step.what
             return Reply()
+        if isinstance(step, Together):
+            await run_in_tasks(step, self._run)
+            return Reply()
         if step.after > 0:
             await asyncio.sleep(step.after)
         try:
@@ -227,5 +240,5 @@ class AsyncClient(BaseClient):
                     if not answer.feed(piece, response.num_bytes_downloaded):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._translated(error) from error
+            raise self._translated(error, step) from error
         return answer.reply(self._connection.via)

@@ -14,12 +14,13 @@ import httpx2
 
 from embatch import network
 from embatch.backoff import POLL, SUBMIT
-from embatch.client import arguments
-from embatch.client.calls import Environment
+from embatch.client import arguments, rate
+from embatch.client.calls import NOT_SENT, Environment
 from embatch.client.local import default_data_folder
+from embatch.client.rate import Budget
 from embatch.client.receiving import ENCODINGS
-from embatch.client.retry import NOT_SENT, Session
-from embatch.client.targets import HOSTED, SOCKET_URL, resolve
+from embatch.client.retry import Session
+from embatch.client.targets import HOSTED, SOCKET_URL, named, placed, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class ClientOptions:
     model: str | None
     timeout: float | None
     max_retries: int | None
+    auth: str | None = None
+    project: str | None = None
+    location: str | None = None
+    staging: str | None = None
+    rate: int | tuple[int, int] | None = None
 
     def resolved(self) -> Target:
         """Return the target. Raises InvalidArgument naming the argument, and Unauthenticated."""
@@ -55,10 +61,12 @@ class ClientOptions:
         if self.data is not None and not isinstance(self.data, str | os.PathLike):
             arguments.refuse("data", "a path", self.data)
         data = default_data_folder() if self.data is None else Path(self.data)
-        name = arguments.text("target", self.target)
+        name = named(arguments.text("target", self.target), arguments.optional_text("auth", self.auth))
         base = arguments.optional_text("base_url", self.base_url)
+        given = {"project": self.project, "location": self.location, "staging": self.staging}
+        environ = placed(name, given, os.environ)
         if base is None:
-            found = resolve(name, key=self.api_key, data=data, environ=os.environ)
+            found = resolve(name, key=self.api_key, data=data, environ=environ)
             return replace(found, preload=self.model is None)
         if name != "local" and name not in HOSTED:
             hosted = " or ".join(f"`{one}`" for one in HOSTED)
@@ -76,7 +84,7 @@ class ClientOptions:
             raise InvalidArgument(_ADDRESS, field="base_url") from None
         if name == "local":
             return place
-        return replace(resolve(name, key=self.api_key, data=data, environ=os.environ), url=place.url)
+        return replace(resolve(name, key=self.api_key, data=data, environ=environ), url=place.url)
 
 
 _ADDRESS = "base_url must be an address such as https://host:8080"
@@ -89,7 +97,8 @@ class BaseClient:
 
     def __init__(self, options: ClientOptions) -> None:
         arguments.name_of_model(options.model)
-        self._session = Session(options.resolved(), Environment(time.monotonic, random.random))
+        budget = Budget(rate.checked(options.rate))
+        self._session = Session(options.resolved(), Environment(time.monotonic, random.random), budget=budget)
         self._model = options.model
         self._timeout: float | None = None
         self._is_copy = False
@@ -154,7 +163,7 @@ class BaseClient:
         if place and url.startswith(SOCKET_URL):
             url = place.rstrip("/") + url.removeprefix(SOCKET_URL)
         # An absolute address is its own credential and may lie elsewhere: the key stays at home.
-        key = {} if url == call.path else target.headers
+        key = target.headers if call.signed or url != call.path else {}
         return {
             "method": call.method,
             "url": url,
@@ -171,9 +180,9 @@ class BaseClient:
             return httpx2.Timeout(patience, connect=CONNECT_SECONDS)
         return httpx2.Timeout(self._timeout if self._timeout < _FOREVER else None)
 
-    def _translated(self, error: Exception) -> EmbatchError:
+    def _translated(self, error: Exception, call: Call) -> EmbatchError:
         """Return our error for one of httpx's. Never quotes headers: they hold the key."""
-        target = self._session.target.url
+        target = self._session.target.place_of(call)
         if isinstance(error, _WRONG):
             return InvalidArgument(
                 f"{target}: no such call can be made ({type(error).__name__})", field="target"
@@ -190,6 +199,11 @@ class BaseClient:
 def target_of(client: BaseClient) -> Target:
     """Return where a client's calls go, for runs and commands that ask what its provider can do."""
     return client._session.target  # noqa: SLF001  (the same module)
+
+
+def budget_of(client: BaseClient) -> Budget:
+    """Return how fast a client's texts are embedded at once, for whoever asks beside it."""
+    return client._session.budget  # noqa: SLF001  (the same module)
 
 
 def set_environment(client: BaseClient, environment: Environment) -> None:

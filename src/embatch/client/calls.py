@@ -1,10 +1,10 @@
 """What a flow asks for and what it gets: calls and replies as values, and the shape of a flow.
 
 A flow is a generator. It yields a `Call` ("send this, `after` seconds from now"), `Work` ("do this, off the
-event loop if there is one") or `Await` ("this is the caller's, and asynchronous") and receives a `Reply`, or
-has the error thrown in. It never awaits, sleeps or
-opens a socket itself, so one flow serves both colours of the client and can be tested with `next()`,
-`send()` and `throw()` alone.
+event loop if there is one"), `Await` ("this is the caller's, and asynchronous") or `Together` ("run these at
+the same time") and receives a `Reply`, or has the error thrown in. It never awaits, sleeps or opens a socket
+itself, so one flow serves both colours of the client and can be tested with `next()`, `send()` and `throw()`
+alone.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from embatch.backoff import Backoff
 
 T = TypeVar("T")
 
+NOT_SENT: Final = "NOT_SENT"
+"""Reason of a `ConnectionFailed` that came before the first byte was sent: nothing can have happened."""
 QUICK: Final = 60.0
 """Seconds without a byte after which an ordinary call is given up."""
 SLOW: Final = 600.0
@@ -51,7 +53,8 @@ class Call:
 
     method: str
     path: str
-    """Below the target's address (`/v1/batches/x`), or an absolute address that is its own credential."""
+    """Below the target's address (`/v1/batches/x`), or an absolute address that is its own credential, unless
+    it is `signed`."""
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -63,6 +66,8 @@ class Call:
     """Takes the body of an answer with status 200; `Reply.body` is then empty. It bounds what it keeps."""
     most: int = ANSWER_BYTES
     """Most bytes of a good answer without a sink, decoded; a larger one is an error."""
+    signed: bool = False
+    """Whether an absolute address is the provider's own too, and is shown who sends the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,16 @@ class Reply:
     """What an error has to say of the way it came; empty for the straight one."""
 
 
-Step: TypeAlias = Call | Work | Await
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Flows to be run at the same time. The first error of one is thrown in, and no other is begun then."""
+
+    flows: Sequence[Flow[None]]
+    most: int
+    """How many at a time."""
+
+
+Step: TypeAlias = Call | Work | Await | Together
 Flow: TypeAlias = Generator[Step, Reply, T]
 
 
@@ -103,6 +117,17 @@ class Exchange(Generic[T]):
 
     call: Call
     read: Callable[[bytes], T]
+    instead: Alternative[T] | None = None
+    """What is asked instead where the answer is that there is no such thing; `None`: that is the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative(Generic[T]):
+    """Another way to the same, in one call or several, one after the other."""
+
+    exchanges: tuple[Exchange[T], ...]
+    join: Callable[[Sequence[T]], T]
+    """Makes one of what they bring, in their order."""
 
 
 def work(function: Callable[[], T]) -> Flow[T]:
@@ -110,6 +135,17 @@ def work(function: Callable[[], T]) -> Flow[T]:
     results: list[T] = []
     yield Work(lambda: results.append(function()))
     return results[0]
+
+
+def together(flows: Sequence[Flow[T]], most: int) -> Flow[list[T]]:
+    """Run flows at the same time, `most` of them at a time, and return what they return, in their order."""
+    results: dict[int, T] = {}
+
+    def kept(at: int, flow: Flow[T]) -> Flow[None]:
+        results[at] = yield from flow
+
+    yield Together([kept(at, flow) for at, flow in enumerate(flows)], most)
+    return [results[at] for at in range(len(flows))]
 
 
 @dataclass(frozen=True, slots=True)
