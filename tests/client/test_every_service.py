@@ -67,7 +67,7 @@ def client(target: str) -> Iterator[Client]:
 
 
 def width(client: Client | AsyncClient) -> int:
-    """Return dimensions below the native ones: the service's model of tests has 64, Google's least are 128."""
+    """Return dimensions below the native ones: the service's model has 64 here, Google's least are 128."""
     return 32 if target_of(client).provider.name == "embatch" else 128
 
 
@@ -114,11 +114,10 @@ def test_what_failed_is_tried_again_and_fills_its_places(client: Client) -> None
     requests[3] = requests[9] = Request(" ")
     batch = client.await_batch_completion(submitted(client, requests), poll_interval=0.0)
     result = client.get_batch_embeddings(batch, output_dimensionality=width(client))
-    again = client.retry_failed(
-        batch, TEXTS, task_type="RETRIEVAL_DOCUMENT", output_dimensionality=width(client)
-    )
+    few = width(client)
+    again = client.retry_failed(batch, TEXTS, task_type="RETRIEVAL_DOCUMENT", output_dimensionality=few)
     again = client.await_batch_completion(again, poll_interval=0.0)
-    filled = result.fill(client.get_batch_embeddings(again, output_dimensionality=width(client)))
+    filled = result.fill(client.get_batch_embeddings(again, output_dimensionality=few))
     assert filled.failed_responses == []
     whole = finished(client, [Request(text) for text in TEXTS]).to_numpy()
     assert np.allclose(filled.to_numpy(), whole, rtol=0, atol=1e-6)

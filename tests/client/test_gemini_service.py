@@ -110,7 +110,7 @@ def test_a_batch_from_submit_to_delete(texts: list[str]) -> None:
 def test_whatever_the_results_are_like_each_vector_is_its_texts_or_none(texts: list[str], seed: int) -> None:
     """In any order, early and late, in one place or two, missing, twice, twice and unlike, in either word."""
     chance = random.Random(seed)
-    words = {
+    words: dict[str, Any] = {
         "drop": chance.choice([0, 1, 5]),
         "double": chance.choice([0, 1, 5]),
         "double_differently": chance.choice([0, 1, 5]),
