@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal, Self
 
-import httpx2
-
 from embatch.client import flows, interactive, models
-from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Reply, Together, Work
+from embatch.client.base import ClientOptions
+from embatch.client.blocking import BlockingClient
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
-from embatch.client.receiving import IncomingAnswer
 from embatch.client.targets import UNSAID
-from embatch.client.together import Stopped, run_in_threads
 
 if TYPE_CHECKING:
     import os
-    import threading
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
+    import httpx2
+
     from embatch.batch import Batch, Model, Request, TaskType
-    from embatch.client.calls import Flow, Step, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
 
 
-class Client(BaseClient):
+class Client(BlockingClient):
     """Submits texts as batches and brings back their embeddings; blocks the calling thread.
 
     Usable from a script, a thread or a notebook; one client may be shared by threads. Nothing is started or
@@ -77,8 +72,6 @@ class Client(BaseClient):
             message names it.
         Unauthenticated: `gemini` without a key.
     """
-
-    _connection: Connection
 
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
@@ -220,7 +213,8 @@ class Client(BaseClient):
         Raises:
             BatchNotCompleted: it still runs, or was stopped and `partial` is not set.
             BatchFailed: the batch as a whole could not be worked.
-            DataLoss: a request is missing from the results or stands there twice.
+            DataLoss: the results cannot be matched with the requests. What Google leaves out, or gives twice
+                and not alike, fails alone instead, to be tried again.
             NotFound: no such batch.
         """
         return self._run(flows.results(self._session, batch, output_dimensionality, partial=partial))
@@ -377,42 +371,3 @@ class Client(BaseClient):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _run(self, flow: Flow[T], stop: threading.Event | None = None) -> T:
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    reply = self._do(step, stop)
-                except Exception as error:  # noqa: BLE001  (the flow judges it, and raises it if it is final)
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(reply)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    def _do(self, step: Step, stop: threading.Event | None) -> Reply:
-        if isinstance(step, Work):
-            step.do()
-            return Reply()
-        if isinstance(step, Await):
-            raise self._asynchronous(step)
-        if isinstance(step, Together):
-            run_in_threads(step, self._run)
-            return Reply()
-        if stop is not None:
-            if stop.wait(step.after):
-                raise Stopped
-        elif step.after > 0:
-            time.sleep(step.after)
-        try:
-            http = self._connection.http()
-            with http.stream(**self._request(step)) as response:
-                answer = IncomingAnswer(step, response.status_code, response.headers)
-                for piece in response.iter_bytes():
-                    if not answer.feed(piece, response.num_bytes_downloaded):
-                        break
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._translated(error, step) from error
-        return answer.reply(self._connection.via)

@@ -40,6 +40,8 @@ class Load:
 
 
 ANY: Final = Load(math.inf, math.inf)
+_LEAST: Final = Load(100, 10_000)
+"""A minute's budget is not lowered below one full call, so that no query waits for it."""
 
 
 def load_of(requests: Sequence[Request]) -> Load:
@@ -121,10 +123,14 @@ class Budget:
             if sent < self._lowered or not passed:
                 return
             self._lowered = now
+            requests, tokens = sum(one.requests for one in passed), sum(one.tokens for one in passed)
             self._limit = Load(
-                max(1.0, min(self._limit.requests, sum(one.requests for one in passed)) / 2),
-                max(1.0, min(self._limit.tokens, sum(one.tokens for one in passed)) / 2),
+                min(self._most.requests, max(_LEAST.requests, min(self._limit.requests, requests) / 2)),
+                min(self._most.tokens, max(_LEAST.tokens, min(self._limit.tokens, tokens) / 2)),
             )
+            if wait is not None:  # whoever says when there is room knows better than the minute
+                self._sent.clear()
+                self._requests = self._tokens = 0.0
 
     def answered(self, load: Load) -> None:
         """Take some more the next time, for the service has answered a call."""
