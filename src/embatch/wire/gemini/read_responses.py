@@ -100,6 +100,7 @@ def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
         input_file=_text(source.get("fileName")) if isinstance(source, dict) else None,
         responses_file=_text(output.get("responsesFile")) if isinstance(output, dict) else None,
         error=_request_error(error).message if isinstance(error, dict) else None,
+        error_code=_request_error(error).code if isinstance(error, dict) else None,
         notes=tuple(note for note in _list(said.get("notes")) if isinstance(note, str)),
         usage=_usage(said.get("usage")),
         alias_of=_text(said.get("aliasOf")),
