@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from embatch.runs.progress import RunProgress, Tally, finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from embatch.batch import Batch
-    from embatch.runs.certificate import Sent
+    from embatch.runs.in_flight import InFlight
     from embatch.runs.ledger import Block, Ledger
     from embatch.runs.sources import Source
 
@@ -50,25 +50,28 @@ class Counts:
             self.read, self.resumed = self.read - block.rows, max(0, self.resumed - block.rows)
             self.earlier = (self.earlier[0] - block.rows, self.earlier[1] - block.tokens)
 
-    def standing(self, batch: Batch, sent: Sent | None, handed: Iterable[str]) -> RunProgress:
+    def standing(
+        self, batch: Batch, working: Sequence[InFlight], handed: Iterable[str], *, settled: bool
+    ) -> RunProgress:
         """Return how far the run is.
 
         Args:
             batch: the one that was asked for.
-            sent: what it works on, `None` once that is committed.
+            working: the blocks whose batches are watched, as far as they were asked for.
             handed: names of the batches that are handed over and not dropped yet.
+            settled: whether the rows of `batch` are committed.
         """
         tally, source = self.tally, self.source
         total = source.rows if source.rows is not None else self.read if self.exhausted else None
         rows, tokens, failed = tally.rows, tally.tokens, tally.failed
-        known = (tally.rows, tally.tokens)
-        if sent is not None:
-            requests, worked = finished(batch)
-            done = sent.finished(requests)
-            rows, tokens = rows + done, tokens + worked
-            failed += sent.failed + batch.batch_stats.failed_request_count
-            if not tally.rows:
-                known = (done - sent.finished(0), worked)
+        new = 0
+        for one in working:
+            if one.polled is not None:
+                requests, worked = finished(one.polled)
+                done = one.finished(requests)
+                rows, tokens, new = rows + done, tokens + worked, new + done - one.finished(0)
+                failed += one.failed + one.polled.batch_stats.failed_request_count
+        known = (tally.rows, tally.tokens) if tally.rows else (new, tokens - tally.tokens)
         estimate = round(known[1] / known[0] * total) if total and all(known) else None
         return RunProgress(
             min(rows, total or rows),
@@ -79,5 +82,5 @@ class Counts:
             batch,
             *self.earlier,
             handed=tuple(handed),
-            settled=sent is None,
+            settled=settled,
         )

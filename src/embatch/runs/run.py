@@ -9,39 +9,42 @@ before the stop is found again by its idempotency key, a digest of the run, what
 from __future__ import annotations
 
 import hashlib
-import math
-from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import orjson
 import pyarrow as pa
 
+from embatch.backoff import early_interval
 from embatch.client.base import target_of
+from embatch.client.for_runs import ForRuns
 from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
 from embatch.runs.adoption import Adoption
 from embatch.runs.blocks import Blocks
-from embatch.runs.certificate import Certificate, Sent
 from embatch.runs.counts import Counts
 from embatch.runs.ending import Ending
+from embatch.runs.flight import Flight, FlightLimits
 from embatch.runs.identity import about, begun
+from embatch.runs.in_flight import InFlight
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
 from embatch.runs.output import Output
 from embatch.runs.overlap import check_apart
-from embatch.runs.part import Part, distinct
-from embatch.runs.progress import RunProgress, Summary, between_polls, finished
+from embatch.runs.progress import RunProgress, Summary, between_polls
 from embatch.runs.sinks import check_sink
+from embatch.runs.verdict import verdict_of
 from embatch.states import State
 
 if TYPE_CHECKING:
@@ -49,10 +52,7 @@ if TYPE_CHECKING:
     from embatch.client.client import Client
     from embatch.runs.options import EmbedOptions, RunOptions
     from embatch.runs.progress import Progress
-    from embatch.runs.sources import Rows, Source
-
-AHEAD: Final = 2
-"""Batches handed over before the oldest is awaited: the service never waits for the file."""
+    from embatch.runs.sources import Source
 
 _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
 """Errors of a submit after which the service holds nothing of it."""
@@ -130,8 +130,12 @@ class _Run:
     ) -> None:
         self._client, self._ledger, self._output = client, ledger, output
         self._options, self._progress = options, progress
-        self._certificate = Certificate(client, ledger, embed_options, options.threshold)
-        self._sent: deque[Sent] = deque()
+        self._verdict = verdict_of(client, ledger, embed_options, options)
+        self._capabilities = target_of(client).provider.capabilities
+        self._flight = Flight(FlightLimits.of(self._capabilities))
+        self._flying: dict[int, InFlight] = {}
+        """The blocks that are handed over, by number, the oldest first."""
+        self._clock = options.clock
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
@@ -148,7 +152,7 @@ class _Run:
     def go(self) -> Summary:
         self._output.check(self._ledger.model[1])
         self._drop_last()
-        if not all(map(self._certificate.sound, self._ledger.blocks.values())):
+        if not all(map(self._verdict.sound, self._ledger.blocks.values())):
             self._ending.reject()
         while True:
             self._work()
@@ -162,22 +166,31 @@ class _Run:
 
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
-        for place, (number, rows) in enumerate(self._blocks.todo()):
-            if not place:
-                self._check_target()
-            self._submit(number, rows)
-            if not place:
-                self._certificate.prepare()
-            while len(self._sent) > AHEAD:
-                self._collect()
-        self._counts.exhausted = True
-        while self._sent:
-            self._collect()
+        todo, following, ended, first = self._blocks.todo(), None, False, True
+        while True:
+            now = self._clock.monotonic()
+            if following is None and not ended and self._flight.may_begin(0, now):
+                block = next(todo, None)
+                ended = block is None
+                following = block and InFlight.of(*block, self._ledger)
+            if following is not None and self._flight.may_begin(following.tokens, now):
+                if first:
+                    self._check_target()
+                if self._submit(following):
+                    following = None
+                if first:
+                    self._verdict.prepare()
+                first = False
+                continue
+            self._counts.exhausted |= ended
+            if not self._flying and following is None:
+                return
+            self._step(self._flight.pause(now) if following is not None else 0.0)
 
     def _check_target(self) -> None:
         """Refuse what the target cannot do, before a text is sent. Raises InvalidArgument."""
         _, native = self._ledger.model
-        self._output.check(native or self._certificate.native())
+        self._output.check(native or self._verdict.native())
 
     def forget(self, *, refused: bool) -> None:
         """Leave no ledger of a run that ended before it began: it would stand in another one's way.
@@ -203,57 +216,96 @@ class _Run:
         self._output.abandon()
         self._ledger.close()
 
-    def _submit(self, number: int, rows: Rows) -> None:
-        """Hand one block over as a batch, or find the batch that an earlier call made of it."""
-        earlier = self._ledger.blocks.get(number)
-        part = Part.of(rows) if earlier is None else Part.read(self._ledger.rows(earlier))
-        wanted = np.flatnonzero(part.readable & (part.failed | (earlier is None))).tolist()
-        texts, places = distinct(rows.texts, wanted)
-        self._asked |= bool(texts)
-        batch = self._adoption.batch(number, rows, texts) if texts else None
+    def _submit(self, block: InFlight) -> bool:
+        """Hand one block over as a batch, or find the batch that an earlier call made of it.
+
+        Returns whether it is handed over; if not, what is in flight has to become less.
+        """
+        sent, now = block.sent, self._clock.monotonic()
+        self._asked |= bool(sent.texts)
+        try:
+            batch = self._adoption.batch(sent.number, sent.rows, sent.texts) if sent.texts else None
+        except ResourceExhausted as error:
+            self._flight.refused(error, now)
+            return False
         self._handed |= batch is not None
-        sent = Sent(number, rows, part, batch, places, texts, len(part.to_mend))
+        sent.batch = batch
         skew = timedelta(seconds=target_of(self._client).clock_skew)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
-            self._counts.resumed += len(rows.texts)
-            requests, tokens = finished(batch)
-            sent.earlier = (sent.finished(requests), tokens)
-        self._sent.append(sent)
+            self._counts.resumed += len(sent.rows.texts)
+            block.found(batch)
+        self._flying[sent.number] = block
+        self._flight.begun(sent.number, block.tokens, now)
+        return True
 
     # what comes back
 
-    def _collect(self) -> None:
-        """Await the oldest batch, make its rows durable, and drop it."""
-        sent = self._sent.popleft()
-        batch, result = sent.batch, None
-        earlier = self._ledger.blocks.get(sent.number)
+    def _watched(self) -> list[InFlight]:
+        """Return the blocks whose batches are asked for: all of them, or the oldest."""
+        every = self._capabilities.batches_in_flight is not None
+        return list(self._flying.values()) if every else list(islice(self._flying.values(), 1))
+
+    def _step(self, pause: float) -> None:
+        """Ask for the batch that is due next, and commit its block if it has ended.
+
+        `pause`: seconds after which another one may be handed over, if that comes first; 0.0 if nothing does.
+        """
+        now = self._clock.monotonic()
+        block = min(self._watched(), key=attrgetter("due"), default=None)
+        due = now + pause if block is None else block.due
+        if (pause and now + pause < due) or block is None:
+            self._clock.sleep(pause)
+            return
+        if due > now:
+            self._clock.sleep(due - now)
+        if block.polls == 0:
+            self._begin(block)
+        block.polls += 1
+        batch = block.sent.batch
+        if batch is not None:
+            batch = block.polled = ForRuns(self._client).look(batch.name)
+            block.due = self._clock.monotonic() + self._interval(block)
+            self._progress(self._standing(batch))
+        if batch is None or batch.done:
+            self._collect(block, batch)
+
+    def _begin(self, block: InFlight) -> None:
+        """Count what an earlier call finished of a block, or of the try before."""
+        earlier = self._ledger.blocks.get(block.sent.number)
         if earlier is not None:
             self._counts.tally.take(earlier)
         rows, tokens = self._counts.earlier
-        self._counts.earlier = (rows + sent.earlier[0], tokens + sent.earlier[1])
+        self._counts.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
+
+    def _interval(self, block: InFlight) -> float:
+        requests = len(block.sent.texts)
+        if self._capabilities.batches_in_flight is None:
+            return between_polls(requests, len(self._ledger.blocks))
+        return early_interval(block.polls, self._capabilities.poll_interval(requests))
+
+    def _collect(self, block: InFlight, batch: Batch | None) -> None:
+        """Make the rows of a block durable whose batch has ended, and drop the batch."""
+        sent, result = block.sent, None
         if batch is not None:
-            batch = self._client.await_batch_completion(
-                batch.name,
-                timeout=math.inf,
-                poll_interval=between_polls(len(sent.texts), len(self._ledger.blocks)),
-                on_progress=lambda polled: self._progress(self._standing(polled, sent)),
-            )
             if batch.state is State.FAILED:
                 raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
             result = self._client.get_batch_embeddings(batch, partial=True)
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
-        block = self._certificate.block(sent, batch, result)
-        sound = self._certificate.sound(block)
+        done = self._verdict.block(sent, batch, result)
+        sound = self._verdict.sound(done)
         if sound and self._output.direct:
-            self._output.write(block, sent.part)
-        self._counts.tally.add(self._ledger.commit(block, sent.part.record()))
+            self._output.write(done, sent.part)
+        self._counts.tally.add(self._ledger.commit(done, sent.part.record()))
+        del self._flying[sent.number]
+        self._flight.ended(sent.number, self._clock.monotonic())
         if batch is not None:
-            self._progress(self._standing(batch))
+            self._progress(self._standing(batch, settled=True))
             self._adoption.drop(batch)
         if not sound:
-            self._sent.clear()
+            self._flying.clear()
             self._ending.reject()
 
-    def _standing(self, batch: Batch, sent: Sent | None = None) -> RunProgress:
-        return self._counts.standing(batch, sent, self._adoption.handed)
+    def _standing(self, batch: Batch, *, settled: bool = False) -> RunProgress:
+        working = [block for block in self._flying.values() if block.polls]
+        return self._counts.standing(batch, working, self._adoption.handed, settled=settled)

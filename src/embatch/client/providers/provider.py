@@ -39,6 +39,15 @@ class Capabilities:
     """Most texts of one interactive call."""
     counted_requests: int = 1_000
     """Most texts of one call that counts tokens."""
+    batches_in_flight: int | None = None
+    """Most batches of one run that are handed over at once; they are read as they end. `None`: the oldest is
+    awaited with two behind it."""
+    tokens_in_flight: int | None = None
+    """Most tokens of all these batches together; `None` where nobody counts them."""
+    file_bytes: int | None = None
+    """Most bytes of an uploaded file; `None` where there is no limit that a run's block can reach."""
+    file_requests: int | None = None
+    """Most requests in it; `None` as before."""
     idempotency_keys: bool = False
     """Whether a submit carries a key by which it can be repeated; else one that may have been accepted is
     not, for it would cost twice."""
