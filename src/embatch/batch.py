@@ -203,6 +203,12 @@ class Batch:
     An alias may mean another model one day, the batch never does."""
     error_code: Code | None = None
     """What kind of thing `error` is: RESOURCE_EXHAUSTED is a quota that had no room for the batch."""
+    note: str | None = None
+    """What its state cannot say, such as that a hosted service has it in a queue or paused; `None` where the
+    state says all."""
+    fingerprint: str | None = None
+    """The mark by which a batch is found again where a submit has no idempotency key, 32 characters; `None`
+    where it was submitted without one. It is no part of `display_name`."""
 
     @property
     def worked_by(self) -> str:

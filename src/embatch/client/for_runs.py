@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embatch.client import flows, interactive
-from embatch.client.flows import RequestDefaults
+from embatch.client.flows import RequestDefaults, Wait, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +31,10 @@ class ForRuns:
         """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run."""
         defaults = replace(defaults, model=self._model(defaults.model))
         return self._run(flows.submit(self.client._session, requests, defaults, options))  # noqa: SLF001  (the same package)
+
+    def look(self, name: str) -> Batch:
+        """Return a batch as it is now; troubles that pass are waited out as where a batch is awaited."""
+        return self._run(Watch(self.client._session, name, Wait(0.0, math.inf)).poll())  # noqa: SLF001
 
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None

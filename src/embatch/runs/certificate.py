@@ -36,15 +36,6 @@ class Sent:
     places: dict[int, int]
     """Row of the block to the request that has its text."""
     texts: list[str]
-    failed: int = 0
-    """Rows with an error that were not sent."""
-    earlier: tuple[int, int] = (0, 0)
-    """Rows and tokens of the batch that were finished when this call found it."""
-
-    def finished(self, requests: int) -> int:
-        """Return the rows that are finished once so many requests are: so is each that was not sent."""
-        sent = len(self.places)
-        return len(self.rows.texts) - sent + (sent * requests // len(self.texts) if self.texts else 0)
 
 
 @dataclass(frozen=True, slots=True)

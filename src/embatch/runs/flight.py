@@ -13,21 +13,22 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from embatch.backoff import meanwhile
 from embatch.errors import Code, ResourceExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from embatch.batch import Batch
+    from embatch.client.providers.provider import Capabilities
     from embatch.errors import EmbatchError
 
 MOST: Final = 90
 """Batches in flight at most: Google takes 100 of a project, and its other users want some too."""
-USUAL: Final = 3
-"""Batches in flight where a provider names no number: two are ready when the oldest ends."""
+AHEAD: Final = 2
+"""Batches handed over beside the oldest where a provider names no number: it never waits for the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,16 @@ class FlightLimits:
     batches: int
     tokens: int | None
     """`None` where nobody counts them."""
+    waits: bool = True
+    """Whether a refusal for want of quota is waited out; else it is the caller's."""
+
+    @classmethod
+    def of(cls, can: Capabilities) -> Self:
+        """Return what is known of a provider."""
+        number = can.batches_in_flight
+        if number is None:
+            return cls(1 + AHEAD, can.tokens_in_flight, waits=False)
+        return cls(min(MOST, number), can.tokens_in_flight)
 
 
 def of_quota(ended: Batch) -> bool:
@@ -51,7 +62,7 @@ class Flight:
     limits: FlightLimits
     chance: Callable[[], float] = random.random
     """Draws from [0, 1): several runs of one account shall not come back together."""
-    _held: dict[object, int] = field(default_factory=dict)
+    _held: dict[Hashable, int] = field(default_factory=dict)
     _batches: float = field(init=False)
     """What is allowed now; a fraction grows into a whole one."""
     _tokens: float = field(init=False)
@@ -87,11 +98,11 @@ class Flight:
         fits = self.batches < int(self._batches) and self.tokens + tokens <= self._tokens
         return fits or not self._held
 
-    def begun(self, key: object, tokens: int, now: float) -> None:  # noqa: ARG002  (as the others)
+    def begun(self, key: Hashable, tokens: int, now: float) -> None:  # noqa: ARG002  (as the others)
         """Count a batch that the service accepted, or that was found there."""
         self._held[key] = tokens
 
-    def ended(self, key: object, now: float, *, good: bool = True) -> None:  # noqa: ARG002  (as the others)
+    def ended(self, key: Hashable, now: float, *, good: bool = True) -> None:  # noqa: ARG002  (as the others)
         """Count a batch no more.
 
         Args:
@@ -112,8 +123,11 @@ class Flight:
     def refused(self, error: EmbatchError, now: float) -> None:
         """Hold no more than what is held, and wait: as long as was asked, or ever longer.
 
-        Several refusals during one wait, as of batches that fail together, are one.
+        Several refusals during one wait, as of batches that fail together, are one. Raises the error where
+        it is not waited for.
         """
+        if not self.limits.waits:
+            raise error
         self._refusals += now >= self._until
         self._ever, self._since = True, min(self._since, now)
         self._batches = max(1.0, self.batches)

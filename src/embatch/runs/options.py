@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.runs import parity
+from embatch.runs.clock import Clock
 from embatch.runs.sources import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class RunOptions:
     """Least cosine of the certificate; below it the output is rejected."""
     block_rows: int = BLOCK_ROWS
     """Rows of one batch; a later call must give the same number."""
+    clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
         if self.restart and self.retry_failed:

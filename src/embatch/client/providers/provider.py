@@ -39,6 +39,15 @@ class Capabilities:
     """Most texts of one interactive call."""
     counted_requests: int = 1_000
     """Most texts of one call that counts tokens."""
+    batches_in_flight: int | None = None
+    """Most batches of one run that are handed over at once; they are read as they end. `None`: the oldest is
+    awaited with two behind it."""
+    tokens_in_flight: int | None = None
+    """Most tokens of all these batches together; `None` where nobody counts them."""
+    file_bytes: int | None = None
+    """Most bytes of an uploaded file; `None` where there is no limit that a run's block can reach."""
+    file_requests: int | None = None
+    """Most requests in it; `None` as before."""
     idempotency_keys: bool = False
     """Whether a submit carries a key by which it can be repeated; else one that may have been accepted is
     not, for it would cost twice."""
@@ -133,8 +142,8 @@ class Provider(ABC):
     # requests on their way out
 
     @abstractmethod
-    def writer(self, file: BinaryIO) -> RequestWriter:
-        """Return what encodes requests into a file."""
+    def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:
+        """Return what encodes requests into a file; `model`: what shall embed, `None` for the first one."""
 
     @abstractmethod
     def upload(self, sender: Sender, upload: FileUpload) -> Flow[str]:
