@@ -93,7 +93,7 @@ class World:
                 ResourceExhausted("full", retry_after=self.rng.choice([None, 34.0, 9e4])), self.now
             )
             return
-        assert self.course.budget.reserve(("batch", piece.key), self.course.batch_cost(piece))
+        assert self.course.budget.reserve(("batch", piece.key), piece.batch)
         self.flight.begun(piece.key, piece.tokens, self.now)
         self._put(replace(piece, sent=True))
         self._begun[piece.key] = self.now
@@ -118,7 +118,7 @@ class World:
                 self.flight.refused(ResourceExhausted("full"), self.now)
                 self._put(replace(piece, sent=False))
             else:
-                cost = self.course.batch_cost(piece) * self.rng.uniform(0.8, 1.0)
+                cost = piece.batch * self.rng.uniform(0.8, 1.0)
                 self.course.budget.settle(("batch", key), cost)
                 self.paid += cost
                 self.flight.ended(key, self.now)
@@ -127,28 +127,33 @@ class World:
     def _move(self, piece: Piece) -> None:
         way = self.course.way
         assert way is not None
-        assert self.course.budget.reserve(("alone", piece.key), way.cost([piece]))
-        self.paid += way.cost([piece]) + (self.course.batch_cost(piece) if piece.sent else 0.0)
+        assert self.course.budget.reserve(("alone", piece.key), piece.alone)
+        self.paid += piece.alone + (piece.batch if piece.sent else 0.0)
         self.moved.add(piece.key)
         self.flight.ended(piece.key, self.now, good=False)
         self.now += way.seconds([piece]) * self.pace
         self._drop(piece)
 
 
+def piece(key: int, requests: int, tokens: int) -> Piece:
+    """Return a block that no batch has."""
+    return Piece(key, requests, tokens, tokens / 1e6 * BATCH, tokens / 1e6 * ALONE)
+
+
 def world(seed: int) -> World:
     """Return a run by its seed: from one in which all comes back to one in which nothing does."""
     rng = random.Random(seed)
     pieces = [
-        Piece(key, rng.randrange(1, 3_000), rng.randrange(100, 400_000)) for key in range(rng.randrange(1, 9))
+        piece(key, rng.randrange(1, 3_000), rng.randrange(100, 400_000)) for key in range(rng.randrange(1, 9))
     ]
     stalls = rng.choice([0.0, 0.2, 0.5, 1.0])
     takes = {one.key: math.inf if rng.random() < stalls else 60 * 10 ** rng.uniform(0, 2.3) for one in pieces}
-    way = Way("interactive", ALONE, rng.choice([5.0, 50.0]), rng.choice([2_000.0, 16_000.0]))
-    alone = way.cost(pieces)
+    way = Way("interactive", rng.choice([5.0, 50.0]), rng.choice([2_000.0, 16_000.0]))
+    alone = sum(one.alone for one in pieces)
     cap = rng.choice([None, alone * rng.uniform(0.3, 1.7)])
     need = SLOW * way.seconds(pieces) + REST
     deadline = rng.choice([need + rng.uniform(0, DAY / 8), need * rng.uniform(0.2, 1.0)])
-    course = Course(Budget(cap), BATCH, way, deadline)
+    course = Course(Budget(cap), way, deadline)
     flight = Flight(FlightLimits(rng.choice([1, 3, 90]), rng.choice([None, 500_000])), rng.random)
     return World(
         rng, pieces, takes, rng.choice([400_000, 10**9]), course, flight, rng.choice([0.3, 1.0, SLOW])
@@ -190,11 +195,11 @@ def test_nothing_is_paid_twice_that_comes_back_in_time(seeds: range) -> None:
 
 def test_a_run_without_enough_money_stops() -> None:
     """Nothing is in flight and nothing can be begun: the run says so, and does not wait for ever."""
-    pieces = [Piece(0, 10, 1_000_000), Piece(1, 10, 1_000_000)]
-    course, flight = Course(Budget(0.10), BATCH, Way("interactive", ALONE, 50, 16_000)), flown()
+    pieces = [piece(0, 10, 1_000_000), piece(1, 10, 1_000_000)]
+    course, flight = Course(Budget(0.10), Way("interactive", 50, 16_000)), flown()
     first = course.step(pieces, flight, 0.0)
     assert first.begun == pieces[0]
-    course.budget.reserve("batch", course.batch_cost(pieces[0]))
+    course.budget.reserve("batch", pieces[0].batch)
     flight.begun(0, 1_000_000, 0.0)
     waits = course.step([replace(pieces[0], sent=True), pieces[1]], flight, 0.0)
     assert waits.seconds == math.inf
@@ -204,23 +209,23 @@ def test_a_run_without_enough_money_stops() -> None:
 
 def test_what_pays_for_all_in_the_end_is_not_spent_on_batches() -> None:
     """With just enough for full price no batch is begun: it might not come back. With more, some are."""
-    pieces = [Piece(key, 10, 1_000_000) for key in range(4)]
-    way = Way("interactive", ALONE, 50, 16_000)
-    assert Course(Budget(0.60), BATCH, way, DAY).step(pieces, flown(), 0.0).begun is None
-    assert Course(Budget(0.675), BATCH, way, DAY).step(pieces, flown(), 0.0).begun == pieces[0]
+    pieces = [piece(key, 10, 1_000_000) for key in range(4)]
+    way = Way("interactive", 50, 16_000)
+    assert Course(Budget(0.60), way, DAY).step(pieces, flown(), 0.0).begun is None
+    assert Course(Budget(0.675), way, DAY).step(pieces, flown(), 0.0).begun == pieces[0]
     # Without a deadline, or with too little for it anyway, nothing is kept back.
-    assert Course(Budget(0.60), BATCH, way).step(pieces, flown(), 0.0).begun == pieces[0]
-    assert Course(Budget(0.59), BATCH, way, DAY).step(pieces, flown(), 0.0).begun == pieces[0]
+    assert Course(Budget(0.60), way).step(pieces, flown(), 0.0).begun == pieces[0]
+    assert Course(Budget(0.59), way, DAY).step(pieces, flown(), 0.0).begun == pieces[0]
 
 
 def test_a_batch_that_cannot_be_back_is_not_begun() -> None:
     """Near the last moment a block waits for it, and is paid once."""
-    piece, way = Piece(0, 10, 1_000), Way("interactive", ALONE, 50, 16_000)
-    course = Course(Budget(None), BATCH, way, 10_000.0)
-    assert course.step([piece], flown(), 0.0, usual=3_600.0).begun == piece
-    late = course.step([piece], flown(), 8_000.0, usual=3_600.0)
+    one, way = piece(0, 10, 1_000), Way("interactive", 50, 16_000)
+    course = Course(Budget(None), way, 10_000.0)
+    assert course.step([one], flown(), 0.0, usual=3_600.0).begun == one
+    late = course.step([one], flown(), 8_000.0, usual=3_600.0)
     assert late.begun is None
-    assert course.step([piece], flown(), 8_000.0 + late.seconds, usual=3_600.0).moved == piece
+    assert course.step([one], flown(), 8_000.0 + late.seconds, usual=3_600.0).moved == one
 
 
 @given(st.lists(st.floats(0, 10), max_size=8), st.floats(0, 30))

@@ -38,6 +38,10 @@ class Piece:
     key: int
     requests: int
     tokens: int
+    batch: float
+    """Dollars as a batch."""
+    alone: float
+    """Dollars the other way."""
     sent: bool = False
     """Whether a batch has it."""
     running: bool = False
@@ -49,14 +53,8 @@ class Way:
     """A way of embedding texts at once. It gives the vectors that a batch would give."""
 
     name: str
-    price: float
-    """Dollars for a million tokens."""
     requests_per_second: float
     tokens_per_second: float
-
-    def cost(self, pieces: Iterable[Piece]) -> float:
-        """Return what some pieces cost this way."""
-        return math.fsum(piece.tokens for piece in pieces) / 1e6 * self.price
 
     def seconds(self, pieces: Iterable[Piece]) -> float:
         """Return what some pieces take this way, one after the other."""
@@ -85,35 +83,30 @@ class Course:
     """The choices of one run with a deadline, a cap, or both."""
 
     budget: Budget
-    batch_price: float
-    """Dollars for a million tokens as a batch."""
     way: Way | None
     """`None` where nothing but a batch gives these vectors."""
     deadline: float | None = None
-
-    def batch_cost(self, piece: Piece) -> float:
-        """Return what a piece costs as a batch."""
-        return piece.tokens / 1e6 * self.batch_price
 
     def movable(self, pieces: Sequence[Piece]) -> list[Piece]:
         """Return those that the cap lets go the other way, in the order in which they would.
 
         First what no batch has, then what waits, then what is being worked, the small before the large: so
-        the most are done in time for the money.
+        the most is done in time for the money.
         """
         if self.way is None:
             return []
         left, chosen = self.budget.room, []
-        for piece in sorted(pieces, key=lambda one: (one.sent, one.running, one.tokens, one.key)):
-            cost = self.way.cost([piece])
-            if cost <= left + EXACT:
+        for piece in sorted(pieces, key=lambda one: (one.sent, one.running, one.sent and one.alone, one.key)):
+            if piece.alone <= left + EXACT:
                 chosen.append(piece)
-                left -= cost
+                left -= piece.alone
         return chosen
 
     def insured(self, pieces: Sequence[Piece], spent: float = 0.0) -> bool:
         """Return whether all that is not done could still go the other way, with so much more spent."""
-        return self.way is not None and self.way.cost(pieces) <= self.budget.room - spent + EXACT
+        if self.way is None:
+            return False
+        return math.fsum(piece.alone for piece in pieces) <= self.budget.room - spent + EXACT
 
     def starts(self, movable: Sequence[Piece]) -> float:
         """Return the moment from which `movable` have to go the other way; infinite where none need."""
@@ -125,7 +118,7 @@ class Course:
         """Return what to do now; ask again once that is done, and whenever a batch has ended.
 
         Args:
-            pieces: all blocks that are not done and go no other way yet.
+            pieces: all blocks that are not done and go no other way yet, in the order of handing over.
             flight: the batches that the service holds.
             now: the time.
             usual: seconds that a batch of this run takes; one that cannot be back in time is not begun.
@@ -135,16 +128,14 @@ class Course:
         if now >= starts:
             return Step(moved=movable[0])
         unsent = [piece for piece in pieces if not piece.sent]
+        first = unsent[0] if unsent else None
+        if first is None:
+            return Step(seconds=starts - now)
+        fits = self.budget.fits(first.batch)
         # What pays for all in the end is not spent on batches that may not come back.
-        insured = self.deadline is not None and self.insured(pieces)
-        fitting = [piece for piece in unsent if self.budget.fits(self.batch_cost(piece))]
-        for piece in fitting if now + usual < starts else ():
-            if insured and not self.insured(pieces, self.batch_cost(piece)):
-                continue
-            if flight.may_begin(piece.tokens, now):
-                return Step(begun=piece)
-            break  # in their order: a small one does not overtake for ever
-        if unsent and len(unsent) == len(pieces) and not fitting and math.isinf(starts):
+        kept = self.deadline is not None and self.insured(pieces) and not self.insured(pieces, first.batch)
+        if fits and not kept and now + usual < starts and flight.may_begin(first.tokens, now):
+            return Step(begun=first)
+        if not fits and len(unsent) == len(pieces) and math.isinf(starts):
             return Step(stopped=True)
-        refused = flight.pause(now) if unsent else 0.0
-        return Step(seconds=min(starts - now, refused or math.inf))
+        return Step(seconds=min(starts - now, flight.pause(now) or math.inf))
