@@ -223,6 +223,8 @@ class Display:
             if note.startswith(WAITS) and note != self._waits:  # each reason once, when it comes up
                 self._waits = note
                 report(note)
+        if standing.said:
+            report(standing.said)
         if standing.batch.state is State.PROCESSING and (line := self._notice()):
             report(line)
         by_tokens = bool(standing.total_tokens)

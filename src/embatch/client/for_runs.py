@@ -58,6 +58,10 @@ class ForRuns:
         """
         return self._run(interactive.publish(self.client._session, run))  # noqa: SLF001
 
+    def model_name(self, name: str | None) -> str | None:
+        """Return the model of a batch that names `name`; `None` for the target's own."""
+        return self._model(name)
+
     def _model(self, name: str | None) -> str | None:
         return self.client._model if name is None else name  # noqa: SLF001
 

@@ -51,7 +51,13 @@ class Counts:
             self.earlier = (self.earlier[0] - block.rows, self.earlier[1] - block.tokens)
 
     def standing(
-        self, batch: Batch, working: Sequence[InFlight], handed: Iterable[str], *, settled: bool
+        self,
+        batch: Batch,
+        working: Sequence[InFlight],
+        handed: Iterable[str],
+        *,
+        settled: bool,
+        said: str = "",
     ) -> RunProgress:
         """Return how far the run is.
 
@@ -60,6 +66,7 @@ class Counts:
             working: the blocks whose batches are watched, as far as they were asked for.
             handed: names of the batches that are handed over and not dropped yet.
             settled: whether the rows of `batch` are committed.
+            said: what is new for people.
         """
         tally, source = self.tally, self.source
         total = source.rows if source.rows is not None else self.read if self.exhausted else None
@@ -82,5 +89,6 @@ class Counts:
             batch,
             *self.earlier,
             handed=tuple(handed),
+            said=said,
             settled=settled,
         )

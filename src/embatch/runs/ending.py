@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embatch.runs.ledger import Ledger
     from embatch.runs.options import RunOptions
     from embatch.runs.output import Output
+    from embatch.runs.pacing import Pacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Ending:
     output: Output
     options: RunOptions
     counts: Counts
+    pacing: Pacing
     name: str
     """The run's, in the service's cache."""
 
@@ -54,6 +56,7 @@ class Ending:
         if again := sum(self.counts.again.values()):
             summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
         summary.notes += self.counts.source.notes
+        summary.bill = self.pacing.bill(blocks, self.options)
         if not any(block.native for block in blocks):
             why = Part.read(self.ledger.rows(blocks[0])).errors[0] if blocks else "there is none"
             self.ledger.remove()

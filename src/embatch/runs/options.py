@@ -9,6 +9,7 @@ from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.runs import parity
 from embatch.runs.clock import Clock
+from embatch.runs.prices import DEFAULT
 from embatch.runs.sources import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import TaskType
     from embatch.dtypes import Dtype
+    from embatch.runs.prices import Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class RunOptions:
     """Least cosine of the certificate; below it the output is rejected."""
     block_rows: int = BLOCK_ROWS
     """Rows of one batch; a later call must give the same number."""
+    deadline: str | None = None
+    """When the run shall be done: a span such as `6h`, a time of RFC 3339, or `none`; see `deadline`."""
+    max_cost: str | None = None
+    """US dollars that the whole run may cost, or `none`."""
+    prices: Prices = DEFAULT
+    """What is counted with."""
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:

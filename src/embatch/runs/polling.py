@@ -56,7 +56,12 @@ class StuckWatch:
         """Seconds without progress after which a batch counts as stuck, by what the others took."""
         if not self._took:
             return FIRST_STUCK
-        return min(MOST_STUCK, max(LEAST_STUCK, TIMES * statistics.median(self._took)))
+        return min(MOST_STUCK, max(LEAST_STUCK, TIMES * self.usual))
+
+    @property
+    def usual(self) -> float:
+        """Seconds that a batch of this run takes; 0.0 while none has ended."""
+        return statistics.median(self._took) if self._took else 0.0
 
     def ended(self, name: str, seconds: float) -> None:
         """Learn from a batch that was worked, and how long that took from when it was handed over."""
@@ -85,9 +90,9 @@ class StuckWatch:
             return None
         self._told[batch.name] = quiet
         waits = "waits to be begun" if batch.state is State.PENDING else "shows no progress"
-        others = self._took and f"; {_hours(statistics.median(self._took))} is usual in this run"
+        others = f"; {_hours(self.usual)} is usual in this run" if self._took else ""
         return (
-            f"{batch.name} {waits} for {_hours(quiet)} now{others or ''}: it is still waited for. "
+            f"{batch.name} {waits} for {_hours(quiet)} now{others}: it is still waited for. "
             "--deadline has its texts embedded another way in time, and `embatch cancel` gives it up"
         )
 

@@ -9,7 +9,9 @@ before the stop is found again by its idempotency key, a digest of the run, what
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import attrgetter
@@ -21,9 +23,9 @@ import pyarrow as pa
 from embatch.backoff import early_interval
 from embatch.client.base import target_of
 from embatch.client.for_runs import ForRuns
-from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -32,30 +34,35 @@ from embatch.errors import (
     Unavailable,
 )
 from embatch.runs.adoption import Adoption
+from embatch.runs.at_once import AtOnce
 from embatch.runs.blocks import Blocks
+from embatch.runs.checking import check_run
 from embatch.runs.counts import Counts
 from embatch.runs.ending import Ending
-from embatch.runs.flight import Flight, FlightLimits
+from embatch.runs.flight import of_quota
 from embatch.runs.identity import about, begun
 from embatch.runs.in_flight import InFlight
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
 from embatch.runs.output import Output
-from embatch.runs.overlap import check_apart
-from embatch.runs.progress import RunProgress, Summary, between_polls
-from embatch.runs.sinks import check_sink
+from embatch.runs.pacing import Pacing
 from embatch.runs.verdict import verdict_of
 from embatch.states import State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from embatch.batch import Batch
     from embatch.client.client import Client
+    from embatch.client.results import BatchResult
     from embatch.runs.options import EmbedOptions, RunOptions
-    from embatch.runs.progress import Progress
-    from embatch.runs.sources import Source
+    from embatch.runs.progress import Progress, RunProgress, Summary
+    from embatch.runs.sources import Rows, Source
 
 _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
 """Errors of a submit after which the service holds nothing of it."""
+_LONGEST_SLEEP: Final = 3600.0
+"""Seconds after which a run that waits looks round, whatever it waits for."""
 
 
 def embed_dataset(
@@ -92,14 +99,14 @@ def embed_dataset(
         BatchFailed: a batch as a whole could not be worked.
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
-    check_sink(place, embed_options.dimensions, embed_options.dtype or Dtype.FLOAT32, source.ids)
-    check_apart(source, place)
+    price = check_run(client, source, place, embed_options, options)
     what, first = about(client, source, embed_options, options.block_rows), begun(source, embed_options)
     folder = folder_of(place, options.data)
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
     try:
         ledger = Ledger.open(folder, what, first, restart=options.restart)
-        run = _Run(client, source, ledger, output, embed_options, options, progress)
+        pacing = Pacing.of(client, options, price, ledger)
+        run = _Run(client, source, ledger, output, embed_options, options, progress, pacing)
         try:
             output.check_ids(ledger)
             return run.go()
@@ -127,14 +134,17 @@ class _Run:
         embed_options: EmbedOptions,
         options: RunOptions,
         progress: Progress,
+        pacing: Pacing,
     ) -> None:
         self._client, self._ledger, self._output = client, ledger, output
         self._options, self._progress = options, progress
         self._verdict = verdict_of(client, ledger, embed_options, options)
         self._capabilities = target_of(client).provider.capabilities
-        self._flight = Flight(FlightLimits.of(self._capabilities))
+        self._pacing = pacing
         self._flying: dict[int, InFlight] = {}
         """The blocks that are handed over, by number, the oldest first."""
+        self._waiting: deque[InFlight] = deque()
+        """Blocks that are read and not handed over, in their order."""
         self._clock = options.clock
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
@@ -146,7 +156,11 @@ class _Run:
         self._started = datetime.now(UTC)
         self._counts = Counts.of(source, ledger)
         self._blocks = Blocks(source, ledger, options, self._counts, output.place)
-        self._ending = Ending(client, ledger, output, options, self._counts, self._name)
+        self._ending = Ending(client, ledger, output, options, self._counts, pacing, self._name)
+        dimensions = (
+            None if self._capabilities.native_results else max(embed_options.dimensions, default=None)
+        )
+        self._at_once = AtOnce(client, embed_options, dimensions, self._clock)
         self._asked = self._handed = False
 
     def go(self) -> Summary:
@@ -166,26 +180,37 @@ class _Run:
 
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
-        todo, following, ended, first = self._blocks.todo(), None, False, True
+        todo, ended, first = self._blocks.todo(), False, True
+        self._pacing.survey(InFlight.of(*block, self._ledger) for block in self._survey())
         while True:
             now = self._clock.monotonic()
-            if following is None and not ended and self._flight.may_begin(0, now):
+            step = self._pacing.step(self._waiting[0] if self._waiting else None, self._flying, now)
+            wanted = step.moved is not None and step.moved.key not in self._flying
+            if not (self._waiting or ended) and (wanted or self._pacing.flight.may_begin(0, now)):
                 block = next(todo, None)
                 ended = block is None
-                following = block and InFlight.of(*block, self._ledger)
-            if following is not None and self._flight.may_begin(following.tokens, now):
+                self._waiting += [] if block is None else [InFlight.of(*block, self._ledger)]
+                continue
+            if step.moved is not None or step.begun is not None:
                 if first:
                     self._check_target()
-                if self._submit(following):
-                    following = None
+                if step.moved is not None:
+                    self._move(self._flying.get(step.moved.key) or self._waiting.popleft())
+                elif self._submit(self._waiting[0]):
+                    self._waiting.popleft()
                 if first:
                     self._verdict.prepare()
                 first = False
                 continue
             self._counts.exhausted |= ended
-            if not self._flying and following is None:
+            if not self._flying and not self._waiting:
                 return
-            self._step(self._flight.pause(now) if following is not None else 0.0)
+            self._step(step.seconds)
+
+    def _survey(self) -> Iterator[tuple[int, Rows]]:
+        """Yield what is to be done, without counting it as read."""
+        counts = Counts.of(self._counts.source, self._ledger)
+        return replace(self._blocks, counts=counts).todo()
 
     def _check_target(self) -> None:
         """Refuse what the target cannot do, before a text is sent. Raises InvalidArgument."""
@@ -221,12 +246,14 @@ class _Run:
 
         Returns whether it is handed over; if not, what is in flight has to become less.
         """
-        sent, now = block.sent, self._clock.monotonic()
+        sent = block.sent
+        if not self._pacing.begin(block):
+            return False
         self._asked |= bool(sent.texts)
         try:
             batch = self._adoption.batch(sent.number, sent.rows, sent.texts) if sent.texts else None
         except ResourceExhausted as error:
-            self._flight.refused(error, now)
+            self._pacing.refused(block, error)
             return False
         self._handed |= batch is not None
         sent.batch = batch
@@ -235,7 +262,7 @@ class _Run:
             self._counts.resumed += len(sent.rows.texts)
             block.found(batch)
         self._flying[sent.number] = block
-        self._flight.begun(sent.number, block.tokens, now)
+        self._pacing.begun(block)
         return True
 
     # what comes back
@@ -248,13 +275,14 @@ class _Run:
     def _step(self, pause: float) -> None:
         """Ask for the batch that is due next, and commit its block if it has ended.
 
-        `pause`: seconds after which another one may be handed over, if that comes first; 0.0 if nothing does.
+        `pause`: seconds after which there may be something else to do, if that comes first; 0.0 or infinite
+        where nothing is.
         """
         now = self._clock.monotonic()
         block = min(self._watched(), key=attrgetter("due"), default=None)
         due = now + pause if block is None else block.due
         if (pause and now + pause < due) or block is None:
-            self._clock.sleep(pause)
+            self._clock.sleep(min(pause, _LONGEST_SLEEP))
             return
         if due > now:
             self._clock.sleep(due - now)
@@ -264,6 +292,7 @@ class _Run:
         batch = block.sent.batch
         if batch is not None:
             batch = block.polled = ForRuns(self._client).look(batch.name)
+            self._pacing.looked(batch)
             block.due = self._clock.monotonic() + self._interval(block)
             self._progress(self._standing(batch))
         if batch is None or batch.done:
@@ -278,18 +307,28 @@ class _Run:
         self._counts.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
 
     def _interval(self, block: InFlight) -> float:
-        requests = len(block.sent.texts)
-        if self._capabilities.batches_in_flight is None:
-            return between_polls(requests, len(self._ledger.blocks))
-        return early_interval(block.polls, self._capabilities.poll_interval(requests))
+        wait = self._pacing.interval(block, len(self._ledger.blocks))
+        return wait if self._capabilities.batches_in_flight is None else early_interval(block.polls, wait)
 
     def _collect(self, block: InFlight, batch: Batch | None) -> None:
-        """Make the rows of a block durable whose batch has ended, and drop the batch."""
-        sent, result = block.sent, None
+        """Read what a batch that has ended gave, have its block committed, and drop the batch."""
+        result = None
         if batch is not None:
+            if of_quota(batch):
+                self._again(block, batch)
+                return
             if batch.state is State.FAILED:
                 raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
             result = self._client.get_batch_embeddings(batch, partial=True)
+        self._pacing.ended(block, batch, result)
+        self._commit(block, batch, result)
+        if batch is not None:
+            self._adoption.drop(batch)
+
+    def _commit(self, block: InFlight, batch: Batch | None, result: BatchResult | None) -> None:
+        """Make the rows of a block durable, if they are sound. Raises DataLoss if they are not."""
+        sent = block.sent
+        if result is not None:
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
         done = self._verdict.block(sent, batch, result)
@@ -297,15 +336,49 @@ class _Run:
         if sound and self._output.direct:
             self._output.write(done, sent.part)
         self._counts.tally.add(self._ledger.commit(done, sent.part.record()))
-        del self._flying[sent.number]
-        self._flight.ended(sent.number, self._clock.monotonic())
+        self._flying.pop(sent.number, None)
         if batch is not None:
             self._progress(self._standing(batch, settled=True))
-            self._adoption.drop(batch)
         if not sound:
             self._flying.clear()
             self._ending.reject()
 
+    def _again(self, block: InFlight, batch: Batch) -> None:
+        """Have a block handed over again whose batch was accepted and then had no room in the quota."""
+        del self._flying[block.sent.number]
+        self._adoption.drop(batch)
+        block.sent.batch = block.polled = None
+        block.due, block.polls = 0.0, 0
+        self._waiting = deque(sorted([*self._waiting, block], key=lambda one: one.sent.number))
+        self._pacing.refused(block, ResourceExhausted(batch.error or "the batch failed for want of quota"))
+        self._progress(self._standing(batch))
+
+    def _move(self, block: InFlight) -> None:
+        """Embed a block at once, whose batch is not back in time, unless it just came back."""
+        sent, batch = block.sent, block.sent.batch
+        if batch is not None:
+            batch = self._client.cancel_batch(batch.name)
+            if batch.state is State.COMPLETED:
+                block.polled = batch
+                self._collect(block, batch)
+                return
+        tokens, began = self._pacing.move(block, batch), self._clock.monotonic()
+        self._flying[sent.number] = block
+        nameless, result = self._at_once.embed(
+            sent.texts, tokens, lambda part: self._progress(self._shown(block, part))
+        )
+        self._pacing.moved(block, result, self._clock.monotonic() - began)
+        self._commit(block, nameless, result)
+        if batch is not None:
+            with suppress(FailedPrecondition, NotFound):  # one that is being cancelled goes by itself
+                self._adoption.drop(batch)
+
+    def _shown(self, block: InFlight, part: Batch) -> RunProgress:
+        block.polled, block.polls = part, block.polls + 1
+        return self._standing(part)
+
     def _standing(self, batch: Batch, *, settled: bool = False) -> RunProgress:
         working = [block for block in self._flying.values() if block.polls]
-        return self._counts.standing(batch, working, self._adoption.handed, settled=settled)
+        return self._counts.standing(
+            batch, working, self._adoption.handed, settled=settled, said=self._pacing.notes()
+        )

@@ -50,7 +50,8 @@ class Paid:
 class Spending:
     """The money of one run. Not for two processes at once: whoever holds the ledger holds it."""
 
-    file: Path
+    file: Path | None = None
+    """`None` keeps nothing."""
     terms: Terms = field(default_factory=Terms)
     budget: Budget = field(default_factory=Budget)
     _paid: dict[str, Paid] = field(default_factory=dict)
@@ -69,18 +70,18 @@ class Spending:
         """
         spending = cls(folder / NAME)
         if fresh:
-            spending.file.unlink(missing_ok=True)
+            (folder / NAME).unlink(missing_ok=True)
         else:
-            spending._read()
+            spending._read(folder / NAME)
         return spending
 
-    def _read(self) -> None:
+    def _read(self, path: Path) -> None:
         try:
-            content = self.file.read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError:
             return
         whole = content[: content.rfind(b"\n") + 1]
-        where = f"{self.file.parent.name}/{NAME}"
+        where = f"{path.parent.name}/{NAME}"
         for number, line in enumerate(whole.splitlines()):
             try:
                 said = orjson.loads(line)
@@ -94,7 +95,7 @@ class Spending:
             except (orjson.JSONDecodeError, TypeError, KeyError, ValueError):
                 raise DataLoss(f"{where} is damaged at line {number + 1}: it says what was paid") from None
         if len(whole) < len(content):
-            with self.file.open("r+b") as file:
+            with path.open("r+b") as file:
                 file.truncate(len(whole))
 
     def _take(self, said: Mapping[str, Any]) -> None:
@@ -160,6 +161,8 @@ class Spending:
         return iter(self._paid.values())
 
     def _append(self, said: Mapping[str, object]) -> None:
+        if self.file is None:
+            return
         begins = not self.file.exists() or not self.file.stat().st_size
         with self.file.open("ab") as file:
             if begins:
