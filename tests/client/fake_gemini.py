@@ -55,6 +55,10 @@ class FakeGemini:
     jobs: dict[str, Job] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, bytearray] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    """The names that uploads were begun under, by session."""
+    file_states: dict[str, list[str]] = field(default_factory=dict)
+    """States that a file tells before it is ACTIVE, by its name."""
     seen: list[httpx2.Request] = field(default_factory=list)
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
@@ -82,6 +86,8 @@ class FakeGemini:
             case ["files", file, "download"]:
                 assert request.url.params["alt"] == "media"
                 return httpx2.Response(200, content=self.files[f"files/{file}"])
+            case ["files", file]:
+                return self._file(request.method, f"files/{file}")
             case ["batches"]:
                 return self._list(request)
             case ["batches", batch, *verb]:
@@ -94,6 +100,11 @@ class FakeGemini:
         assert request.headers["x-goog-upload-command"] == "start"
         assert request.headers["x-goog-upload-header-content-type"]
         token = f"session-{len(self.sessions)}"
+        if name := orjson.loads(request.content)["file"].get("name"):
+            assert re.fullmatch("files/[a-z0-9][a-z0-9-]{0,38}[a-z0-9]", name)
+            if name in self.files or name in self.named.values():
+                return problem(409, "ALREADY_EXISTS", "Requested entity already exists")
+            self.named[token] = name
         self.sessions[token] = bytearray()
         url = f"https://{UPLOADS}/put?upload_id={token}"
         return httpx2.Response(200, headers={"X-Goog-Upload-URL": url, "X-Goog-Upload-Status": "active"})
@@ -111,10 +122,23 @@ class FakeGemini:
             assert len(request.content) % GRANULE == 0
             return httpx2.Response(200, headers={"X-Goog-Upload-Status": "active"})
         assert command == "upload, finalize"
-        name = f"files/in-{len(self.files)}"
+        name = self.named.get(request.url.params["upload_id"], f"files/in-{len(self.files)}")
         self.files[name] = bytes(session)
         file = {"name": name, "sizeBytes": str(len(session)), "state": "ACTIVE", "source": "UPLOADED"}
         return httpx2.Response(200, headers={"X-Goog-Upload-Status": "final"}, json={"file": file})
+
+    def _file(self, method: str, name: str) -> httpx2.Response:
+        if len(name) > len("files/") + 40:
+            return problem(400, "INVALID_ARGUMENT", "the name of a file has at most 40 characters")
+        if name not in self.files:
+            return problem(403, "PERMISSION_DENIED", f"You do not have permission to access the File {name}")
+        if method == "DELETE":
+            del self.files[name]
+            return httpx2.Response(200, json={})
+        state = next(iter(self.file_states.get(name, ["ACTIVE"])))
+        self.file_states[name] = self.file_states.get(name, [])[1:] or ["ACTIVE"]
+        said = {"name": name, "sizeBytes": str(len(self.files[name])), "state": state}
+        return httpx2.Response(200, json=said)
 
     def _embed(self, model: str, verb: str, body: dict[str, Any]) -> httpx2.Response:
         if model != "models/gemini-embedding-001":

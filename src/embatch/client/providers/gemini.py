@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.client import arguments, readers
 from embatch.client.calls import OUTPUT_BYTES, SLOW, Exchange, work
+from embatch.client.fingerprint import PREFIX, unmarked
 from embatch.client.providers.gemini_protocol import GeminiProtocol
 from embatch.client.providers.provider import Capabilities, Target
+from embatch.client.upload import send_file
 from embatch.errors import Unauthenticated, Unavailable
 from embatch.wire.gemini import read_responses, routes
 from embatch.wire.gemini.write_requests import LineWriter
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from embatch.client.calls import Flow, Sender
     from embatch.client.providers.provider import RequestWriter
     from embatch.client.results import BatchResult
+    from embatch.client.upload import FileUpload
 
 GEMINI_URL: Final = "https://generativelanguage.googleapis.com"
 GEMINI_MODEL: Final = "gemini-embedding-001"
@@ -43,7 +46,7 @@ class TaggedLines(LineWriter):
 class Gemini(GeminiProtocol):
     """Google's service; results come inlined in the batch, or in a file of responses."""
 
-    def writer(self, file: BinaryIO) -> RequestWriter:
+    def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:  # noqa: ARG002
         """Write lines of JSONL, as Google's batch files are."""
         return TaggedLines(file)
 
@@ -56,7 +59,17 @@ class Gemini(GeminiProtocol):
         """Ask for the operation, with all its output once it is finished."""
         # A finished inline batch answers every poll with all its embeddings.
         call = replace(self.call(routes.GET_BATCH, name), most=OUTPUT_BYTES)
-        return Exchange(call, read_responses.parse_operation)
+        return Exchange(call, self.read_batch)
+
+    def shown(self, batch: Batch) -> Batch:
+        """Take the mark off the display name."""
+        display_name, mark = unmarked(batch.display_name or "")
+        return batch if mark is None else replace(batch, display_name=display_name, fingerprint=mark)
+
+    def upload(self, sender: Sender, upload: FileUpload) -> Flow[str]:
+        """Upload under the name of the fingerprint, if there is one, or find the file that has it."""
+        names = () if upload.fingerprint is None else (f"files/{PREFIX}{upload.fingerprint}",)
+        return (yield from send_file(sender, replace(upload, names=names), self.version))
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read inlined responses or responses file. Either can appear later than the state says."""

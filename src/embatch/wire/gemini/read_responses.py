@@ -268,6 +268,26 @@ def parse_file_name(body: bytes) -> str:
     return _named(_object(body).get("file"), "files/")
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What a service says of a file that it has."""
+
+    size: int | None
+    """Bytes; `None` where it does not say."""
+    ready: bool
+    """Whether a batch can read it."""
+    failed: bool
+    """Whether it never will be ready."""
+
+
+def parse_file(body: bytes) -> StoredFile:
+    """Return what is said of a file."""
+    said = _object(body)
+    state = _text(said.get("state"))
+    size = said.get("sizeBytes")
+    return StoredFile(None if size is None else _count(size), state in (None, "ACTIVE"), state == "FAILED")
+
+
 def _values(said: object) -> Vectors | None:
     values = said.get("values") if isinstance(said, dict) else None
     if not isinstance(values, list) or not values:
