@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from embatch.client.client import Client
+    from embatch.client.providers.provider import Capabilities
     from embatch.client.results import BatchResult
     from embatch.runs.clock import Clock
     from embatch.runs.options import EmbedOptions
@@ -32,8 +33,7 @@ class AtOnce:
 
     client: Client
     options: EmbedOptions
-    dimensions: int | None
-    """What the batches of the run ask for; `None` for the model's own."""
+    can: Capabilities
     clock: Clock
 
     def embed(
@@ -75,6 +75,8 @@ class AtOnce:
 
     def _slice(self, texts: list[str]) -> list[ContentEmbedding | RequestError]:
         failures = 0
+        native = self.can.native_results  # as the batches of the run ask for it
+        dimensions = None if native else max(self.options.dimensions, default=None)
         while True:
             try:
                 return list(
@@ -82,7 +84,7 @@ class AtOnce:
                         texts,
                         model=self.options.model,
                         task_type=self.options.task_type,
-                        output_dimensionality=self.dimensions,
+                        output_dimensionality=dimensions,
                     )
                 )
             except InvalidArgument as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from embatch.runs.ledger import Block
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.prices import Price
     from embatch.runs.spending import Spending
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.runs.in_flight import InFlight
-    from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.sources import Source
 
 
@@ -42,6 +43,14 @@ class Counts:
         return cls(
             source, tally, tally.rows, tally.rows, (tally.rows, tally.tokens), ledger.verdict == "done"
         )
+
+    def begin(self, block: InFlight, ledger: Ledger) -> None:
+        """Count what an earlier call finished of a block, or of the try before, as it is watched now."""
+        earlier = ledger.blocks.get(block.number)
+        if earlier is not None:
+            self.tally.take(earlier)
+        rows, tokens = self.earlier
+        self.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
 
     def uncount(self, lost: Iterable[Block]) -> None:
         """Take blocks that were finished for not finished."""

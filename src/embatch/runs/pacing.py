@@ -5,34 +5,35 @@ The choices are in `flight`, `course` and `polling`, the money in `spending`: he
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from embatch.client.base import target_of
 from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument
 from embatch.runs.bill import bill
+from embatch.runs.counts import Counts
 from embatch.runs.course import Course, Piece, Step, Way
 from embatch.runs.deadline import Terms
 from embatch.runs.flight import Flight, FlightLimits
-from embatch.runs.in_flight import TOKEN_BYTES
+from embatch.runs.in_flight import InFlight, tokens_of
 from embatch.runs.polling import StuckWatch, between
 from embatch.runs.progress import between_polls
-from embatch.runs.sources.cutting import text_bytes
 from embatch.runs.spending import AT_ONCE, BATCH, Spending
 from embatch.runs.tokens import TokenRate
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from embatch.batch import Batch
     from embatch.client.client import Client
     from embatch.client.results import BatchResult
     from embatch.runs.bill import Bill
+    from embatch.runs.blocks import Blocks
     from embatch.runs.clock import Clock
-    from embatch.runs.in_flight import InFlight
-    from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.options import RunOptions
     from embatch.runs.prices import Price
 
@@ -77,7 +78,7 @@ class Pacing:
                 pacing.course = Course(spending.budget, Way("interactive", REQUESTS, TOKENS), deadline)
         return pacing
 
-    def survey(self, blocks: Iterable[InFlight]) -> None:
+    def survey(self, blocks: Blocks, ledger: Ledger) -> None:
         """Learn the sizes of all blocks that are to be done: what they may cost is told before any is sent.
 
         Raises:
@@ -85,11 +86,13 @@ class Pacing:
         """
         if self.course is None:
             return
-        for block in blocks:
-            if block.sent.texts:
-                self._calibrate(block.sent.texts)
+        seen = replace(blocks, counts=Counts.of(blocks.counts.source, ledger))  # it counts what is read later
+        for number, rows in seen.todo():
+            block = InFlight.of(number, rows, ledger)
+            if block.requests:
+                self._calibrate(block.sent(ledger).texts)
                 self._size(block)
-        pieces = self._pieces({})
+        pieces = self._pieces({}, ())
         cost, alone = sum(one.batch for one in pieces), sum(one.alone for one in pieces)
         cap, fresh = self.spending.budget.cap, not list(self.spending)
         if cap is not None and fresh and cost > cap:
@@ -113,16 +116,15 @@ class Pacing:
             counted = self.client.count_tokens(sample)
         except EmbatchError:  # many an embedding model counts none
             return
-        self.rate.learn(sum(1 + text_bytes(text) // TOKEN_BYTES for text in sample), counted)
+        self.rate.learn(tokens_of(sample), counted)
 
     def _size(self, block: InFlight) -> tuple[int, int, int]:
-        texts = block.sent.texts
-        size = self._sizes[block.sent.number] = (len(texts), block.tokens, sum(map(len, texts)))
+        size = self._sizes[block.number] = (block.requests, block.tokens, block.characters)
         return size
 
-    def _pieces(self, flying: Mapping[int, InFlight]) -> list[Piece]:
+    def _pieces(self, flying: Mapping[int, InFlight], apart: Collection[int]) -> list[Piece]:
         found = []
-        for number in sorted(self._sizes):
+        for number in sorted(self._sizes.keys() - apart):
             block = flying.get(number)
             polled = None if block is None else block.polled
             running = polled is not None and polled.state is not State.PENDING
@@ -137,12 +139,15 @@ class Pacing:
 
     # what to do
 
-    def step(self, following: InFlight | None, flying: Mapping[int, InFlight], now: float) -> Step:
+    def step(
+        self, following: InFlight | None, flying: Mapping[int, InFlight], apart: Collection[int], now: float
+    ) -> Step:
         """Return what to do now.
 
         Args:
             following: the first block that is not handed over, if it is read.
             flying: those that are handed over.
+            apart: numbers of those of which nobody knows whether they are: they go no other way meanwhile.
             now: the time, by the monotonic clock.
 
         Raises:
@@ -152,17 +157,17 @@ class Pacing:
             if following is not None and self.flight.may_begin(following.tokens, now):
                 return Step(begun=self._piece_of(following))
             return Step(seconds=self.flight.pause(now) if following is not None else 0.0)
-        if following is not None and following.sent.texts:
+        if following is not None and following.requests:
             self._size(following)
         elif following is not None:  # nothing of it is sent, and it costs nothing
             return Step(begun=self._piece_of(following))
-        step = self.course.step(self._pieces(flying), self.flight, now, self.stuck.usual)
+        step = self.course.step(self._pieces(flying, apart), self.flight, now, self.stuck.usual)
         if step.stopped:
             self._stop()
         return step
 
     def _piece_of(self, block: InFlight) -> Piece:
-        return Piece(block.sent.number, len(block.sent.texts), block.tokens, 0.0, 0.0)
+        return Piece(block.number, block.requests, block.tokens, 0.0, 0.0)
 
     def _stop(self) -> None:
         budget = self.spending.budget
@@ -175,19 +180,19 @@ class Pacing:
 
     def interval(self, block: InFlight, blocks: int) -> float:
         """Return the seconds until a block's batch is asked for again; `blocks`: those that are done."""
-        requests = len(block.sent.texts)
+        requests = block.requests
         if not self.flight.limits.waits:
             return between_polls(requests, blocks)
-        age = self.clock.monotonic() - self._begun.get(block.sent.number, self.clock.monotonic())
+        age = self.clock.monotonic() - self._begun.get(block.number, self.clock.monotonic())
         return between(requests, age, self.flight.batches)
 
     # what happened
 
     def begin(self, block: InFlight) -> bool:
         """Count a block's batch before it is created; return whether the cap has room for it."""
-        if self.price is None or not block.sent.texts:
+        if self.price is None or not block.requests:
             return True
-        number = block.sent.number
+        number = block.number
         self._size(block)
         piece = self._piece(number)
         return self.spending.begin(number, BATCH, piece.tokens, piece.batch)
@@ -195,15 +200,15 @@ class Pacing:
     def begun(self, block: InFlight) -> None:
         """Count it in flight."""
         now = self.clock.monotonic()
-        self._begun.setdefault(block.sent.number, now)
-        self.flight.begun(block.sent.number, self.rate.tokens(block.tokens), now)
+        self._begun.setdefault(block.number, now)
+        self.flight.begun(block.number, self.rate.tokens(block.tokens), now)
 
     def refused(self, block: InFlight, error: EmbatchError) -> None:
         """Count it no more: its submit was refused, or it failed for want of quota, and cost nothing.
 
         Raises the error where that is not waited for.
         """
-        number = block.sent.number
+        number = block.number
         self.flight.ended(number, self.clock.monotonic(), good=False)
         self.flight.refused(error, self.clock.monotonic())
         self._begun.pop(number, None)
@@ -218,14 +223,14 @@ class Pacing:
 
     def ended(self, block: InFlight, batch: Batch | None, result: BatchResult | None) -> None:
         """Count what a block's batch has cost."""
-        number, now = block.sent.number, self.clock.monotonic()
+        number, now = block.number, self.clock.monotonic()
         self.flight.ended(number, now)
         if batch is not None and number in self._begun:
             self.stuck.ended(batch.name, now - self._begun[number])
         self._settle(block, BATCH, result)
 
     def _settle(self, block: InFlight, way: str, result: BatchResult | None) -> None:
-        number = block.sent.number
+        number = block.number
         if self.price is not None and result is not None:
             requests, reckoned, characters = self._size(block)
             counted = int(result.tokens.sum())
@@ -239,19 +244,17 @@ class Pacing:
 
     # the other way
 
-    def move(self, block: InFlight, batch: Batch | None) -> int:
-        """Count a block that goes the other way, and its batch as given up; return its tokens, estimated.
+    def move(self, block: InFlight, batch: Batch | None) -> None:
+        """Count a block that is to go the other way, and its batch as given up, in full for now.
 
         Raises:
             FailedPrecondition: the cap has no room for it.
         """
-        number = block.sent.number
+        number = block.number
         self._size(block)
         piece = self._piece(number)
         self.flight.ended(number, self.clock.monotonic(), good=False)
-        if batch is not None:
-            self.stuck.forget(batch.name)
-            self.spending.give_up(number, _worked(batch))
+        self.spending.give_up(number, 1.0)
         if not self.spending.begin(number, AT_ONCE, piece.tokens, piece.alone):
             self._stop()
         given = "" if batch is None else f"; {batch.name} is given up"
@@ -259,11 +262,25 @@ class Pacing:
             f"{piece.requests:,} texts are embedded at once for about ${piece.alone:,.4f}, to be done in "
             f"time{given}"
         )
-        return piece.tokens
+
+    def tokens(self, block: InFlight) -> int:
+        """Return about how many tokens the texts of a block have."""
+        return self.rate.tokens(block.tokens)
+
+    def came_back(self, block: InFlight) -> None:
+        """Count the batch again of a block that was to go the other way: it was done that moment."""
+        self.spending.settle(block.number, AT_ONCE, 0, 0.0)
+        self.spending.take_back(block.number)
+
+    def given_up(self, block: InFlight, batch: Batch) -> None:
+        """Count what of a batch that is given up is paid all the same."""
+        self.stuck.forget(batch.name)
+        self.spending.take_back(block.number)
+        self.spending.give_up(block.number, _worked(batch))
 
     def moved(self, block: InFlight, result: BatchResult, seconds: float) -> None:
         """Count what it has cost, and learn how fast the other way is."""
-        course, piece = self.course, self._piece(block.sent.number)
+        course, piece = self.course, self._piece(block.number)
         if course is not None and course.way is not None and (took := course.way.seconds([piece])) > 1.0:
             way, slower = course.way, max(0.2, seconds / took)
             way = Way(way.name, way.requests_per_second / slower, way.tokens_per_second / slower)

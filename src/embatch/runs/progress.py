@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.runs.bill import Bill
-    from embatch.runs.ledger import Block
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.parity import Sample
 
 

@@ -9,9 +9,7 @@ before the stop is found again by its idempotency key, a digest of the run, what
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from contextlib import suppress
-from dataclasses import replace
+import math
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import attrgetter
@@ -25,7 +23,6 @@ from embatch.client.base import target_of
 from embatch.client.for_runs import ForRuns
 from embatch.errors import (
     BatchFailed,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -33,36 +30,37 @@ from embatch.errors import (
     Unauthenticated,
     Unavailable,
 )
-from embatch.runs.adoption import Adoption
-from embatch.runs.at_once import AtOnce
+from embatch.runs.block_size import BlockSize
 from embatch.runs.blocks import Blocks
 from embatch.runs.checking import check_run
 from embatch.runs.counts import Counts
+from embatch.runs.detour import Detour
 from embatch.runs.ending import Ending
 from embatch.runs.flight import of_quota
+from embatch.runs.handing_over import handover_of
 from embatch.runs.identity import about, begun
 from embatch.runs.in_flight import InFlight
+from embatch.runs.intents import Fate
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
 from embatch.runs.output import Output
 from embatch.runs.pacing import Pacing
+from embatch.runs.steps import Step
 from embatch.runs.verdict import verdict_of
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from embatch.batch import Batch
     from embatch.client.client import Client
     from embatch.client.results import BatchResult
     from embatch.runs.options import EmbedOptions, RunOptions
     from embatch.runs.progress import Progress, RunProgress, Summary
-    from embatch.runs.sources import Rows, Source
+    from embatch.runs.sources import Source
 
 _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
 """Errors of a submit after which the service holds nothing of it."""
-_LONGEST_SLEEP: Final = 3600.0
-"""Seconds after which a run that waits looks round, whatever it waits for."""
+_IDLE: Final = 1.0
+"""Seconds between two questions whether more may be in flight, where nothing says when."""
 
 
 def embed_dataset(
@@ -100,11 +98,15 @@ def embed_dataset(
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
     price = check_run(client, source, place, embed_options, options)
-    what, first = about(client, source, embed_options, options.block_rows), begun(source, embed_options)
+    can = target_of(client).provider.capabilities
+    size = BlockSize.of(can, options.block_rows, embed_options.dimensions)
+    what = about(client, source, embed_options, size.rows)
+    first = begun(client, source, embed_options, size.bytes)
+    unsaid = ("block rows",) if options.block_rows is None else ()
     folder = folder_of(place, options.data)
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
     try:
-        ledger = Ledger.open(folder, what, first, restart=options.restart)
+        ledger = Ledger.open(folder, what, first, restart=options.restart, unsaid=unsaid)
         pacing = Pacing.of(client, options, price, ledger)
         run = _Run(client, source, ledger, output, embed_options, options, progress, pacing)
         try:
@@ -140,36 +142,41 @@ class _Run:
         self._options, self._progress = options, progress
         self._verdict = verdict_of(client, ledger, embed_options, options)
         self._capabilities = target_of(client).provider.capabilities
-        self._pacing = pacing
+        self._many = self._capabilities.batches_in_flight is not None
+        """Whether all that is in flight is asked for, and its rows lie on disk meanwhile."""
+        self._pacing, self._flight = pacing, pacing.flight
         self._flying: dict[int, InFlight] = {}
         """The blocks that are handed over, by number, the oldest first."""
-        self._waiting: deque[InFlight] = deque()
-        """Blocks that are read and not handed over, in their order."""
+        self._doubtful: dict[int, InFlight] = {}
+        """Those of which nobody knows whether they are."""
+        self._again: list[InFlight] = []
+        """Those of which that is known again."""
+        self._left: list[int] = []
+        """Numbers of those that are left to people."""
         self._clock = options.clock
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
         display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
-        self._adoption = Adoption(
-            client, ledger, embed_options, display_name, self._name if options.cache else None
-        )
+        ledger.reached = self._reached = options.reached
+        notes: list[str] = []
+        run = self._name if options.cache else None
+        self._handover = handover_of(client, ledger, embed_options, options, display_name, run, notes)
+        self._detour = Detour(client, embed_options, ledger, pacing, self._handover)
         self._started = datetime.now(UTC)
         self._counts = Counts.of(source, ledger)
-        self._blocks = Blocks(source, ledger, options, self._counts, output.place)
-        self._ending = Ending(client, ledger, output, options, self._counts, pacing, self._name)
-        dimensions = (
-            None if self._capabilities.native_results else max(embed_options.dimensions, default=None)
-        )
-        self._at_once = AtOnce(client, embed_options, dimensions, self._clock)
+        self._blocks = Blocks(source, ledger, options, self._counts, output.place, BlockSize.kept(ledger))
+        self._ending = Ending(client, ledger, output, options, self._counts, pacing, self._name, notes)
         self._asked = self._handed = False
 
     def go(self) -> Summary:
         self._output.check(self._ledger.model[1])
-        self._drop_last()
+        self._handover.drop_last()
         if not all(map(self._verdict.sound, self._ledger.blocks.values())):
             self._ending.reject()
         while True:
             self._work()
+            self._ending.check_left(self._left)
             try:
                 return self._ending.finish()
             except PartLost:
@@ -180,61 +187,51 @@ class _Run:
 
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
-        todo, ended, first = self._blocks.todo(), False, True
-        self._pacing.survey(InFlight.of(*block, self._ledger) for block in self._survey())
+        todo, following, ended, first = self._blocks.todo(), None, False, True
+        self._pacing.survey(self._blocks, self._ledger)
         while True:
             now = self._clock.monotonic()
-            step = self._pacing.step(self._waiting[0] if self._waiting else None, self._flying, now)
-            wanted = step.moved is not None and step.moved.key not in self._flying
-            if not (self._waiting or ended) and (wanted or self._pacing.flight.may_begin(0, now)):
+            apart = {*self._doubtful, *self._left}
+            step = self._pacing.step(following, self._flying, apart, now)
+            if self._again and (following is None or self._again[0].number < following.number):
+                self._again += [] if following is None else [following]
+                following = self._again.pop(0)
+                continue
+            unread = step.moved is not None and step.moved.key not in self._flying
+            if following is None and not ended and (unread or self._flight.may_begin(0, now)):
                 block = next(todo, None)
                 ended = block is None
-                self._waiting += [] if block is None else [InFlight.of(*block, self._ledger)]
+                following = block and InFlight.of(*block, self._ledger)
                 continue
-            if step.moved is not None or step.begun is not None:
+            if step.moved is not None or (following is not None and step.begun is not None):
                 if first:
-                    self._check_target()
+                    _, native = self._ledger.model  # refused before a text is sent
+                    self._output.check(native or self._verdict.native())
                 if step.moved is not None:
-                    self._move(self._flying.get(step.moved.key) or self._waiting.popleft())
-                elif self._submit(self._waiting[0]):
-                    self._waiting.popleft()
+                    following = self._move(step.moved.key, following)
+                elif following is not None and self._submit(following):
+                    following = None
                 if first:
                     self._verdict.prepare()
                 first = False
                 continue
             self._counts.exhausted |= ended
-            if not self._flying and not self._waiting:
+            if not self._flying and not self._doubtful and following is None and ended:
                 return
             self._step(step.seconds)
 
-    def _survey(self) -> Iterator[tuple[int, Rows]]:
-        """Yield what is to be done, without counting it as read."""
-        counts = Counts.of(self._counts.source, self._ledger)
-        return replace(self._blocks, counts=counts).todo()
-
-    def _check_target(self) -> None:
-        """Refuse what the target cannot do, before a text is sent. Raises InvalidArgument."""
-        _, native = self._ledger.model
-        self._output.check(native or self._verdict.native())
-
     def forget(self, *, refused: bool) -> None:
-        """Leave no ledger of a run that ended before it began: it would stand in another one's way.
+        """Leave no ledger of a run that ended before a batch may have been accepted: it stands in the way.
 
-        It begins where a batch may have been accepted: its key is in the ledger. `refused`: it was not.
+        `refused`: the batch that was handed over last was not.
         """
         begun = self._handed if refused else self._asked
-        if self._ledger.fresh and not begun and not self._ledger.blocks:
+        paid = self._ledger.blocks or self._ledger.intents.open()
+        if self._ledger.fresh and not begun and not paid:
             self._ledger.remove()
 
-    def _drop_last(self) -> None:
-        """Drop the batch whose rows were committed just before an earlier call was stopped."""
-        last = self._ledger.last
-        if last is not None and last.batch:
-            with suppress(NotFound):
-                self._client.delete_batch(last.batch)
-
     def cancel(self) -> str:
-        return self._adoption.cancel()
+        return self._handover.cancel()
 
     def close(self) -> None:
         """Leave batches and ledger where they are; drop what is half written."""
@@ -244,90 +241,112 @@ class _Run:
     def _submit(self, block: InFlight) -> bool:
         """Hand one block over as a batch, or find the batch that an earlier call made of it.
 
-        Returns whether it is handed over; if not, what is in flight has to become less.
+        Returns whether that is done with; if not, what is in flight has to become less.
         """
-        sent = block.sent
         if not self._pacing.begin(block):
             return False
+        sent = block.sent(self._ledger)
         self._asked |= bool(sent.texts)
-        try:
-            batch = self._adoption.batch(sent.number, sent.rows, sent.texts) if sent.texts else None
-        except ResourceExhausted as error:
-            self._pacing.refused(block, error)
-            return False
+        batch = None
+        if sent.texts:
+            try:
+                found = self._handover.batch(sent.number, sent.rows, sent.texts)
+            except ResourceExhausted as error:
+                self._pacing.refused(block, error)
+                return False
+            if isinstance(found, Fate):
+                self._leave(block, found)
+                return True
+            batch = found
         self._handed |= batch is not None
-        sent.batch = batch
+        block.batch = batch
         skew = timedelta(seconds=target_of(self._client).clock_skew)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
-            self._counts.resumed += len(sent.rows.texts)
+            self._counts.resumed += block.rows
             block.found(batch)
-        self._flying[sent.number] = block
+        self._flying[block.number] = block
         self._pacing.begun(block)
+        if self._many:
+            block.park(self._ledger.parked(block.number))
         return True
+
+    def _leave(self, block: InFlight, fate: Fate) -> None:
+        """Have a block wait whose batch may be there or not, or leave it to people."""
+        if fate is Fate.QUARANTINED:
+            self._left.append(block.number)
+            return
+        self._doubtful[block.number] = block
+        self._flight.begun(block.number, block.tokens, self._clock.monotonic())
+        block.park(self._ledger.parked(block.number))
+        self._tell_doubt()
+
+    def _tell_doubt(self) -> None:
+        if (doubt := self._handover.doubt()) is not None:
+            self._progress(self._standing(doubt))
 
     # what comes back
 
-    def _watched(self) -> list[InFlight]:
-        """Return the blocks whose batches are asked for: all of them, or the oldest."""
-        every = self._capabilities.batches_in_flight is not None
-        return list(self._flying.values()) if every else list(islice(self._flying.values(), 1))
-
     def _step(self, pause: float) -> None:
-        """Ask for the batch that is due next, and commit its block if it has ended.
+        """Wait for what is due next, and do it.
 
-        `pause`: seconds after which there may be something else to do, if that comes first; 0.0 or infinite
-        where nothing is.
+        `pause`: seconds after which there is something else to do; 0.0 or infinite where an end comes first.
         """
         now = self._clock.monotonic()
-        block = min(self._watched(), key=attrgetter("due"), default=None)
-        due = now + pause if block is None else block.due
-        if (pause and now + pause < due) or block is None:
-            self._clock.sleep(min(pause, _LONGEST_SLEEP))
-            return
+        watched = islice(self._flying.values(), None if self._many else 1)  # all, or the oldest
+        block = min(watched, key=attrgetter("due"), default=None)
+        asked = math.inf if block is None else block.due
+        due = min(asked, self._handover.due, now + (pause or math.inf))
         if due > now:
-            self._clock.sleep(due - now)
+            self._clock.sleep(due - now if due < math.inf else _IDLE)
+        if self._handover.due <= due:
+            self._look()
+        elif block is not None and block.due <= due:
+            self._ask(block)
+
+    def _look(self) -> None:
+        """Look for what is in doubt; what is settled is handed over, or found, next."""
+        for number in self._handover.look():
+            self._again = sorted([*self._again, self._doubtful.pop(number)], key=attrgetter("number"))
+            self._flight.ended(number, self._clock.monotonic(), good=False)
+        self._tell_doubt()
+
+    def _ask(self, block: InFlight) -> None:
+        """Ask for a batch, and commit its block if it has ended."""
         if block.polls == 0:
-            self._begin(block)
+            self._counts.begin(block, self._ledger)
         block.polls += 1
-        batch = block.sent.batch
+        batch = block.batch
         if batch is not None:
             batch = block.polled = ForRuns(self._client).look(batch.name)
             self._pacing.looked(batch)
-            block.due = self._clock.monotonic() + self._interval(block)
+            wait = self._pacing.interval(block, len(self._ledger.blocks))
+            block.due = self._clock.monotonic() + (early_interval(block.polls, wait) if self._many else wait)
+            self._reached(Step.POLLED)
             self._progress(self._standing(batch))
         if batch is None or batch.done:
             self._collect(block, batch)
 
-    def _begin(self, block: InFlight) -> None:
-        """Count what an earlier call finished of a block, or of the try before."""
-        earlier = self._ledger.blocks.get(block.sent.number)
-        if earlier is not None:
-            self._counts.tally.take(earlier)
-        rows, tokens = self._counts.earlier
-        self._counts.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
-
-    def _interval(self, block: InFlight) -> float:
-        wait = self._pacing.interval(block, len(self._ledger.blocks))
-        return wait if self._capabilities.batches_in_flight is None else early_interval(block.polls, wait)
-
     def _collect(self, block: InFlight, batch: Batch | None) -> None:
-        """Read what a batch that has ended gave, have its block committed, and drop the batch."""
+        """Read what a batch gave that has ended, make its rows durable, and drop it."""
+        self._reached(Step.ENDED)
+        if batch is not None and batch.state is State.FAILED:
+            self._handover.over(block.number, batch)
+            if not of_quota(batch):
+                raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
+            self._fly_again(block, batch)
+            return
         result = None
         if batch is not None:
-            if of_quota(batch):
-                self._again(block, batch)
-                return
-            if batch.state is State.FAILED:
-                raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
             result = self._client.get_batch_embeddings(batch, partial=True)
+            self._reached(Step.FETCHED)
         self._pacing.ended(block, batch, result)
         self._commit(block, batch, result)
         if batch is not None:
-            self._adoption.drop(batch)
+            self._handover.drop(batch)
 
     def _commit(self, block: InFlight, batch: Batch | None, result: BatchResult | None) -> None:
-        """Make the rows of a block durable, if they are sound. Raises DataLoss if they are not."""
-        sent = block.sent
+        """Make the rows of a block durable. Raises DataLoss where they are not sound."""
+        sent = block.sent(self._ledger)
         if result is not None:
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
@@ -336,49 +355,45 @@ class _Run:
         if sound and self._output.direct:
             self._output.write(done, sent.part)
         self._counts.tally.add(self._ledger.commit(done, sent.part.record()))
-        self._flying.pop(sent.number, None)
+        self._flying.pop(block.number, None)
         if batch is not None:
             self._progress(self._standing(batch, settled=True))
         if not sound:
             self._flying.clear()
             self._ending.reject()
 
-    def _again(self, block: InFlight, batch: Batch) -> None:
-        """Have a block handed over again whose batch was accepted and then had no room in the quota."""
-        del self._flying[block.sent.number]
-        self._adoption.drop(batch)
-        block.sent.batch = block.polled = None
-        block.due, block.polls = 0.0, 0
-        self._waiting = deque(sorted([*self._waiting, block], key=lambda one: one.sent.number))
-        self._pacing.refused(block, ResourceExhausted(batch.error or "the batch failed for want of quota"))
+    def _fly_again(self, block: InFlight, batch: Batch) -> None:
+        """Have a block handed over again whose batch was accepted, and then had no room in the quota."""
+        del self._flying[block.number]
+        block.forget_batch()
+        self._again = sorted([*self._again, block], key=attrgetter("number"))
+        self._pacing.refused(block, ResourceExhausted(batch.error or "the quota had no room for the batch"))
         self._progress(self._standing(batch))
 
-    def _move(self, block: InFlight) -> None:
-        """Embed a block at once, whose batch is not back in time, unless it just came back."""
-        sent, batch = block.sent, block.sent.batch
-        if batch is not None:
-            batch = self._client.cancel_batch(batch.name)
-            if batch.state is State.COMPLETED:
-                block.polled = batch
-                self._collect(block, batch)
-                return
-        tokens, began = self._pacing.move(block, batch), self._clock.monotonic()
-        self._flying[sent.number] = block
-        nameless, result = self._at_once.embed(
-            sent.texts, tokens, lambda part: self._progress(self._shown(block, part))
-        )
-        self._pacing.moved(block, result, self._clock.monotonic() - began)
-        self._commit(block, nameless, result)
-        if batch is not None:
-            with suppress(FailedPrecondition, NotFound):  # one that is being cancelled goes by itself
-                self._adoption.drop(batch)
+    def _move(self, number: int, following: InFlight | None) -> InFlight | None:
+        """Embed a block at once whose batch is not back in time, unless it comes back that moment.
 
-    def _shown(self, block: InFlight, part: Batch) -> RunProgress:
-        block.polled, block.polls = part, block.polls + 1
-        return self._standing(part)
+        It may be the one that is handed over next: returns that one, if it is still to be.
+        """
+        block = self._flying.get(number) or following
+        if block is None:
+            return None
+        if not block.polls:
+            self._counts.begin(block, self._ledger)
+
+        def show(part: Batch) -> None:
+            self._flying[block.number] = block
+            block.polled, block.polls = part, block.polls + 1
+            self._progress(self._standing(part))
+
+        batch, result = self._detour.go(block, show)
+        if result is None:
+            self._collect(block, batch)
+        else:
+            self._commit(block, batch, result)
+        return None if block is following else following
 
     def _standing(self, batch: Batch, *, settled: bool = False) -> RunProgress:
         working = [block for block in self._flying.values() if block.polls]
-        return self._counts.standing(
-            batch, working, self._adoption.handed, settled=settled, said=self._pacing.notes()
-        )
+        said = self._pacing.notes()
+        return self._counts.standing(batch, working, self._handover.handed, settled=settled, said=said)

@@ -13,7 +13,7 @@ what a crash leaves, and nothing had begun of what it says.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -135,10 +135,17 @@ class Spending:
             self._put(Paid(paid.key, paid.way, tokens, dollars, open=False))
 
     def give_up(self, number: int, share: float) -> None:
-        """Count a batch as given up, with the share of its estimate that it still costs."""
+        """Count the batch of a block as given up, with the share of its estimate that it still costs."""
         paid = self._last(number, BATCH)
         if paid is not None:
-            self._put(Paid(paid.key, GIVEN_UP, round(paid.tokens * share), paid.dollars * share, open=False))
+            way = replace(paid, way=GIVEN_UP, open=False)
+            self._put(replace(way, tokens=round(paid.tokens * share), dollars=paid.dollars * share))
+
+    def take_back(self, number: int) -> None:
+        """Count a batch that was to be given up, and came back meanwhile, as under way again."""
+        mine = [paid for paid in self._paid.values() if paid.key.startswith(f"{number}.{BATCH}.")]
+        if mine:
+            self._put(replace(mine[-1], way=BATCH, open=True))
 
     def _last(self, number: int, way: str) -> Paid | None:
         mine = [paid for paid in self._paid.values() if paid.key.startswith(f"{number}.{way}.") and paid.open]
