@@ -33,6 +33,8 @@ class AtOnce:
 
     client: Client
     options: EmbedOptions
+    model: str
+    """As its batches would be said to be worked by."""
     can: Capabilities
     clock: Clock
 
@@ -69,9 +71,7 @@ class AtOnce:
     def _batch(self, state: State, count: int, found: list[ContentEmbedding | RequestError]) -> Batch:
         failed = sum(isinstance(one, RequestError) for one in found)
         stats = BatchStats(count, len(found) - failed, failed, count - len(found))
-        model = self.options.model or ""
-        name = model if model.startswith("models/") else f"models/{model}"
-        return Batch("", name, state, None, 0, None, None, None, stats)
+        return Batch("", self.model, state, None, 0, None, None, None, stats)
 
     def _slice(self, texts: list[str]) -> list[ContentEmbedding | RequestError]:
         failures = 0

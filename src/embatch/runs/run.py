@@ -387,10 +387,9 @@ class _Run:
             self._progress(self._standing(part))
 
         batch, result = self._detour.go(block, show)
-        if result is None:
-            self._collect(block, batch)
-        else:
-            self._commit(block, batch, result)
+        self._commit(block, batch, result)
+        if batch.name:
+            self._handover.drop(batch)
         return None if block is following else following
 
     def _standing(self, batch: Batch, *, settled: bool = False) -> RunProgress:
