@@ -22,7 +22,7 @@ ROWS = BLOCK * BLOCKS
 EACH_ONCE = {f"in.jsonl rows {first}-{first + BLOCK - 1}": 1 for first in range(0, ROWS, BLOCK)}
 IN_DOUBT = (Step.LISTED.name, Step.SETTLED.name)
 """Steps that a run comes to only where something is in doubt."""
-SAMPLE = ("UPLOADED", "INTENDED", "CREATED", "KNOWN", "FETCHED", "STORED", "COMMITTED", "BATCH_DROPPED")
+SAMPLE = ("UPLOADED", "INTENDED", "CREATED", "KNOWN", "FETCHED", "STORED", "COMMITTED", "INPUT_DROPPED")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_blocks_are_committed_as_their_batches_end(
 ) -> None:
     """One that stays holds up none; what is resumed with holes is whole, whatever the command says now."""
     with paid(process, tmp_path, Behaviour(stays="PENDING", staying_batches=(1,))) as run:
-        assert run.call(kill={"INPUT_DROPPED": 2})["code"] == KILLED
+        assert run.call(kill={"BATCH_DROPPED": 2})["code"] == KILLED
         assert [line["number"] for line in run.lines("block")] == [1, 2]
         run.google.release()
         finished(run, block_rows=None)
