@@ -234,7 +234,7 @@ class Started(Exception):
 def starting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start none."""
 
-    def start(data: Path) -> None:
+    def start(data: Path, *, preload: bool) -> None:
         raise Started(data)
 
     monkeypatch.setattr("embatch.client.local.start", start)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.client.client import Client
+    from embatch.client.providers.provider import Capabilities
     from embatch.client.results import BatchResult
     from embatch.runs.bill import Bill
     from embatch.runs.blocks import Blocks
@@ -63,9 +64,11 @@ class Pacing:
     _notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, client: Client, options: RunOptions, price: Price | None, ledger: Ledger) -> Pacing:
+    def of(
+        cls, client: Client, can: Capabilities, options: RunOptions, price: Price | None, ledger: Ledger
+    ) -> Pacing:
         """Return the pace of a run that begins or goes on, with its terms kept for later calls."""
-        flight = Flight(FlightLimits.of(target_of(client).provider.capabilities))
+        flight = Flight(FlightLimits.of(can))
         spending = Spending() if price is None else Spending.read(ledger.folder, fresh=ledger.fresh)
         pacing = cls(client, options.clock, flight, price, spending)
         if price is not None:

@@ -98,7 +98,7 @@ def embed_dataset(
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
     price = check_run(client, source, place, embed_options, options)
-    can = target_of(client).provider.capabilities
+    can = ForRuns(client).capabilities(embed_options.model)
     size = BlockSize.of(can, options.block_rows, embed_options.dimensions)
     what = about(client, source, embed_options, size.rows)
     first = begun(client, source, embed_options, size.bytes)
@@ -107,7 +107,7 @@ def embed_dataset(
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
     try:
         ledger = Ledger.open(folder, what, first, restart=options.restart, unsaid=unsaid)
-        pacing = Pacing.of(client, options, price, ledger)
+        pacing = Pacing.of(client, can, options, price, ledger)
         run = _Run(client, source, ledger, output, embed_options, options, progress, pacing)
         try:
             output.check_ids(ledger)
