@@ -186,6 +186,8 @@ def lock(python: Path) -> None:
         "qdrant",
         "--extra",
         "lance",
+        "--extra",
+        "hosted",
         "--group",
         "test",
         "--group",
