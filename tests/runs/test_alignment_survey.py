@@ -144,7 +144,7 @@ def test_few_rows_are_judged_by_earlier_ones() -> None:
 
 def test_the_same_rows_get_the_same_answer(honest: Rows) -> None:
     """However often they are asked about, and from memory as from a file."""
-    few, earlier = honest.part(0, 150), _kept(honest.part(150, 1_200))
+    few, earlier = honest.part(0, 310), _kept(honest.part(310, 1_200))
     filed = Spool(NGRAMS.width, held=10)
     filed.append(NGRAMS.of(few.texts))
     with filed, NGRAMS.spooled(few.texts) as held:
