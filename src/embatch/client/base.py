@@ -15,10 +15,10 @@ import httpx2
 from embatch import network
 from embatch.backoff import POLL, SUBMIT
 from embatch.client import arguments
-from embatch.client.calls import Environment
+from embatch.client.calls import NOT_SENT, Environment
 from embatch.client.local import default_data_folder
 from embatch.client.receiving import ENCODINGS
-from embatch.client.retry import NOT_SENT, Session
+from embatch.client.retry import Session
 from embatch.client.targets import HOSTED, SOCKET_URL, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NOT_SENT: Final = "NOT_SENT"
+"""Reason of a `ConnectionFailed` that came before the first byte was sent: nothing can have happened."""
 QUICK: Final = 60.0
 """Seconds without a byte after which an ordinary call is given up."""
 SLOW: Final = 600.0

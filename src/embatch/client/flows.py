@@ -9,6 +9,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,7 @@ from embatch.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     TooLarge,
 )
 from embatch.states import State
@@ -98,8 +100,12 @@ def submit(
     requests: Iterable[str | Request | None] | AsyncIterable[str | Request | None],
     defaults: RequestDefaults,
     labels: BatchOptions,
+    before: Callable[[], None] | None = None,
 ) -> Flow[Batch]:
-    """Submit a batch: inline if it is small, through an uploaded file if it is not."""
+    """Submit a batch: inline if it is small, through an uploaded file if it is not.
+
+    `before` is called when all is ready and nothing but the create is still to be sent.
+    """
     labels = labels.checked()
     like = default_request(defaults)
     provider = session.provider
@@ -115,14 +121,14 @@ def submit(
             body = provider.inline_body(model, display_name, labels.priority, inline)
             if len(body) <= session.can.inline_bytes:
                 try:
-                    return (yield from _create(session, model, body, labels))
+                    return (yield from _create(session, model, body, labels, before))
                 except TooLarge:  # the service's limits are lower than usual
                     pass
             yield from work(payload.to_file)
         parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
         file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
         body = provider.file_body(model, display_name, labels.priority, file)
-        return (yield from _create(session, model, body, labels))
+        return (yield from _create(session, model, body, labels, before))
     finally:
         payload.discard()
 
@@ -139,9 +145,13 @@ def _check_priority(session: Session, priority: int | None) -> None:
         )
 
 
-def _create(session: Session, model: str, body: bytes, labels: BatchOptions) -> Flow[Batch]:
+def _create(
+    session: Session, model: str, body: bytes, labels: BatchOptions, before: Callable[[], None] | None
+) -> Flow[Batch]:
     keyed = session.can.idempotency_keys
     key = (labels.idempotency_key or session.outside.token()) if keyed else None
+    if before is not None:
+        yield from work(before)
     try:
         # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
         return (yield from session.ask(session.provider.create(model, body, key, labels.run), once=not keyed))
@@ -329,6 +339,14 @@ def delete(session: Session, which: str | Batch) -> Flow[None]:
         # The answer to an earlier attempt was lost, and that attempt deleted it.
         if gone.__cause__ is None:
             raise
+
+
+def drop_input(session: Session, file: str) -> Flow[None]:
+    """Delete an input file; one that is gone is no error."""
+    call = session.provider.delete_input(file)
+    if call is not None:
+        with suppress(NotFound, PermissionDenied):  # some services do not tell the two apart
+            yield from session.send(call)
 
 
 def _name(which: str | Batch) -> str:

@@ -12,8 +12,11 @@ from embatch.runs.locations import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from embatch.runs.block_size import BlockSize
     from embatch.runs.counts import Counts
+    from embatch.runs.intents import Intent
     from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.options import RunOptions
     from embatch.runs.sources import Rows, Source
 
@@ -28,6 +31,7 @@ class Blocks:
     counts: Counts
     place: str
     """The output's."""
+    size: BlockSize
 
     def todo(self) -> Iterator[tuple[int, Rows]]:
         """Yield the blocks that have to be worked, with their numbers."""
@@ -39,7 +43,7 @@ class Blocks:
                 if number in again:
                     yield number, rows
         elif self.ledger.verdict != "done":
-            # Blocks are committed in their order: what is there is the beginning, less what was lost of it.
+            # From the first that is not there on: behind it others may be, for what ends is committed.
             for number, rows in self._from(next(number for number in count() if number not in blocks)):
                 if number in lost:
                     self.counts.again[number] = len(rows.texts)
@@ -49,10 +53,11 @@ class Blocks:
 
     def _from(self, number: int) -> Iterator[tuple[int, Rows]]:
         """Yield the blocks from one on; those that the ledger knows are the rows that it says."""
-        known = {**self.ledger.lost, **self.ledger.blocks}
+        known: dict[int, Block | Intent] = {**self.ledger.intents.blocks(), **self.ledger.lost}
+        known |= self.ledger.blocks
         lengths = [known[at].rows for at in takewhile(known.__contains__, count())]
-        blocks = self.source.blocks(self.options.block_rows, sum(lengths[:number]), lengths[number:])
-        return enumerate(blocks, number)
+        skipped, following = sum(lengths[:number]), lengths[number:]
+        return enumerate(self.source.blocks(self.size.rows, skipped, following, self.size.bytes), number)
 
     def _failed(self) -> set[int]:
         """Return the blocks with rows that another try can change. Raises FailedPrecondition without any."""

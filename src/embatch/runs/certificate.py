@@ -11,7 +11,7 @@ import numpy as np
 from embatch.client.for_runs import ForRuns
 from embatch.errors import ConnectionFailed, EmbatchError, FailedPrecondition, Unavailable
 from embatch.runs import parity
-from embatch.runs.ledger import Block
+from embatch.runs.ledger_lines import Block
 from embatch.runs.progress import total
 
 if TYPE_CHECKING:

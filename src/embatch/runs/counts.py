@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.runs.in_flight import InFlight
-    from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.sources import Source
 
 

@@ -12,6 +12,7 @@ from embatch.runs import parity
 from embatch.runs.part import Part, to_mend
 from embatch.runs.progress import SHOWN, Summary
 from embatch.runs.sources.whereabouts import placed, whereabouts
+from embatch.runs.steps import Step
 
 if TYPE_CHECKING:
     from embatch.client.client import Client
@@ -32,13 +33,17 @@ class Ending:
     counts: Counts
     name: str
     """The run's, in the service's cache."""
+    notes: list[str]
+    """What handing over found, for people; it may still grow."""
 
     def finish(self) -> Summary:
         """Put the output in place; keep the ledger only for rows that can be tried again."""
         summary = self._summary()
         summary.to_mend = self._to_mend()
         written = self.output.finish(self.ledger, summary)
+        self.options.reached(Step.PLACED)
         self.ledger.end("done")
+        self.options.reached(Step.FINISHED)
         if self.options.cache:
             ForRuns(self.client).publish(self.name)
         if not summary.retryable:
@@ -53,7 +58,7 @@ class Ending:
         summary.resumed, (summary.earlier, _) = self.counts.resumed, self.counts.earlier
         if again := sum(self.counts.again.values()):
             summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
-        summary.notes += self.counts.source.notes
+        summary.notes += [*self.notes, *self.counts.source.notes]
         if not any(block.native for block in blocks):
             why = Part.read(self.ledger.rows(blocks[0])).errors[0] if blocks else "there is none"
             self.ledger.remove()

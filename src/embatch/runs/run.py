@@ -9,7 +9,8 @@ before the stop is found again by its idempotency key, a digest of the run, what
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+import math
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import attrgetter
@@ -24,6 +25,7 @@ from embatch.client.for_runs import ForRuns
 from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -32,30 +34,38 @@ from embatch.errors import (
     Unavailable,
 )
 from embatch.runs.adoption import Adoption
+from embatch.runs.block_size import BlockSize
 from embatch.runs.blocks import Blocks
 from embatch.runs.counts import Counts
 from embatch.runs.ending import Ending
 from embatch.runs.flight import Flight, FlightLimits
 from embatch.runs.identity import about, begun
 from embatch.runs.in_flight import InFlight
+from embatch.runs.intents import Fate
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
 from embatch.runs.output import Output
 from embatch.runs.overlap import check_apart
-from embatch.runs.progress import RunProgress, Summary, between_polls
+from embatch.runs.pay_once import PayOnce
+from embatch.runs.progress import SHOWN, RunProgress, Summary, between_polls
 from embatch.runs.sinks import check_sink
+from embatch.runs.sources import BLOCK_BYTES
+from embatch.runs.steps import Step
 from embatch.runs.verdict import verdict_of
 from embatch.states import State
 
 if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.client.client import Client
+    from embatch.runs.handover import Handover
     from embatch.runs.options import EmbedOptions, RunOptions
     from embatch.runs.progress import Progress
     from embatch.runs.sources import Source
 
 _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
 """Errors of a submit after which the service holds nothing of it."""
+_IDLE: Final = 1.0
+"""Seconds between two questions whether more may be in flight, where nothing says when."""
 
 
 def embed_dataset(
@@ -94,11 +104,17 @@ def embed_dataset(
     """
     check_sink(place, embed_options.dimensions, embed_options.dtype or Dtype.FLOAT32, source.ids)
     check_apart(source, place)
-    what, first = about(client, source, embed_options, options.block_rows), begun(source, embed_options)
+    can = target_of(client).provider.capabilities
+    size = BlockSize.of(can, options.block_rows, embed_options.dimensions)
+    what, first = (
+        about(client, source, embed_options, size.rows),
+        begun(client, source, embed_options, size.bytes),
+    )
+    unsaid = ("block rows",) if options.block_rows is None else ()
     folder = folder_of(place, options.data)
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
     try:
-        ledger = Ledger.open(folder, what, first, restart=options.restart)
+        ledger = Ledger.open(folder, what, first, restart=options.restart, unsaid=unsaid)
         run = _Run(client, source, ledger, output, embed_options, options, progress)
         try:
             output.check_ids(ledger)
@@ -132,30 +148,46 @@ class _Run:
         self._options, self._progress = options, progress
         self._verdict = verdict_of(client, ledger, embed_options, options)
         self._capabilities = target_of(client).provider.capabilities
+        self._many = self._capabilities.batches_in_flight is not None
+        """Whether all that is in flight is asked for, and kept on disk meanwhile."""
         self._flight = Flight(FlightLimits.of(self._capabilities))
         self._flying: dict[int, InFlight] = {}
         """The blocks that are handed over, by number, the oldest first."""
+        self._doubtful: dict[int, InFlight] = {}
+        """Those of which nobody knows whether they are."""
+        self._again: deque[InFlight] = deque()
+        """Those of which that is known again."""
+        self._left: list[int] = []
+        """Numbers of those that are left to people."""
         self._clock = options.clock
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
         display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
-        self._adoption = Adoption(
-            client, ledger, embed_options, display_name, self._name if options.cache else None
-        )
+        ledger.reached = self._reached = options.reached
+        self._handover: Handover
+        notes: list[str] = []
+        if self._capabilities.idempotency_keys:
+            run = self._name if options.cache else None
+            self._handover = Adoption(client, ledger, embed_options, display_name, run)
+        else:
+            self._handover = PayOnce(
+                client, ledger, embed_options, display_name, options.clock, options.reached, notes=notes
+            )
         self._started = datetime.now(UTC)
         self._counts = Counts.of(source, ledger)
-        self._blocks = Blocks(source, ledger, options, self._counts, output.place)
-        self._ending = Ending(client, ledger, output, options, self._counts, self._name)
+        self._blocks = Blocks(source, ledger, options, self._counts, output.place, _size(ledger))
+        self._ending = Ending(client, ledger, output, options, self._counts, self._name, notes)
         self._asked = self._handed = False
 
     def go(self) -> Summary:
         self._output.check(self._ledger.model[1])
-        self._drop_last()
+        self._handover.drop_last()
         if not all(map(self._verdict.sound, self._ledger.blocks.values())):
             self._ending.reject()
         while True:
             self._work()
+            self._check_left()
             try:
                 return self._ending.finish()
             except PartLost:
@@ -169,7 +201,9 @@ class _Run:
         todo, following, ended, first = self._blocks.todo(), None, False, True
         while True:
             now = self._clock.monotonic()
-            if following is None and not ended and self._flight.may_begin(0, now):
+            if following is None and self._again:
+                following = self._again.popleft()
+            elif following is None and not ended and self._flight.may_begin(0, now):
                 block = next(todo, None)
                 ended = block is None
                 following = block and InFlight.of(*block, self._ledger)
@@ -183,7 +217,7 @@ class _Run:
                 first = False
                 continue
             self._counts.exhausted |= ended
-            if not self._flying and following is None:
+            if not self._flying and not self._doubtful and following is None and ended:
                 return
             self._step(self._flight.pause(now) if following is not None else 0.0)
 
@@ -198,98 +232,139 @@ class _Run:
         It begins where a batch may have been accepted: its key is in the ledger. `refused`: it was not.
         """
         begun = self._handed if refused else self._asked
-        if self._ledger.fresh and not begun and not self._ledger.blocks:
+        paid = self._ledger.blocks or self._ledger.intents.open()
+        if self._ledger.fresh and not begun and not paid:
             self._ledger.remove()
 
-    def _drop_last(self) -> None:
-        """Drop the batch whose rows were committed just before an earlier call was stopped."""
-        last = self._ledger.last
-        if last is not None and last.batch:
-            with suppress(NotFound):
-                self._client.delete_batch(last.batch)
-
     def cancel(self) -> str:
-        return self._adoption.cancel()
+        return self._handover.cancel()
 
     def close(self) -> None:
         """Leave batches and ledger where they are; drop what is half written."""
         self._output.abandon()
         self._ledger.close()
 
+    def _check_left(self) -> None:
+        """Refuse to end without the blocks that are left to people. Raises FailedPrecondition."""
+        if self._left:
+            left = [one for one in self._ledger.intents if one.fate is Fate.QUARANTINED]
+            raise FailedPrecondition(
+                f"all is done but {len(left):,} batches of which nobody can tell whether they were paid: "
+                f"{'; '.join(f'{one.shown}: {one.why}' for one in left[:SHOWN])}. `embatch runs` shows them, "
+                "`embatch runs adopt` and `embatch runs abandon` settle them, and the same command goes on",
+                field="--out",
+            )
+
     def _submit(self, block: InFlight) -> bool:
         """Hand one block over as a batch, or find the batch that an earlier call made of it.
 
-        Returns whether it is handed over; if not, what is in flight has to become less.
+        Returns whether that is done with; if not, what is in flight has to become less.
         """
-        sent, now = block.sent, self._clock.monotonic()
+        sent, now = block.sent(self._ledger), self._clock.monotonic()
         self._asked |= bool(sent.texts)
-        try:
-            batch = self._adoption.batch(sent.number, sent.rows, sent.texts) if sent.texts else None
-        except ResourceExhausted as error:
-            self._flight.refused(error, now)
-            return False
+        batch = None
+        if sent.texts:
+            try:
+                found = self._handover.batch(sent.number, sent.rows, sent.texts)
+            except ResourceExhausted as error:
+                self._flight.refused(error, now)
+                return False
+            if isinstance(found, Fate):
+                self._leave(block, found)
+                return True
+            batch = found
         self._handed |= batch is not None
-        sent.batch = batch
+        block.batch = batch
         skew = timedelta(seconds=target_of(self._client).clock_skew)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
-            self._counts.resumed += len(sent.rows.texts)
+            self._counts.resumed += block.rows
             block.found(batch)
-        self._flying[sent.number] = block
-        self._flight.begun(sent.number, block.tokens, now)
+        self._flying[block.number] = block
+        self._flight.begun(block.number, block.tokens, now)
+        if self._many:
+            block.park(self._ledger.parked(block.number))
         return True
+
+    def _leave(self, block: InFlight, fate: Fate) -> None:
+        """Have a block wait whose batch may be there or not, or leave it to people."""
+        if fate is Fate.QUARANTINED:
+            self._left.append(block.number)
+            return
+        self._doubtful[block.number] = block
+        self._flight.begun(block.number, block.tokens, self._clock.monotonic())
+        block.park(self._ledger.parked(block.number))
+        self._tell_doubt()
+
+    def _tell_doubt(self) -> None:
+        if (doubt := self._handover.doubt()) is not None:
+            self._progress(self._standing(doubt))
 
     # what comes back
 
     def _watched(self) -> list[InFlight]:
         """Return the blocks whose batches are asked for: all of them, or the oldest."""
-        every = self._capabilities.batches_in_flight is not None
-        return list(self._flying.values()) if every else list(islice(self._flying.values(), 1))
+        return list(self._flying.values()) if self._many else list(islice(self._flying.values(), 1))
 
     def _step(self, pause: float) -> None:
-        """Ask for the batch that is due next, and commit its block if it has ended.
+        """Wait for what is due next, and do it.
 
-        `pause`: seconds after which another one may be handed over, if that comes first; 0.0 if nothing does.
+        `pause`: seconds after which another block may be handed over; 0.0 where an end has to come first.
         """
         now = self._clock.monotonic()
         block = min(self._watched(), key=attrgetter("due"), default=None)
-        due = now + pause if block is None else block.due
-        if (pause and now + pause < due) or block is None:
-            self._clock.sleep(pause)
-            return
+        asked = math.inf if block is None else block.due
+        due = min(asked, self._handover.due, now + (pause or math.inf))
         if due > now:
-            self._clock.sleep(due - now)
+            self._clock.sleep(due - now if due < math.inf else _IDLE)
+        if self._handover.due <= due:
+            self._look()
+        elif block is not None and block.due <= due:
+            self._ask(block)
+
+    def _look(self) -> None:
+        """Look for what is in doubt; what is settled is handed over, or found, next."""
+        for number in self._handover.look():
+            self._again.append(self._doubtful.pop(number))
+            self._flight.ended(number, self._clock.monotonic())
+        self._tell_doubt()
+
+    def _ask(self, block: InFlight) -> None:
+        """Ask for a batch, and commit its block if it has ended."""
         if block.polls == 0:
             self._begin(block)
         block.polls += 1
-        batch = block.sent.batch
+        batch = block.batch
         if batch is not None:
             batch = block.polled = ForRuns(self._client).look(batch.name)
             block.due = self._clock.monotonic() + self._interval(block)
+            self._reached(Step.POLLED)
             self._progress(self._standing(batch))
         if batch is None or batch.done:
             self._collect(block, batch)
 
     def _begin(self, block: InFlight) -> None:
         """Count what an earlier call finished of a block, or of the try before."""
-        earlier = self._ledger.blocks.get(block.sent.number)
+        earlier = self._ledger.blocks.get(block.number)
         if earlier is not None:
             self._counts.tally.take(earlier)
         rows, tokens = self._counts.earlier
         self._counts.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
 
     def _interval(self, block: InFlight) -> float:
-        requests = len(block.sent.texts)
-        if self._capabilities.batches_in_flight is None:
-            return between_polls(requests, len(self._ledger.blocks))
-        return early_interval(block.polls, self._capabilities.poll_interval(requests))
+        if not self._many:
+            return between_polls(block.requests, len(self._ledger.blocks))
+        return early_interval(block.polls, self._capabilities.poll_interval(block.requests))
 
     def _collect(self, block: InFlight, batch: Batch | None) -> None:
         """Make the rows of a block durable whose batch has ended, and drop the batch."""
-        sent, result = block.sent, None
+        self._reached(Step.ENDED)
+        if batch is not None and batch.state is State.FAILED:
+            self._handover.over(block.number, batch)
+            raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
+        sent, result = block.sent(self._ledger), None
         if batch is not None:
-            if batch.state is State.FAILED:
-                raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
             result = self._client.get_batch_embeddings(batch, partial=True)
+            self._reached(Step.FETCHED)
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
         done = self._verdict.block(sent, batch, result)
@@ -297,15 +372,22 @@ class _Run:
         if sound and self._output.direct:
             self._output.write(done, sent.part)
         self._counts.tally.add(self._ledger.commit(done, sent.part.record()))
-        del self._flying[sent.number]
-        self._flight.ended(sent.number, self._clock.monotonic())
+        del self._flying[block.number]
+        self._flight.ended(block.number, self._clock.monotonic())
         if batch is not None:
             self._progress(self._standing(batch, settled=True))
-            self._adoption.drop(batch)
+            self._handover.drop(batch)
         if not sound:
             self._flying.clear()
             self._ending.reject()
 
     def _standing(self, batch: Batch, *, settled: bool = False) -> RunProgress:
         working = [block for block in self._flying.values() if block.polls]
-        return self._counts.standing(batch, working, self._adoption.handed, settled=settled)
+        return self._counts.standing(batch, working, self._handover.handed, settled=settled)
+
+
+def _size(ledger: Ledger) -> BlockSize:
+    """Return the size of a run's blocks, as its first call decided it."""
+    rows, size = ledger.about.get("block rows"), ledger.begun.get("block bytes")
+    assert isinstance(rows, int)  # noqa: S101
+    return BlockSize(rows, size if isinstance(size, int) else BLOCK_BYTES)

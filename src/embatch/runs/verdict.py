@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from embatch.client.client import Client
     from embatch.client.results import BatchResult
     from embatch.runs.certificate import Sent
-    from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.options import EmbedOptions, RunOptions
 
 

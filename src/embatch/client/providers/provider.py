@@ -131,6 +131,14 @@ class Provider(ABC):
     model: str | None = field(default=None, kw_only=True)
     """Model where the caller names none; `None` asks for the first one of `models`."""
 
+    @property
+    def account(self) -> Mapping[str, str]:
+        """Return what beside the address says whose batches these are, by name, such as project and location.
+
+        A part of each run's identity; stays.
+        """
+        return {}
+
     @abstractmethod
     def sign(self, key: str | None) -> Mapping[str, str]:
         """Return the headers by which a call to the target's own address shows who sends it."""
@@ -191,6 +199,10 @@ class Provider(ABC):
     @abstractmethod
     def delete(self, name: str) -> Call:
         """Delete a finished batch."""
+
+    def delete_input(self, file: str) -> Call | None:  # noqa: ARG002  (what others need)
+        """Delete the input file of a batch, by its `Batch.input_file`; `None` where they go by themselves."""
+        return None
 
     @abstractmethod
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
