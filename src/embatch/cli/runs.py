@@ -32,6 +32,7 @@ from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, cost_line, cost_table, report, seconds_words
 from embatch.cli.engine_flags import EngineFlags
 from embatch.cli.others import Others
+from embatch.cli.verifying import budget, report_alignment
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -77,6 +78,18 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
             "well, by default."
         ),
     ] = None,
+    verify: Annotated[
+        str | None,
+        Parameter(
+            help="Of a hosted target, how vectors are checked to belong to their texts: full (all rows by "
+            "each other, at most 40 texts embedded again at once, which costs), sample (20 random ones "
+            "again) or none. full by default."
+        ),
+    ] = None,
+    verify_calls: Annotated[
+        int | None,
+        Parameter(help="Most texts embedded again for that; 40 (20) and 1 % of the rows by default."),
+    ] = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> int:
     """Embed a dataset into one output of id, embedding and error, in the input's order.
@@ -110,7 +123,16 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         embed_options = EmbedOptions(
             served, task_type, tuple(dict.fromkeys(dim or ())), Dtype(dtype), priority, name
         )
-        options = RunOptions(folder, restart, retry_failed, cache, cancel_on_interrupt, threshold, block_rows)
+        options = RunOptions(
+            folder,
+            restart,
+            retry_failed,
+            cache,
+            cancel_on_interrupt,
+            threshold,
+            block_rows,
+            budget=budget(service, verify, verify_calls, opened.rows),
+        )
         others = Others(service, to, data)
 
         def show(standing: RunProgress) -> None:
@@ -174,8 +196,15 @@ def _report(summary: Summary, elapsed: float, provider: str) -> None:
             f"certificate: {found.count} texts embedded again one by one in float32, cosine at least "
             f"{found.cosine_least:.6f}, {found.cosine_mean:.6f} on average"
         )
+    if summary.alignment is not None:
+        report_alignment(summary.alignment, summary.alignment_cpu_seconds)
     for note in summary.notes:
         report(f"note: {note}")
+    _report_failed(summary)
+
+
+def _report_failed(summary: Summary) -> None:
+    """Print which failed rows can be tried again, and where those are that only their owner can mend."""
     mend = summary.failed - summary.retryable
     if mend:
         more = f" (the first {len(summary.to_mend)})" if mend > len(summary.to_mend) else ""

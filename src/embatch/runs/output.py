@@ -131,4 +131,6 @@ def _notes(summary: Summary, engine: Any) -> dict[str, str]:
                 "truncated": summary.truncated,
             }
         ).decode()
+    if summary.alignment is not None:
+        notes["embatch.alignment"] = orjson.dumps(summary.alignment).decode()
     return notes

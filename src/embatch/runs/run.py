@@ -146,7 +146,7 @@ class _Run:
     ) -> None:
         self._client, self._ledger, self._output = client, ledger, output
         self._options, self._progress = options, progress
-        self._verdict = verdict_of(client, ledger, embed_options, options)
+        self._verdict = verdict_of(client, ledger, embed_options, options, source.rows)
         self._capabilities = target_of(client).provider.capabilities
         self._many = self._capabilities.batches_in_flight is not None
         """Whether all that is in flight is asked for, and kept on disk meanwhile."""

@@ -14,7 +14,7 @@ from embatch.runs.alignment.survey import survey
 from embatch.runs.alignment.thresholds import COMPARABLE, DOUBTED_Z, GAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class Check:
         faults = dict.fromkeys(np.flatnonzero(~directed).tolist(), BROKEN)
         faults |= {int(kept[row]): why for row, why in _faults(len(texts), found, comparison).items()}
         return Checked(
-            Outcome.DAMAGED if faults else comparison.outcome,
+            _outcome(found, comparison, faults),
             len(directed),
             found,
             _renumbered(comparison, kept),
@@ -111,6 +111,14 @@ class Check:
         spent = time.process_time() - before
         given = {row: one for row, one in zip(rows, new, strict=True) if one is not None}
         return compare(given, reasons, vectors, found), spent
+
+
+def _outcome(found: Survey | None, comparison: Comparison, faults: Mapping[int, str]) -> Outcome:
+    if faults:
+        return Outcome.DAMAGED
+    looks_wrong = found is not None and not {"median", "stretch", "exchange"}.isdisjoint(found.alarms)
+    unknown = comparison.outcome is Outcome.NOT_CHECKED
+    return Outcome.IN_DOUBT if unknown and looks_wrong else comparison.outcome
 
 
 def _faults(rows: int, found: Survey | None, comparison: Comparison) -> dict[int, str]:

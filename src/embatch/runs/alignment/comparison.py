@@ -37,6 +37,8 @@ class Outcome(StrEnum):
     NOT_COMPARABLE = "not comparable"
     """The service does not repeat itself, or what answers at once is another model: nothing is said of
     damage."""
+    IN_DOUBT = "in doubt"
+    """Nothing was compared, and the survey looks wrong."""
     NOT_CHECKED = "not checked"
     """Nothing was compared."""
 
