@@ -56,14 +56,19 @@ class Fit:
     """The rows of one check, each judged. Rows are numbered as they were given."""
 
     def __init__(
-        self, features: Spool, vectors: NDArray[np.float32], earlier: EarlierRows | None = None, seed: int = 0
+        self,
+        features: Spool,
+        vectors: NDArray[np.float32],
+        earlier: EarlierRows | None = None,
+        seed: int = 0,
+        folds: int = FOLDS,
     ) -> None:
         """Args: row i of `vectors`, float32 (n, any), is of row i of `features`; `seed` deals the folds."""
         self._features, self._vectors = features, vectors
         random = np.random.default_rng(seed)
         rows = len(features)
         known = 0 if earlier is None else len(earlier)
-        count = 1 if rows < _FEW and known >= LEAST else FOLDS
+        count = 1 if rows < _FEW and known >= LEAST else folds
         self._fold = random.permutation(rows) % count
         self._folds = [
             self._beside(number, learned, earlier, random)

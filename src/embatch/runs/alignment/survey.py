@@ -103,7 +103,7 @@ def _shuffled(features: Spool, vectors: NDArray[np.float32], earlier: EarlierRow
     control = Spool(features.width)
     control.append(features.take(chosen))
     shuffled = vectors[random.permutation(chosen)]
-    return float(np.median(Fit(control, shuffled, earlier, seed).z))
+    return float(np.median(Fit(control, shuffled, earlier, seed, folds=2).z))
 
 
 def _stretches(z: NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
