@@ -28,7 +28,8 @@ class Bill:
     interactive_dollars: float
     """What the same texts had cost one by one."""
     ways: dict[str, float]
-    """Of `dollars`, what each way took: `batch`, `interactive`, `abandoned`."""
+    """Of `dollars`, what each way took: `batch`, `interactive`, `abandoned`, and `checked`, what was embedded again to
+    see whether vectors belong to their texts."""
     prices: str
     """Date of the table."""
 
@@ -70,5 +71,7 @@ def _alone(spending: Spending, price: Price) -> float:
     """Return the interactive price of what is paid by the character, from what it cost as it went."""
     ratio = price.interactive / price.batch if price.batch else 0.0
     return sum(
-        paid.dollars * (ratio if paid.way == "batch" else 1.0) for paid in spending if paid.way != "abandoned"
+        paid.dollars * (ratio if paid.way == "batch" else 1.0)
+        for paid in spending
+        if paid.way not in ("abandoned", "checked")
     )

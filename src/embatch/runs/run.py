@@ -140,7 +140,7 @@ class _Run:
     ) -> None:
         self._client, self._ledger, self._output = client, ledger, output
         self._options, self._progress = options, progress
-        self._verdict = verdict_of(client, ledger, embed_options, options)
+        self._verdict = verdict_of(client, ledger, embed_options, options, source.rows)
         self._capabilities = target_of(client).provider.capabilities
         self._many = self._capabilities.batches_in_flight is not None
         """Whether all that is in flight is asked for, and its rows lie on disk meanwhile."""
@@ -188,7 +188,7 @@ class _Run:
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
         todo, following, ended, first = self._blocks.todo(), None, False, True
-        self._pacing.survey(self._blocks, self._ledger)
+        self._pacing.survey(self._blocks, self._ledger, self._options.budget)
         while True:
             now = self._clock.monotonic()
             apart = {*self._doubtful, *self._left}
