@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DIMENSIONS = 8
 ROWS, BLOCK = 40, 10
+CHECKED = 1
+"""Texts of so few rows that are embedded again, to see whether vectors belong to them."""
 HOUR = 3600.0
 
 
@@ -125,8 +127,9 @@ def test_batches_that_fail_for_quota_are_tried_again_with_fewer_in_flight(place:
     assert (summary.rows, summary.failed) == (ROWS, 0)
     assert any("the service's quota is full" in said for said in place.said)
     assert summary.bill is not None
-    assert summary.bill.ways.keys() == {"batch"}
-    assert summary.bill.dollars == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
+    assert summary.bill.ways.keys() == {"batch", "checked"}
+    assert summary.bill.ways["batch"] == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
+    assert summary.bill.dollars == pytest.approx(sum(summary.bill.ways.values()), abs=1e-8)
     place.check()
 
 
@@ -148,7 +151,7 @@ def test_batches_that_are_not_back_go_another_way_just_in_time(place: Place) -> 
     assert place.google.clock.now - begun <= 2 * HOUR
     assert place.google.clock.now - begun > 1.9 * HOUR
     assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
-    assert place.google.items == 2 * BLOCK
+    assert place.google.items == 2 * BLOCK + CHECKED
     assert [job.state for job in place.google.jobs if job.ordinal in (2, 4)] == ["CANCELLED"] * 2
     assert any("texts are embedded at once" in said and "is given up" in said for said in place.said)
     assert summary.bill is not None
@@ -161,7 +164,7 @@ def test_what_a_cancelled_batch_had_done_is_kept_and_paid_once(place: Place) -> 
     """One that runs ends with the half that it had; only the rest is embedded at once."""
     place.google.behave(stays="RUNNING", staying_batches=(1,))
     summary = place.run(deadline=later(place, 1))
-    assert (summary.failed, place.google.items) == (0, BLOCK // 2)
+    assert (summary.failed, place.google.items) == (0, BLOCK // 2 + CHECKED)
     assert summary.bill is not None
     assert summary.bill.ways["abandoned"] > 0
     place.check()
