@@ -95,7 +95,7 @@ class Place:
         other = Place(self.google, self.folder, out="other.parquet")
         self.google.behave(stays="", staying_batches=(), failing_tokens=None, faults=(), seconds_to_end=1.0)
         other.run()
-        mine, others = (np.stack(one.written()["embedding"].to_pylist()) for one in (self, other))
+        mine, others = (np.array(one.written()["embedding"].to_pylist()) for one in (self, other))
         assert mine.shape == (ROWS, DIMENSIONS)
         assert np.abs(mine - others).max() < 1e-6
         assert self.written()["error"].null_count == ROWS
