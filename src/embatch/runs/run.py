@@ -32,7 +32,7 @@ from embatch.errors import (
 )
 from embatch.runs.block_size import BlockSize
 from embatch.runs.blocks import Blocks
-from embatch.runs.checking import check_run
+from embatch.runs.checking import check_room, check_run
 from embatch.runs.counts import Counts
 from embatch.runs.detour import Detour
 from embatch.runs.ending import Ending
@@ -105,6 +105,7 @@ def embed_dataset(
     unsaid = ("block rows",) if options.block_rows is None else ()
     folder = folder_of(place, options.data)
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
+    check_room(place, folder, None if can.idempotency_keys else source.rows, embed_options.dimensions)
     try:
         ledger = Ledger.open(folder, what, first, restart=options.restart, unsaid=unsaid)
         pacing = Pacing.of(client, can, options, price, ledger)
