@@ -36,13 +36,14 @@ WORDS: Final = ("invoice", "harbour", "quartz", "meadow", "signal", "ledger", "v
 
 def write(path: Path, rows: int) -> None:
     """Write different texts of about sixty bytes."""
-    schema = pa.schema([pa.field("id", pa.int64()), pa.field("text", pa.string())])
-    with pq.ParquetWriter(path, schema) as file:
-        for begin in range(0, rows, 10_000):
-            numbers = range(begin, min(rows, begin + 10_000))
-            words = [" ".join(WORDS[(row // 9**at + at) % 9] for at in range(6)) for row in numbers]
-            texts = [f"note {row} on {said}" for row, said in zip(numbers, words, strict=True)]
-            file.write(pa.table({"id": numbers, "text": texts}, schema))
+    parts = [_part(begin, min(rows, begin + 10_000)) for begin in range(0, rows, 10_000)]
+    pq.write_table(pa.concat_tables(parts), path)
+
+
+def _part(begin: int, end: int) -> pa.Table:
+    words = [" ".join(WORDS[(row // 9**at + at) % 9] for at in range(6)) for row in range(begin, end)]
+    texts = [f"note {row} on {said}" for row, said in enumerate(words, begin)]
+    return pa.table({"id": list(range(begin, end)), "text": texts})
 
 
 @contextlib.contextmanager
