@@ -19,6 +19,7 @@ from embatch.runs.clock import Clock
 from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
+from embatch.runs.steps import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,8 @@ class Place:
     google: GeminiStandIn
     folder: Path
     said: list[str] = field(default_factory=list)
-    seen: list[RunProgress] = field(default_factory=list)
+    stops: Callable[[RunProgress], bool] = lambda _: False
+    """Whether Ctrl-C is pressed when this is told."""
     sleeps: list[float] = field(default_factory=list)
     out: str = "out.parquet"
     ends: float = math.inf
@@ -83,7 +85,8 @@ class Place:
             return embed_dataset(client, opened, out, wish, options, self._told)
 
     def _told(self, standing: RunProgress) -> None:
-        self.seen.append(standing)
+        if self.stops(standing):
+            raise KeyboardInterrupt
         self.said += [standing.said] if standing.said else []
 
     def written(self) -> pa.Table:
@@ -226,3 +229,39 @@ def test_the_end_of_a_batch_is_seen_soon_and_asked_for_seldom(place: Place) -> N
     ends = [job.ended - job.created for job in place.google.jobs if job.ended is not None]
     assert all(600.0 <= end <= 600.0 * 1.06 for end in ends)
     assert polls <= 75 * len(ends)
+
+
+@pytest.mark.parametrize("step", [Step.INTENDED, Step.KNOWN, Step.FETCHED, Step.COMMITTED])
+def test_a_run_that_is_stopped_anywhere_keeps_to_its_cap(place: Place, step: Step) -> None:
+    """What was begun before the stop is counted by the next call, and no batch is created twice."""
+    passed = 0
+
+    def reached(now: Step) -> None:
+        nonlocal passed
+        passed += now is step
+        if now is step and passed == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.run(max_cost="0.0001", deadline=later(place, 1), reached=reached)
+    summary = place.run()
+    assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
+    assert summary.bill is not None
+    assert summary.bill.dollars <= 0.0001
+    assert summary.bill.ways["batch"] == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
+
+
+def test_a_run_that_is_stopped_while_it_embeds_at_once_pays_for_both_tries(place: Place) -> None:
+    """What went out is paid whether it was kept or not; the batch that was given up stays so."""
+    place.google.behave(stays="PENDING", staying_batches=(2,))
+    place.stops = lambda standing: not standing.batch.name
+    with pytest.raises(KeyboardInterrupt):
+        place.run(deadline=later(place, 1), max_cost="0.0002")
+    place.stops = lambda _: False
+    summary = place.run()
+    assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
+    assert place.google.items == 2 * BLOCK + CHECKED
+    assert summary.bill is not None
+    one = summary.tokens / ROWS * BLOCK * 0.15 / 1e6
+    assert summary.bill.ways["interactive"] == pytest.approx(2 * one, rel=0.3)
+    assert summary.bill.dollars <= 0.0002
