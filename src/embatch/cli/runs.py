@@ -19,6 +19,7 @@ from embatch.cli.app import (
     Id,
     Model,
     Out,
+    Rate,
     StagingFlags,
     Task,
     Text,
@@ -99,6 +100,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         int | None,
         Parameter(help="Most texts embedded again for that; 40 (20) and 1 % of the rows by default."),
     ] = None,
+    rate: Rate = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
     deadline: Annotated[
         str | None,
@@ -130,7 +132,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
-    with saying(stays), client(to, data, at, preload=on.default(model)) as service:
+    with saying(stays), client(to, data, at, preload=on.default(model), rate=rate) as service:
         display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.dtypes import Dtype  # noqa: PLC0415
