@@ -141,7 +141,6 @@ def test_batches_that_fail_for_quota_are_tried_again_with_fewer_in_flight(place:
     assert summary.bill.ways.keys() == {"batch", "checked"}
     assert summary.bill.ways["batch"] == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
     assert summary.bill.dollars == pytest.approx(sum(summary.bill.ways.values()), abs=1e-8)
-    place.check()
 
 
 def test_a_create_that_is_refused_for_quota_is_tried_later(place: Place) -> None:
@@ -239,6 +238,7 @@ def test_the_end_of_a_batch_is_seen_soon_and_asked_for_seldom(place: Place) -> N
     assert polls <= 75 * len(ends)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [Step.KNOWN, Step.FETCHED])
 def test_a_run_that_is_stopped_anywhere_keeps_to_its_cap(place: Place, step: Step) -> None:
     """What was begun before the stop is counted by the next call, and no batch is created twice."""
