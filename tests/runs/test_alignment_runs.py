@@ -136,9 +136,7 @@ def test_misplaced_vectors_are_rejected_and_embedded_again(
 ) -> None:
     """They come under another name, as failed rows; taken up, the run ends with every vector at its text."""
     hosted.misbehave(swap_pairs=1)
-    with pytest.raises(
-        DataLoss, match="vectors came at wrong texts: .* --retry-failed embeds these rows again"
-    ):
+    with pytest.raises(DataLoss, match="vectors came at wrong texts"):
         hosted.call()
     assert not (hosted.folder / "out.parquet").exists()
     found, errors, said = hosted.read("out.rejected.parquet")
