@@ -188,6 +188,8 @@ def lock(python: Path) -> None:
         "lance",
         "--extra",
         "hosted",
+        "--extra",
+        "gcp",
         "--group",
         "test",
         "--group",

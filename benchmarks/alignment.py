@@ -147,13 +147,17 @@ class Pool:
         """Survey a batch; row i of it has the vector of row `order[i]`, or of a text elsewhere below zero."""
         vectors = self.vectors[rows]
         if order is not None:
-            vectors = np.where(order[:, None] >= 0, vectors[order], self.vectors[-order - 1])
+            vectors = self.placed(rows, order)
         spool = Spool(self.features.shape[1])
         spool.append(self.features[rows])
         found = survey(spool, vectors, earlier)
         if found is None:
             raise ValueError(f"rows: {len(rows)} are too few to judge each other")
         return found
+
+    def placed(self, rows: NDArray[np.intp], order: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the vectors of a batch in another order, or from elsewhere."""
+        return self.vectors[np.where(order >= 0, rows[np.maximum(order, 0)], -order - 1)]
 
     def kept(self, rows: NDArray[np.intp]) -> EarlierRows:
         """Return rows as they are kept for later batches."""
@@ -261,8 +265,7 @@ def other(
     """Judge a batch with another damage; a repeat is also told by equal vectors."""
     kind, order = damage
     judged = pool.survey(rows, order, before)
-    vectors = np.where(order[:, None] >= 0, pool.vectors[rows][order], pool.vectors[-order - 1])
-    equal = equal_vectors(vectors, [pool.texts[row] for row in rows.tolist()])
+    equal = equal_vectors(pool.placed(rows, order), [pool.texts[row] for row in rows.tolist()])
     bad = set(np.flatnonzero(order != np.arange(len(rows))).tolist())
     chosen = choose(len(rows), 10, judged, equal)
     counted = found.damages.setdefault(kind, [0, 0, 0])

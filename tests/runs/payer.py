@@ -106,10 +106,12 @@ class Paid:
 
 
 @contextlib.contextmanager
-def paid(payer_: Payer, folder: Path, behaviour: Behaviour | None = None) -> Iterator[Paid]:
+def paid(
+    payer_: Payer, folder: Path, behaviour: Behaviour | None = None, keys: dict[str, str] | None = None
+) -> Iterator[Paid]:
     """Have a stand-in, and an input beside it."""
     folder.mkdir(exist_ok=True)
-    with GeminiStandIn(behaviour) as google:
+    with GeminiStandIn(behaviour, keys=keys) as google:
         run = Paid(payer_, google, folder)
         run.write()
         yield run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import httpx2
 
@@ -13,6 +13,7 @@ from embatch.client.calls import Await, Reply, Work
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
+from embatch.client.targets import UNSAID
 
 if TYPE_CHECKING:
     import os
@@ -42,11 +43,14 @@ class Client(BaseClient):
 
     Args:
         target: `local` (a private service, started or joined as needed), a service's address
-            (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
+            (`http://host:8080`) or socket (`unix:/path`), `gemini` (Google's own batch API), or `vertex`
+            (that of Vertex AI, with Google's application default credentials instead of a key).
+        auth: whose keys are used, in the guide's words, instead of the target: `gemini` means the target
+            `gemini`, `vertex_ai` the target `vertex`.
         api_key: key of the target; by default GOOGLE_API_KEY, else GEMINI_API_KEY, for `gemini`, and
             EMBATCH_API_KEY for a service by its address or socket.
-        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key; alone,
-            a service's address. `None` takes the target's own.
+        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key, by
+            default GOOGLE_GEMINI_BASE_URL; alone, a service's address. `None` takes the target's own.
         timeout: seconds for connecting and for each silence; `None` takes 10 to connect and 60 of silence,
             600 for calls that embed or read much; `math.inf` for none.
         max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
@@ -57,10 +61,15 @@ class Client(BaseClient):
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
         model: model of all calls that name none; `None` takes the target's first one. The `local` target
             takes any, here and in every call: a Hub name, or a folder (it begins with `/`, `./`, `../`, `~`).
+        project: with `vertex` the project; `None` takes GOOGLE_CLOUD_PROJECT.
+        location: with `vertex` where its models run; `None` takes GOOGLE_CLOUD_LOCATION.
+        staging: with `vertex` the bucket, or a folder in one (`gs://bucket/folder`), that batches go through;
+            `None` takes EMBATCH_STAGING. What is staged goes when its batch is deleted.
         transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
-        InvalidArgument: no such target, or an argument that cannot be: the message names it.
+        InvalidArgument: no such target, one that `auth` contradicts, or an argument that cannot be: the
+            message names it.
         Unauthenticated: `gemini` without a key.
     """
 
@@ -68,8 +77,9 @@ class Client(BaseClient):
 
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
-        target: str = "local",
+        target: str = UNSAID,
         *,
+        auth: Literal["gemini", "vertex_ai"] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         timeout: float | None = None,
@@ -77,9 +87,15 @@ class Client(BaseClient):
         http_client: httpx2.Client | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
+        project: str | None = None,
+        location: str | None = None,
+        staging: str | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries))
+        where = (project, location, staging)
+        super().__init__(
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
+        )
         self._connection = Connection(self._session, http_client, transport)
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
@@ -386,5 +402,5 @@ class Client(BaseClient):
                     if not answer.feed(piece, response.num_bytes_downloaded):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._translated(error) from error
+            raise self._translated(error, step) from error
         return answer.reply(self._connection.via)

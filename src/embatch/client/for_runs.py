@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embatch.client.calls import Flow, T
     from embatch.client.client import Client
     from embatch.client.flows import BatchOptions
+    from embatch.client.providers.provider import Capabilities
     from embatch.wire.gemini.read_responses import Reference
 
 
@@ -39,13 +40,14 @@ class ForRuns:
         defaults = replace(defaults, model=self._model(defaults.model))
         return self._run(flows.submit(self.client._session, requests, defaults, options, before))  # noqa: SLF001  (the same package)
 
+    def capabilities(self, model: str | None) -> Capabilities:
+        """Return what the target can do with a model; `None` for the client's, or the target's first one."""
+        provider = self.client._session.provider  # noqa: SLF001
+        return provider.capabilities_of(self._model(model))
+
     def look(self, name: str) -> Batch:
         """Return a batch as it is now; troubles that pass are waited out as where a batch is awaited."""
         return self._run(Watch(self.client._session, name, Wait(0.0, math.inf)).poll())  # noqa: SLF001
-
-    def drop_input(self, file: str) -> None:
-        """Delete the input file of a batch that was read; one that is gone is no error."""
-        self._run(flows.drop_input(self.client._session, file))  # noqa: SLF001
 
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
@@ -68,6 +70,18 @@ class ForRuns:
         Durable on return; repeating is safe. On a target without a cache nothing happens.
         """
         return self._run(interactive.publish(self.client._session, run))  # noqa: SLF001
+
+    def clean_up(self, batch: Batch) -> None:
+        """Delete the input and the results that were stored for a finished batch, before the batch itself.
+
+        For a run whose rows of it are durable elsewhere. Only files that are known to be the run's own are
+        deleted, and what cannot be deleted goes by itself in time; repeating is safe. Where a service keeps
+        its files with their batch nothing happens.
+
+        Raises:
+            FailedPrecondition: the batch still runs.
+        """
+        self._run(flows.clean_up(self.client._session, batch))  # noqa: SLF001
 
     def _model(self, name: str | None) -> str | None:
         return self.client._model if name is None else name  # noqa: SLF001
