@@ -209,10 +209,11 @@ def measure(
     pool: Pool,
     rows: Callable[[np.random.Generator], NDArray[np.intp]],
     batches: int,
-    damaged: int,
-    earlier: int,
+    options: argparse.Namespace,
 ) -> Found:
-    """Judge honest and damaged batches of one kind; `earlier` of their rows were verified before."""
+    """Judge honest and damaged batches of one kind."""
+    damaged: int = options.damaged
+    earlier: int = options.earlier
     found, random = Found(), np.random.default_rng(17)
     began = time.process_time()
     for number in range(batches):
@@ -229,6 +230,7 @@ def measure(
             found.alarms[alarm] = found.alarms.get(alarm, 0) + 1
         if number < damaged:
             exchanges(pool, own, before, found, random)
+        if number < options.ways:
             for kind, order in damages(len(own), len(pool.texts), random):
                 other(pool, own, before, found, (kind, order))
     found.seconds = time.process_time() - began
@@ -311,7 +313,10 @@ def main() -> None:
     )
     parser.add_argument("--batches", type=int, default=20, help="honest batches of each kind")
     parser.add_argument("--mixed-batches", type=int, default=200, help="of all kinds together")
-    parser.add_argument("--damaged", type=int, default=8, help="of them that are also damaged in every way")
+    parser.add_argument("--damaged", type=int, default=8, help="of them in which pairs are exchanged, too")
+    parser.add_argument(
+        "--ways", type=int, default=3, help="of them that are damaged in every other way, too"
+    )
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--earlier", type=int, default=0, help="verified rows beside those of a batch")
     parser.add_argument("--kinds", help="only these, by comma")
@@ -348,7 +353,7 @@ def main() -> None:
         ) -> NDArray[np.intp]:
             return random.permutation(mine)[:size]
 
-        found = measure(pool, draw, batches, options.damaged, options.earlier)
+        found = measure(pool, draw, batches, options)
         shown(name, options.rows, options.earlier, found)
         report[name] = vars(found)
     if options.json:
