@@ -18,6 +18,7 @@ from embatch.cli.app import (
     Id,
     Model,
     Out,
+    Rate,
     StagingFlags,
     Task,
     Text,
@@ -93,6 +94,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         int | None,
         Parameter(help="Most texts embedded again for that; 40 (20) and 1 % of the rows by default."),
     ] = None,
+    rate: Rate = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> int:
     """Embed a dataset into one output of id, embedding and error, in the input's order.
@@ -109,7 +111,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
-    with saying(stays), client(to, data, at, preload=on.default(model)) as service:
+    with saying(stays), client(to, data, at, preload=on.default(model), rate=rate) as service:
         display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.client.base import target_of  # noqa: PLC0415
