@@ -167,6 +167,7 @@ def test_a_rejected_run_goes_on_with_what_it_had_not_worked(few: Hosted, truth: 
     assert few.google.counts()["creates"] == 1 + -(-FEW // 40)
 
 
+@pytest.mark.long
 def test_a_database_gets_no_block_before_its_verdict(few: Hosted) -> None:
     """What was misplaced is never there, not even for a moment; afterwards all rows are."""
     from qdrant_client import QdrantClient

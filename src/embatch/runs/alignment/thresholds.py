@@ -31,6 +31,8 @@ CANDIDATES: Final = 4_000
 DOUBTED_Z: Final = 3.0
 """Once a vector was found at a wrong text, every row of its block below this z is embedded again: 99.9 % of
 misplaced rows lie there, and some per cent of the others."""
+ALONE: Final = 3_000
+"""So many rows of a block judge each other; fewer are judged beside earlier ones."""
 GUARD_MOST: Final = 0.5
 """Most that the median z of the shuffled control may be away from 0. It is 0 to within 0.1; what is further
 away judges rows by something that they told it themselves."""
