@@ -8,7 +8,7 @@ titles, the messages of its programs in English (msgids) and as translated to Ge
 Japanese (`/usr/share/locale`; what is missing is left out, and said). Vectors are those of the default model
 by our own engine; `--vectors` keeps them for the next time. Batches are draws of a kind's texts, and
 overlap. Honest batches give what is raised for nothing. Damage is put into a batch before anything is
-learned from it: five single exchanges, each judged without the others' rows, and every other kind by itself.
+learned from it: ten single exchanges, each judged without the others' rows, and every other kind by itself.
 The levels in `thresholds.py` were fixed before, on `passages` and `messages` alone. Intervals are Wilson's,
 95 %. `--ngrams` leaves the static vectors out.
 """
@@ -54,7 +54,7 @@ LOCALES: Final = Path("/usr/share/locale")
 LANGUAGES: Final = {"de": 3600, "fr": 1500, "ru": 1200, "ja": 1000}
 """Texts of each at most: what a kind needs for its batches, or what a mixed batch takes of it."""
 CALIBRATION: Final = ("passages", "messages")
-PAIRS: Final = 5
+PAIRS: Final = 10
 MIXED: Final = "mixed"
 
 
