@@ -9,8 +9,9 @@ Japanese (`/usr/share/locale`; what is missing is left out, and said). Vectors a
 by our own engine; `--vectors` keeps them for the next time. Batches are draws of a kind's texts, and
 overlap. Honest batches give what is raised for nothing. Damage is put into a batch before anything is
 learned from it: ten single exchanges, each judged without the others' rows, and every other kind by itself.
-The levels in `thresholds.py` were fixed before, on `passages` and `messages` alone. Intervals are Wilson's,
-95 %. `--ngrams` leaves the static vectors out.
+The levels in
+`thresholds.py` were fixed before, on other texts. Intervals are Wilson's, 95 %. `--ngrams` leaves the static
+vectors out.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
 LOCALES: Final = Path("/usr/share/locale")
 LANGUAGES: Final = {"de": 3600, "fr": 1500, "ru": 1200, "ja": 1000}
 """Texts of each at most: what a kind needs for its batches, or what a mixed batch takes of it."""
-CALIBRATION: Final = ("passages", "messages")
+CALIBRATION: Final = ("passages",)
+"""Kinds like those that the levels in `thresholds.py` come from."""
 PAIRS: Final = 10
 MIXED: Final = "mixed"
 
@@ -289,7 +291,7 @@ def interval(hits: int, count: int) -> str:
 def shown(name: str, rows: int, earlier: int, found: Found) -> None:
     """Print what was counted."""
     beside = f" beside {earlier:,} earlier" if earlier else ""
-    chosen = " (thresholds were chosen on it)" if name in CALIBRATION else ""
+    chosen = " (levels come from texts like these)" if name in CALIBRATION else ""
     print(f"\n{name}{chosen}, {rows:,} rows{beside}: {found.honest} honest, {found.seconds:.0f} s of CPU")
     print(
         f"  median z {min(found.medians):.2f} to {max(found.medians):.2f}, "
