@@ -59,12 +59,6 @@ def _one_percent(given: Rows) -> Rows:
     return given.moved(order)
 
 
-def _repeated(given: Rows) -> Rows:
-    order = np.arange(len(given))
-    order[np.random.default_rng(3).permutation(len(given))[:16]] = 5
-    return given.moved(order)
-
-
 def test_honest_rows_raise_no_alarm(honest: Rows) -> None:
     """They fit their texts, and the control with shuffled vectors lies at nought."""
     found = _survey(honest)
@@ -76,14 +70,7 @@ def test_honest_rows_raise_no_alarm(honest: Rows) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "alarm"),
-    [
-        (_shifted, "stretch"),
-        (_reversed, "stretch"),
-        (_shuffled, "median"),
-        (_one_percent, "low"),
-        (_repeated, "low"),
-    ],
+    ("damage", "alarm"), [(_reversed, "stretch"), (_shuffled, "median"), (_one_percent, "low")]
 )
 def test_damage_is_alarmed(honest: Rows, damage: Callable[[Rows], Rows], alarm: str) -> None:
     """Each kind by the alarm that is meant for it."""

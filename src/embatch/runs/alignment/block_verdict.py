@@ -67,14 +67,14 @@ class BlockVerdict:
                 few texts again.
             Unavailable: it does not do so now; the same command goes on.
         """
-        found = None if batch is None else self._checked(sent, batch)
+        found = None if batch is None or result is None else self._checked(sent, batch, result)
         block = self.certificate.block(sent, batch, result)
         if found is None:
             earlier = self.ledger.blocks.get(sent.number)
             return block if earlier is None else replace(block, alignment=earlier.alignment)
         return replace(block, alignment=found)
 
-    def _checked(self, sent: Sent, batch: Batch) -> dict[str, Any] | None:
+    def _checked(self, sent: Sent, batch: Batch, result: BatchResult) -> dict[str, Any] | None:
         """Check all rows of a block that have a vector, those of earlier tries too; return the record."""
         part = sent.part
         good = np.flatnonzero(~part.failed)
@@ -93,7 +93,8 @@ class BlockVerdict:
             if (fault := checked.faults.get(at)) is not None:
                 part.errors[row] = fault
         tokens = sum(int(part.tokens[first[one.row]]) for one in checked.comparison.compared)
-        return record.of_block(checked, (first + sent.rows.first).tolist(), tokens)
+        numbers = (first + sent.rows.first).tolist()
+        return record.of_block(checked, numbers, tokens, result.batch.notes)
 
     def _budget(self, sent: Sent, rows: int) -> int:
         """Return how many texts of a block may be embedded again, not counting its earlier tries."""

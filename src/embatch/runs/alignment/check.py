@@ -11,7 +11,7 @@ import numpy as np
 from embatch.runs.alignment.comparison import Comparison, Outcome, compare
 from embatch.runs.alignment.sampling import Verify, choose, equal_vectors
 from embatch.runs.alignment.survey import survey
-from embatch.runs.alignment.thresholds import COMPARABLE, DOUBTED_Z, GAIN
+from embatch.runs.alignment.thresholds import ALONE, COMPARABLE, DOUBTED_Z, GAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +92,8 @@ class Check:
         if self.verify is not Verify.FULL or not texts:
             return None, *self._compared(texts, vectors, most, None, seed)
         with self.features.spooled(texts, self.folder) as spool:
-            found = survey(spool, vectors, self.earlier.read(), seed)
+            earlier = self.earlier.read() if len(texts) < ALONE else None
+            found = survey(spool, vectors, earlier, seed)
             found = found if found is not None and found.trusted else None
             comparison, spent = self._compared(texts, vectors, most, found, seed)
             if comparison.outcome is Outcome.SOUND:

@@ -28,13 +28,14 @@ NOT_FOUND: Final = (
 )
 
 
-def of_block(checked: Checked, rows: Sequence[int], tokens: int) -> dict[str, Any]:
+def of_block(checked: Checked, rows: Sequence[int], tokens: int, keys: Sequence[str] = ()) -> dict[str, Any]:
     """Return what was found of one block, as JSON.
 
     Args:
         checked: of the block.
         rows: number in the whole input of each row that was checked.
         tokens: of the texts that were embedded again.
+        keys: what was odd about how the results were told apart, in words.
     """
     survey, comparison = checked.survey, checked.comparison
     found: dict[str, Any] = {
@@ -46,6 +47,7 @@ def of_block(checked: Checked, rows: Sequence[int], tokens: int) -> dict[str, An
         "tokens": tokens,
         "cpu_seconds": round(checked.cpu_seconds, 3),
         "equal_from": comparison.equal_from,
+        "keys": list(keys),
         "again": [
             {
                 "row": rows[one.row],
@@ -100,6 +102,7 @@ def of_run(records: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None
         "failed": sum(record["failed"] for record in found),
         "calls": compared,
         "features": sorted({survey["features"] for _, survey in surveys}),
+        "keys": list(dict.fromkeys(word for record in found for word in record["keys"])),
         "alarms": sorted({alarm for _, survey in surveys for alarm in survey["alarms"]}),
         "again": [one for record in found for one in record["again"]],
     }

@@ -88,18 +88,22 @@ class RidgeMap:
     @classmethod
     def learned(cls, moments: Moments) -> Self:
         """Return the map of some rows. The rows it judges must not be among them."""
-        penalty = np.full(len(moments.features), PENALTY)
+        # Half the digits are enough: the penalty keeps what is solved far from singular.
+        features, both = moments.features.astype(np.float32), moments.both.astype(np.float32)
+        penalty = np.full(len(features), PENALTY, np.float32)
         penalty[-1] = _OF_INTERCEPT
-        weights = np.linalg.solve(moments.features + np.diag(penalty), moments.both)
-        mean = moments.both[-1] / max(1, moments.rows)
-        crossed = moments.both.T @ weights
-        strayed = moments.vectors - crossed - crossed.T + weights.T @ moments.features @ weights
+        weights = np.linalg.solve(features + np.diag(penalty), both)
+        mean = both[-1] / max(1, moments.rows)
+        crossed = both.T @ weights
+        strayed = moments.vectors.astype(np.float32) - crossed - crossed.T + weights.T @ (features @ weights)
         strayed /= max(1, moments.rows)
         spread = np.trace(strayed) / len(strayed)
-        values, directions = np.linalg.eigh(strayed + (SHRINKAGE * spread + 1e-12) * np.eye(len(strayed)))
-        whiten = directions / np.sqrt(np.maximum(values, 1e-12))
+        values, directions = np.linalg.eigh(
+            strayed + (SHRINKAGE * spread + 1e-9) * np.eye(len(strayed), dtype=np.float32)
+        )
+        whiten = directions / np.sqrt(np.maximum(values, 1e-9))
         weights[-1] -= mean
-        return cls(mean.astype(np.float32), whiten.astype(np.float32), (weights @ whiten).astype(np.float32))
+        return cls(mean, whiten, weights @ whiten)
 
     def given(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return where vectors stand, at length one."""

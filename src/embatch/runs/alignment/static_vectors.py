@@ -7,13 +7,13 @@ The vectors are those that the package `wordllama` carries in its wheel (`l2_sup
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from embatch.events.emitting import log_untouched
 from embatch.runs.alignment.ngrams import CHARACTERS
 from embatch.runs.alignment.ridge import unit
 
@@ -39,19 +39,15 @@ class StaticVectors:
     @classmethod
     def installed(cls) -> Self | None:
         """Return the table of the installed package, `None` where it is not installed or carries none."""
-        # Importing it sets up the root logger, which is the program's affair, unless that has a handler.
-        root, still = logging.getLogger(), logging.NullHandler()
-        root.addHandler(still)
         try:
-            import wordllama  # noqa: PLC0415  (an optional library)
+            with log_untouched():
+                import wordllama  # noqa: PLC0415  (an optional library)
 
-            # It looks for its tokenizer in another folder than it brings it in, unless that is its cache.
-            folder = Path(wordllama.__file__).parent
-            loaded = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+                # It looks for its tokenizer in another folder than it brings it in, unless that is its cache.
+                folder = Path(wordllama.__file__).parent
+                loaded = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
         except (ImportError, FileNotFoundError):
             return None
-        finally:
-            root.removeHandler(still)
         loaded.tokenizer.no_padding()
         table = np.asarray(loaded.embedding, np.float32)
 
