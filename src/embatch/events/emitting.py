@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 E = TypeVar("E", bound="ServiceEvent")
 
@@ -120,3 +121,14 @@ def emit(event: ServiceEvent) -> None:
             if not told:
                 name = getattr(subscription.call, "__qualname__", type(subscription.call).__name__)
                 emit(SubscriberFailed(subscriber=name, exception=error))
+
+
+@contextmanager
+def log_untouched() -> Iterator[None]:
+    """Keep what is imported meanwhile from setting up the log: that is the program's affair."""
+    root, still = logging.getLogger(), logging.NullHandler()
+    root.addHandler(still)  # who has a handler is left alone
+    try:
+        yield
+    finally:
+        root.removeHandler(still)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.runs import parity
-from embatch.runs.sources import BLOCK_ROWS
+from embatch.runs.alignment.sampling import Budget
+from embatch.runs.clock import Clock
+from embatch.runs.prices import DEFAULT
+from embatch.runs.steps import Step, pass_by
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from embatch.batch import TaskType
     from embatch.dtypes import Dtype
+    from embatch.runs.prices import Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,20 @@ class RunOptions:
     """Cancel, on Ctrl-C, the batches in work; without it they wait for the next call."""
     threshold: float = parity.THRESHOLD
     """Least cosine of the certificate; below it the output is rejected."""
-    block_rows: int = BLOCK_ROWS
-    """Rows of one batch; a later call must give the same number."""
+    block_rows: int | None = None
+    """Rows of one batch; a later call gives the same number or none. `None`: 20,000, or as many as a hosted
+    provider takes well; see `block_size`."""
+    deadline: str | None = None
+    """When the run shall be done: a span such as `6h`, a time of RFC 3339, or `none`; see `deadline`."""
+    max_cost: str | None = None
+    """US dollars that the whole run may cost, or `none`."""
+    prices: Prices = DEFAULT
+    """What is counted with."""
+    budget: Budget = field(default_factory=Budget)
+    """How the vectors of a hosted service are checked, and how many texts are embedded again for that."""
+    clock: Clock = field(default_factory=Clock)
+    reached: Callable[[Step], object] = pass_by
+    """Told of each step of the run, as it comes to it."""
 
     def __post_init__(self) -> None:
         if self.restart and self.retry_failed:

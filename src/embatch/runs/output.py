@@ -16,7 +16,8 @@ from embatch.runs.sinks import DatabaseSink, Layout, open_sink, writes_through
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.progress import Summary
     from embatch.runs.sinks import Sink, WrittenOutput
 
@@ -130,4 +131,8 @@ def _notes(summary: Summary, engine: Any) -> dict[str, str]:
                 "truncated": summary.truncated,
             }
         ).decode()
+    if summary.bill is not None:
+        notes["embatch.cost"] = orjson.dumps(summary.bill.record()).decode()
+    if summary.alignment is not None:
+        notes["embatch.alignment"] = orjson.dumps(summary.alignment).decode()
     return notes
