@@ -12,7 +12,7 @@ import orjson
 
 from embatch import AsyncClient, Client, EmbatchError
 from embatch.client.base import set_environment
-from embatch.client.calls import Await, Call, Environment, Flow, Reply, Work
+from embatch.client.calls import Await, Call, Environment, Flow, Pause, Reply, Work
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
 from embatch.client.retry import Session
@@ -58,6 +58,11 @@ def play(flow: Flow[T], answers: Sequence[Reply | Exception], clock: Clock | Non
                 step = flow.send(Reply())
                 continue
             assert not isinstance(step, Await), "played by hand a flow has nothing to await"
+            if isinstance(step, Pause):
+                if clock is not None:
+                    clock.now += step.seconds
+                step = flow.send(Reply())
+                continue
             played.calls.append(step)
             if clock is not None:
                 clock.now += step.after

@@ -106,7 +106,7 @@ def test_a_file_batch_whose_lines_come_out_of_order(status_lines: bool) -> None:
     requests[3], requests[7] = "", Request("seven", key="doc-7")
     with gemini(status_lines=status_lines) as (client, fake):
         batch, result = finished(client, requests, output_dimensionality=3)
-        assert batch.input_file == "files/in-0"
+        assert batch.input_file == f"files/embatch-{batch.fingerprint}"
         assert batch.responses_file is not None
     expected = [vector(f"text {number}", 3) for number in range(FILE)]
     expected[3], expected[7] = [], vector("seven", 3)

@@ -19,7 +19,7 @@ from embatch import (
     Unauthenticated,
     Unavailable,
 )
-from embatch.client.retry import NOT_SENT
+from embatch.client.calls import NOT_SENT
 from embatch.client.unknown_fate import APART, OLD, TOO_OLD, Next, UnknownCreate, undecided
 
 DAY = int(TOO_OLD)

@@ -15,10 +15,11 @@ import httpx2
 from embatch import network
 from embatch.backoff import POLL, SUBMIT
 from embatch.client import arguments
-from embatch.client.calls import Environment
+from embatch.client.calls import NOT_SENT, Environment
+from embatch.client.journal import Journal
 from embatch.client.local import default_data_folder
 from embatch.client.receiving import ENCODINGS
-from embatch.client.retry import NOT_SENT, Session
+from embatch.client.retry import Session
 from embatch.client.targets import HOSTED, SOCKET_URL, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 
@@ -48,13 +49,19 @@ class ClientOptions:
     model: str | None
     timeout: float | None
     max_retries: int | None
+    journal: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """The data folder, named or not."""
+        return default_data_folder() if self.data is None else Path(self.data)
 
     def resolved(self) -> Target:
         """Return the target. Raises InvalidArgument naming the argument, and Unauthenticated."""
         arguments.optional_text("api_key", self.api_key)
         if self.data is not None and not isinstance(self.data, str | os.PathLike):
             arguments.refuse("data", "a path", self.data)
-        data = default_data_folder() if self.data is None else Path(self.data)
+        data = self.folder
         name = arguments.text("target", self.target)
         base = arguments.optional_text("base_url", self.base_url)
         if base is None:
@@ -88,7 +95,9 @@ class BaseClient:
 
     def __init__(self, options: ClientOptions) -> None:
         arguments.name_of_model(options.model)
-        self._session = Session(options.resolved(), Environment(time.monotonic, random.random))
+        target, self._folder = options.resolved(), options.folder
+        journal = Journal(self._folder) if arguments.flag("journal", options.journal) else None
+        self._session = Session(target, Environment(time.monotonic, random.random), journal=journal)
         self._model = options.model
         self._timeout: float | None = None
         self._is_copy = False
@@ -113,6 +122,13 @@ class BaseClient:
         copy._is_copy = True
         copy._set(timeout, max_retries)
         return copy
+
+    def _journalled(self, journal: bool | None) -> Session:  # noqa: FBT001  (as its caller has it)
+        """Return the session of one submit, with or without a journal; `None` for as the client has it."""
+        if journal is None:
+            return self._session
+        kept = Journal(self._folder) if arguments.flag("journal", journal) else None
+        return replace(self._session, journal=kept)
 
     def _set(self, timeout: float | None, max_retries: int | None) -> None:
         """Take over the options that are given."""

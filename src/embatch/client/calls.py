@@ -1,8 +1,8 @@
 """What a flow asks for and what it gets: calls and replies as values, and the shape of a flow.
 
 A flow is a generator. It yields a `Call` ("send this, `after` seconds from now"), `Work` ("do this, off the
-event loop if there is one") or `Await` ("this is the caller's, and asynchronous") and receives a `Reply`, or
-has the error thrown in. It never awaits, sleeps or
+event loop if there is one"), `Pause` ("ask nothing for a while") or `Await` ("this is the caller's, and
+asynchronous") and receives a `Reply`, or has the error thrown in. It never awaits, sleeps or
 opens a socket itself, so one flow serves both colours of the client and can be tested with `next()`,
 `send()` and `throw()` alone.
 """
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NOT_SENT: Final = "NOT_SENT"
+"""Reason of a `ConnectionFailed` that came before the first byte was sent: nothing can have happened."""
 QUICK: Final = 60.0
 """Seconds without a byte after which an ordinary call is given up."""
 SLOW: Final = 600.0
@@ -73,6 +75,13 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A while in which nothing is asked: somebody else in this data folder has something to finish."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Await:
     """Something of the caller's to be awaited: asyncio's colour does so, the blocking one refuses it."""
 
@@ -83,7 +92,7 @@ class Await:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: any HTTP answer, whatever its status; empty after `Work` and `Await`."""
+    """What came back: any HTTP answer, whatever its status; empty after `Work`, `Pause` and `Await`."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +102,7 @@ class Reply:
     """What an error has to say of the way it came; empty for the straight one."""
 
 
-Step: TypeAlias = Call | Work | Await
+Step: TypeAlias = Call | Work | Pause | Await
 Flow: TypeAlias = Generator[Step, Reply, T]
 
 
@@ -122,6 +131,8 @@ class Environment:
     """Uniform from [0, 1): the jitter of waits."""
     token: Callable[[], str] = lambda: secrets.token_hex(16)
     """A name nobody else has: the idempotency key of a submit."""
+    date: Callable[[], float] = time.time
+    """Seconds since 1970, for what outlives the process; it may be put back."""
 
 
 class Sender(Protocol):

@@ -9,7 +9,7 @@ import httpx2
 
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Reply, Work
+from embatch.client.calls import Await, Pause, Reply, Work
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
@@ -54,9 +54,10 @@ class Client(BaseClient):
             that asks for more is an error at once.
         http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
             For addresses and `gemini`. `None` makes one that follows the environment's variables.
-        data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
+        data: data folder, of the `local` target and the journal; `None`: EMBATCH_DATA, or the platform's.
         model: model of all calls that name none; `None` takes the target's first one. The `local` target
             takes any, here and in every call: a Hub name, or a folder (it begins with `/`, `./`, `../`, `~`).
+        journal: whether submits to `gemini` are written down in `data` first, so that none is paid for twice.
         transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
@@ -77,9 +78,10 @@ class Client(BaseClient):
         http_client: httpx2.Client | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
+        journal: bool = True,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries))
+        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, journal))
         self._connection = Connection(self._session, http_client, transport)
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
@@ -92,11 +94,13 @@ class Client(BaseClient):
         output_dimensionality: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        journal: bool | None = None,
     ) -> Batch:
         """Submit texts as one batch and return it at once; it is durable on return.
 
-        Repeats by itself after broken connections without making a second batch (on `gemini` only where
-        nothing can have been accepted). What is too large to be sent inline goes through a file by itself.
+        Repeats by itself after broken connections without making a second batch. On `gemini`, which would
+        make one, a submit is written down first: where its answer is lost or this process is killed, this
+        call or the same one later finds the batch in their list. What is too large goes through a file.
         A faulty text (empty, missing, too long, …) fails alone: see `BatchResult.failed_responses`.
 
         Args:
@@ -110,18 +114,21 @@ class Client(BaseClient):
             output_dimensionality: leading dimensions wanted, re-normalised, where a request does not say;
                 `None` for the model's native number.
             priority: higher runs first, strictly.
-            idempotency_key: a second submit with the same key and content returns the first batch instead of
-                making another; a random one per call by default. `gemini` has none and ignores it.
+            idempotency_key: a second submit with the same key and content returns the first batch; a random
+                one per call by default. For `gemini` the journal keeps it, for a week.
+            journal: `False`: a submit to `gemini` is not written down, and its key is ignored.
 
         Raises:
-            InvalidArgument: no `display_name`, no requests, or a setting the target refuses: the message
-                names the argument.
+            InvalidArgument: no `display_name`, no requests, or a setting the target refuses, by its name.
             NotFound: the target has no such model; the message says which, and how to get this one.
+            AlreadyExists: the key was given before with other requests or settings.
             ConnectionFailed: the target cannot be reached.
+            Unavailable: the journal cannot be written. An error whose reason is `OUTCOME_UNKNOWN`: whether
+                there is a batch is not known yet; the same call is safe, and tells after `retry_after` s.
         """
         defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.BatchOptions(display_name, priority, idempotency_key)
-        return self._run(flows.submit(self._session, requests, defaults, labels))
+        return self._run(flows.submit(self._journalled(journal), requests, defaults, labels))
 
     def get_batch_status(self, name: str | Batch) -> Batch:
         """Return the batch as it is now.
@@ -376,6 +383,9 @@ class Client(BaseClient):
             return Reply()
         if isinstance(step, Await):
             raise self._asynchronous(step)
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return Reply()
         if step.after > 0:
             time.sleep(step.after)
         try:

@@ -19,6 +19,7 @@ from embatch.client import payload as payloads
 from embatch.client.calls import Await, work
 from embatch.client.fingerprint import marked
 from embatch.client.models import advanced, model_name, not_served
+from embatch.client.paid_once import paid_once
 from embatch.client.retry import repeatable
 from embatch.errors import (
     BatchFailed,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import TaskType
     from embatch.client.calls import Flow
+    from embatch.client.paid_once import PaidOnce
     from embatch.client.results import BatchResult
     from embatch.client.retry import Session
 
@@ -102,29 +104,51 @@ def submit(
     """Submit a batch: inline if it is small, through an uploaded file if it is not."""
     labels = labels.checked()
     like = default_request(defaults)
-    provider = session.provider
     _check_priority(session, labels.priority or None)
-    mark = None if session.can.idempotency_keys else labels.fingerprint
-    display_name = _marked(labels.display_name, mark)
-    payload = payloads.Payload(provider, defaults.model or provider.model)
+    payload = payloads.Payload(session.provider, defaults.model or session.provider.model)
     try:
         yield from payload.gather(requests, like)
         yield from work(payload.close)
         model = yield from model_name(session, defaults.model)
-        if (inline := payload.inline) is not None:
-            body = provider.inline_body(model, display_name, labels.priority, inline)
-            if len(body) <= session.can.inline_bytes:
-                try:
-                    return (yield from _create(session, model, body, labels))
-                except TooLarge:  # the service's limits are lower than usual
-                    pass
-            yield from work(payload.to_file)
-        parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
-        file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
-        body = provider.file_body(model, display_name, labels.priority, file)
-        return (yield from _create(session, model, body, labels))
+        if labels.fingerprint is not None:  # whoever made it keeps account of what is paid for
+            return (yield from _send(session, payload, model, labels))
+        once = yield from paid_once(session, payload, model, labels.priority, labels.idempotency_key)
+        if once is None:
+            return (yield from _send(session, payload, model, labels))
+        try:
+            if once.batch is not None:
+                return once.batch
+            labels = replace(labels, fingerprint=once.fingerprint)
+            return (yield from _send(session, payload, model, labels, once))
+        finally:
+            once.close()
     finally:
         payload.discard()
+
+
+def _send(
+    session: Session,
+    payload: payloads.Payload,
+    model: str,
+    labels: BatchOptions,
+    once: PaidOnce | None = None,
+) -> Flow[Batch]:
+    """Send what was gathered, inline or through a file."""
+    provider = session.provider
+    mark = None if session.can.idempotency_keys else labels.fingerprint
+    display_name = _marked(labels.display_name, mark)
+    if (inline := payload.inline) is not None:
+        body = provider.inline_body(model, display_name, labels.priority, inline)
+        if len(body) <= session.can.inline_bytes:
+            try:
+                return (yield from _create(session, model, body, labels, once))
+            except TooLarge:  # the service's limits are lower than usual
+                pass
+        yield from work(payload.to_file)
+    parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
+    file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
+    body = provider.file_body(model, display_name, labels.priority, file)
+    return (yield from _create(session, model, body, labels, once))
 
 
 def _marked(display_name: str, mark: str | None) -> str:
@@ -139,12 +163,17 @@ def _check_priority(session: Session, priority: int | None) -> None:
         )
 
 
-def _create(session: Session, model: str, body: bytes, labels: BatchOptions) -> Flow[Batch]:
+def _create(
+    session: Session, model: str, body: bytes, labels: BatchOptions, once: PaidOnce | None
+) -> Flow[Batch]:
     keyed = session.can.idempotency_keys
     key = (labels.idempotency_key or session.outside.token()) if keyed else None
+    exchange = session.provider.create(model, body, key, labels.run)
     try:
+        if once is not None:
+            return (yield from once.create(exchange))
         # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
-        return (yield from session.ask(session.provider.create(model, body, key, labels.run), once=not keyed))
+        return (yield from session.ask(exchange, once=not keyed))
     except NotFound as error:
         raise (yield from not_served(session, model, error)) from None
 

@@ -27,9 +27,13 @@ class ForRuns:
     def submit(
         self, requests: Iterable[str | Request | None], defaults: RequestDefaults, options: BatchOptions
     ) -> Batch:
-        """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run."""
+        """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run.
+
+        Nothing of it stands in the client's journal: a run keeps account of what it pays for.
+        """
         defaults = replace(defaults, model=self._model(defaults.model))
-        return self._run(flows.submit(self.client._session, requests, defaults, options))  # noqa: SLF001  (the same package)
+        session = replace(self.client._session, journal=None)  # noqa: SLF001  (the same package)
+        return self._run(flows.submit(session, requests, defaults, options))
 
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None

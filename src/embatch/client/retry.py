@@ -6,18 +6,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from embatch.backoff import POLL, SUBMIT, Backoff
-from embatch.client.calls import Call, Environment
+from embatch.client.calls import NOT_SENT, Call, Environment
 from embatch.client.receiving import TOO_LARGE
 from embatch.errors import ConnectionFailed, Internal
 
 if TYPE_CHECKING:
     from embatch.client.calls import Exchange, Flow, Reply, T
+    from embatch.client.journal import Journal
     from embatch.client.providers.provider import Capabilities, Provider, Target
     from embatch.errors import EmbatchError
     from embatch.wire.private import WantedModel
-
-NOT_SENT = "NOT_SENT"
-"""Reason of a `ConnectionFailed` that came before the first byte was sent: nothing can have happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,8 @@ class Session:
     """What the service said of itself (its `model`), so that a query is one call; emptied on reconnecting."""
     wanted: dict[str, WantedModel] = field(default_factory=dict)
     """What the names stand for that the local service gave: a new one may have to be asked again."""
+    journal: Journal | None = None
+    """Where plain submits are written down that a provider would make twice; `None` for nowhere."""
 
     @property
     def provider(self) -> Provider:

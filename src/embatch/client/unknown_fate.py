@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from embatch.client.retry import NOT_SENT
+from embatch.client.calls import NOT_SENT
 from embatch.errors import (
     AlreadyExists,
     ConnectionFailed,
