@@ -9,8 +9,10 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from embatch.backoff import Backoff, early_interval
 from embatch.batch import Batch, Page, Request
@@ -29,6 +31,7 @@ from embatch.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     TooLarge,
 )
 from embatch.states import State
@@ -37,11 +40,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable
 
     from embatch.batch import TaskType
-    from embatch.client.calls import Flow
-    from embatch.client.paid_once import PaidOnce
+    from embatch.client.calls import Exchange, Flow
     from embatch.client.results import BatchResult
     from embatch.client.retry import Session
 
+_Ask: TypeAlias = "Callable[[Exchange[Batch]], Flow[Batch]]"
+"""Sends a create and returns its batch."""
 _ONCE: Final = Backoff(attempts=1)
 _NAME: Final = re.compile(r"batches/[^/?#\s]+")
 _RETRY: Final = " (retry)"
@@ -100,8 +104,12 @@ def submit(
     requests: Iterable[str | Request | None] | AsyncIterable[str | Request | None],
     defaults: RequestDefaults,
     labels: BatchOptions,
+    before: Callable[[], None] | None = None,
 ) -> Flow[Batch]:
-    """Submit a batch: inline if it is small, through an uploaded file if it is not."""
+    """Submit a batch: inline if it is small, through an uploaded file if it is not.
+
+    `before` is called when all is ready and nothing but the create is still to be sent.
+    """
     labels = labels.checked()
     like = default_request(defaults)
     _check_priority(session, labels.priority or None)
@@ -110,16 +118,14 @@ def submit(
         yield from payload.gather(requests, like)
         yield from work(payload.close)
         model = yield from model_name(session, defaults.model)
-        if labels.fingerprint is not None:  # whoever made it keeps account of what is paid for
-            return (yield from _send(session, payload, model, labels))
         once = yield from paid_once(session, payload, model, labels.priority, labels.idempotency_key)
         if once is None:
-            return (yield from _send(session, payload, model, labels))
+            return (yield from _send(session, payload, model, labels, partial(_ask, session, before)))
         try:
             if once.batch is not None:
                 return once.batch
             labels = replace(labels, fingerprint=once.fingerprint)
-            return (yield from _send(session, payload, model, labels, once))
+            return (yield from _send(session, payload, model, labels, once.create))
         finally:
             once.close()
     finally:
@@ -127,11 +133,7 @@ def submit(
 
 
 def _send(
-    session: Session,
-    payload: payloads.Payload,
-    model: str,
-    labels: BatchOptions,
-    once: PaidOnce | None = None,
+    session: Session, payload: payloads.Payload, model: str, labels: BatchOptions, ask: _Ask
 ) -> Flow[Batch]:
     """Send what was gathered, inline or through a file."""
     provider = session.provider
@@ -141,14 +143,14 @@ def _send(
         body = provider.inline_body(model, display_name, labels.priority, inline)
         if len(body) <= session.can.inline_bytes:
             try:
-                return (yield from _create(session, model, body, labels, once))
+                return (yield from _create(session, model, body, labels, ask))
             except TooLarge:  # the service's limits are lower than usual
                 pass
         yield from work(payload.to_file)
     parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
     file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
     body = provider.file_body(model, display_name, labels.priority, file)
-    return (yield from _create(session, model, body, labels, once))
+    return (yield from _create(session, model, body, labels, ask))
 
 
 def _marked(display_name: str, mark: str | None) -> str:
@@ -163,19 +165,20 @@ def _check_priority(session: Session, priority: int | None) -> None:
         )
 
 
-def _create(
-    session: Session, model: str, body: bytes, labels: BatchOptions, once: PaidOnce | None
-) -> Flow[Batch]:
+def _create(session: Session, model: str, body: bytes, labels: BatchOptions, ask: _Ask) -> Flow[Batch]:
     keyed = session.can.idempotency_keys
     key = (labels.idempotency_key or session.outside.token()) if keyed else None
-    exchange = session.provider.create(model, body, key, labels.run)
     try:
-        if once is not None:
-            return (yield from once.create(exchange))
-        # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
-        return (yield from session.ask(exchange, once=not keyed))
+        return (yield from ask(session.provider.create(model, body, key, labels.run)))
     except NotFound as error:
         raise (yield from not_served(session, model, error)) from None
+
+
+def _ask(session: Session, before: Callable[[], None] | None, exchange: Exchange[Batch]) -> Flow[Batch]:
+    if before is not None:
+        yield from work(before)
+    # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
+    return (yield from session.ask(exchange, once=not session.can.idempotency_keys))
 
 
 def get(session: Session, which: str | Batch) -> Flow[Batch]:
@@ -358,6 +361,14 @@ def delete(session: Session, which: str | Batch) -> Flow[None]:
         # The answer to an earlier attempt was lost, and that attempt deleted it.
         if gone.__cause__ is None:
             raise
+
+
+def drop_input(session: Session, file: str) -> Flow[None]:
+    """Delete an input file; one that is gone is no error."""
+    call = session.provider.delete_input(file)
+    if call is not None:
+        with suppress(NotFound, PermissionDenied):  # some services do not tell the two apart
+            yield from session.send(call)
 
 
 def _name(which: str | Batch) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embatch.client import flows, interactive
-from embatch.client.flows import RequestDefaults
+from embatch.client.flows import RequestDefaults, Wait, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from embatch.batch import Batch, Request, TaskType
     from embatch.client.calls import Flow, T
@@ -25,15 +26,28 @@ class ForRuns:
     client: Client
 
     def submit(
-        self, requests: Iterable[str | Request | None], defaults: RequestDefaults, options: BatchOptions
+        self,
+        requests: Iterable[str | Request | None],
+        defaults: RequestDefaults,
+        options: BatchOptions,
+        before: Callable[[], None] | None = None,
     ) -> Batch:
         """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run.
 
-        Nothing of it stands in the client's journal: a run keeps account of what it pays for.
+        Nothing of it stands in the client's journal: a run keeps account of what it pays for. `before` is
+        called when all is ready and nothing but the create is still to be sent.
         """
         defaults = replace(defaults, model=self._model(defaults.model))
         session = replace(self.client._session, journal=None)  # noqa: SLF001  (the same package)
-        return self._run(flows.submit(session, requests, defaults, options))
+        return self._run(flows.submit(session, requests, defaults, options, before))
+
+    def look(self, name: str) -> Batch:
+        """Return a batch as it is now; troubles that pass are waited out as where a batch is awaited."""
+        return self._run(Watch(self.client._session, name, Wait(0.0, math.inf)).poll())  # noqa: SLF001
+
+    def drop_input(self, file: str) -> None:
+        """Delete the input file of a batch that was read; one that is gone is no error."""
+        self._run(flows.drop_input(self.client._session, file))  # noqa: SLF001
 
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None

@@ -61,7 +61,7 @@ def paid_once(
     if journal is None or session.can.idempotency_keys:
         return None
     content = fingerprint(model, priority, (yield from work(payload.digest)))
-    account = (session.provider.name, session.target.url, session.target.key)
+    account = (session.provider.name, session.target.url, session.provider.account, session.target.key)
     match = fingerprint(account, [content] if key is None else key)
     entry = yield from _taken(session, journal, match, keyed=key is not None)
     submit = PaidOnce(session, entry, match, key is not None, payload.size)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from embatch.backoff import POLL, SUBMIT, Backoff
-from embatch.client.calls import NOT_SENT, Call, Environment
+from embatch.client.calls import Call, Environment
 from embatch.client.receiving import TOO_LARGE
+from embatch.client.unknown_fate import undecided
 from embatch.errors import ConnectionFailed, Internal
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class Session:
 
 def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:
     """Whether sending the call again can help and does no harm."""
-    if once and isinstance(error, ConnectionFailed):
-        return error.reason == NOT_SENT
+    if once and undecided(error):
+        return False
     # A read that met an internal error may succeed a moment later; what changes something is left alone.
     passing = isinstance(error, Internal) and error.reason != TOO_LARGE
     return error.retryable or (call.method == "GET" and passing)

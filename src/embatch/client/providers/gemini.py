@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embatch.batch import Batch, Request
-    from embatch.client.calls import Flow, Sender
+    from embatch.client.calls import Call, Flow, Sender
     from embatch.client.providers.provider import RequestWriter
     from embatch.client.results import BatchResult
     from embatch.client.upload import FileUpload
@@ -71,6 +71,10 @@ class Gemini(GeminiProtocol):
         names = () if upload.fingerprint is None else (f"files/{PREFIX}{upload.fingerprint}",)
         return (yield from send_file(sender, replace(upload, names=names), self.version))
 
+    def delete_input(self, file: str) -> Call | None:
+        """Delete an uploaded file, which would go by itself after two days."""
+        return self.call(routes.DELETE_FILE, file)
+
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read inlined responses or responses file. Either can appear later than the state says."""
         failures = 0
@@ -102,6 +106,9 @@ GEMINI: Final = Gemini(
         inline_requests=1_000,
         inline_bytes=19 << 20,  # "under 20 MB", the envelope included
         interactive_requests=100,  # more is refused
+        batches_in_flight=90,  # of 100, which are not the run's alone
+        tokens_in_flight=500_000,  # what the lowest tier may have enqueued
+        file_bytes=2 << 30,
         priorities=True,
     ),
     model=GEMINI_MODEL,

@@ -39,6 +39,15 @@ class Capabilities:
     """Most texts of one interactive call."""
     counted_requests: int = 1_000
     """Most texts of one call that counts tokens."""
+    batches_in_flight: int | None = None
+    """Most batches of one run that are handed over at once; they are read as they end. `None`: the oldest is
+    awaited with two behind it."""
+    tokens_in_flight: int | None = None
+    """Most tokens of all these batches together; `None` where nobody counts them."""
+    file_bytes: int | None = None
+    """Most bytes of an uploaded file; `None` where there is no limit that a run's block can reach."""
+    file_requests: int | None = None
+    """Most requests in it; `None` as before."""
     idempotency_keys: bool = False
     """Whether a submit carries a key by which it can be repeated; else one that may have been accepted is
     not, for it would cost twice."""
@@ -122,6 +131,14 @@ class Provider(ABC):
     model: str | None = field(default=None, kw_only=True)
     """Model where the caller names none; `None` asks for the first one of `models`."""
 
+    @property
+    def account(self) -> Mapping[str, str]:
+        """Return what beside the address says whose batches these are, by name, such as project and location.
+
+        A part of each run's identity; stays.
+        """
+        return {}
+
     @abstractmethod
     def sign(self, key: str | None) -> Mapping[str, str]:
         """Return the headers by which a call to the target's own address shows who sends it."""
@@ -182,6 +199,10 @@ class Provider(ABC):
     @abstractmethod
     def delete(self, name: str) -> Call:
         """Delete a finished batch."""
+
+    def delete_input(self, file: str) -> Call | None:  # noqa: ARG002  (what others need)
+        """Delete the input file of a batch, by its `Batch.input_file`; `None` where they go by themselves."""
+        return None
 
     @abstractmethod
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
