@@ -26,7 +26,7 @@ from embatch.runs.progress import RunProgress, finished
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from rich.progress import Progress
@@ -135,25 +135,34 @@ def seconds_words(seconds: float) -> str:
 
 def batch_table(batches: Sequence[Batch]) -> None:
     """Print batches as a table to standard output."""
-    from rich.table import Table  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
-
-    table = Table(box=None, pad_edge=False)
-    for head in ("name", "state", "done", "failed", "of", "priority", "display name"):
-        right = head in ("done", "failed", "of", "priority")
-        # A name is there to be copied.
-        table.add_column(head, justify="right" if right else "left", overflow="fold", no_wrap=head == "name")
-    for batch in batches:
-        stats = batch.batch_stats
-        _add(
-            table,
+    rows = [
+        (
             batch.name,
             batch.state.value,
-            str(stats.successful_request_count),
-            str(stats.failed_request_count),
-            str(stats.request_count),
+            str(batch.batch_stats.successful_request_count),
+            str(batch.batch_stats.failed_request_count),
+            str(batch.batch_stats.request_count),
             str(batch.priority),
             batch.display_name or "",
         )
+        for batch in batches
+    ]
+    show_table(("name", "state", "done>", "failed>", "of>", "priority>", "display name"), rows)
+
+
+def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of texts to standard output, whole names first; a `>` after a head puts its column right."""
+    from rich.table import Table  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
+
+    table = Table(box=None, pad_edge=False)
+    for head in heads:
+        name, right = head.removesuffix(">"), head.endswith(">")
+        # A name is there to be copied.
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", no_wrap=head == heads[0]
+        )
+    for row in rows:
+        _add(table, *row)
     _show(table, width=None if sys.stdout.isatty() else _PIPED)
 
 

@@ -13,18 +13,25 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import orjson
 
+from embatch.client.base import target_of
 from embatch.durable import sync, sync_folder, write_whole
 from embatch.errors import InvalidArgument
 from embatch.ownership import make_folder, open_own
+from embatch.runs.locations import local, scheme, shown
+from embatch.runs.prices import DEFAULT
+from embatch.runs.progress import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from embatch.client.client import Client
+    from embatch.runs.ledger import Ledger
 
 FOLDER: Final = "runs"
 _INDEX: Final = "index.jsonl"
@@ -66,40 +73,73 @@ class IndexedRun:
     ended: float | None = None
 
 
-_NAMES: Final = frozenset(field.name for field in fields(IndexedRun))
+_NAMES: Final = frozenset(one.name for one in fields(IndexedRun))
 
 
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a run works, as the index has it; see `IndexedRun`."""
+
+    ledger: str
+    output: str
+    provider: str
+    target: str
+
+    @classmethod
+    def of(cls, client: Client, place: str, ledger: Ledger) -> Self:
+        """Return where a run works that embeds by this client into this place."""
+        target = target_of(client)
+        output = str(local(place)) if scheme(place) == "file" else shown(place)
+        return cls(str(ledger.folder.absolute()), output, target.provider.name, shown(target.url))
+
+
+@dataclass(slots=True)
 class RunIndex:
-    """What one run tells the index.
+    """What one call of a run tells the index."""
 
-    Attributes:
-        trouble: why the index could not be written; `None` while it could.
-    """
+    data: Path
+    run: str
+    place: RunPlace
+    notes: list[str]
+    """Gets a line if the index cannot be written, of which no run fails; nothing more is told then."""
+    now: Callable[[], float] = time.time
+    _begun: bool = field(default=False, init=False)
+    _failed: bool = field(default=False, init=False)
 
-    def __init__(self, data: Path, run: str, now: Callable[[], float] = time.time) -> None:
-        self.trouble: str | None = None
-        self._data, self._run, self._now = data.expanduser().absolute(), run, now
+    def begin(self) -> None:
+        """Tell that the run is about to hand something over; told once."""
+        if not self._begun:
+            self.tell({"state": "running", "ended": None})
 
-    def begin(self, *, ledger: Path, output: str, provider: str, target: str) -> None:
-        """Tell that a call of the run begins, the first or another one."""
-        said = {"ledger": str(ledger.absolute()), "output": output, "provider": provider, "target": target}
-        self._tell({**said, "state": "running", "ended": None})
+    def handed_over(self, ledger: Ledger, names: Iterable[str]) -> None:
+        """Tell how many batches the run has handed over in all its calls, those of these names among them."""
+        done = (block.batch for block in ledger.blocks.values())
+        paid = (intent.batch for intent in ledger.intents)
+        self.tell({"batches": len({*names, *done, *paid} - {""})})
 
-    def handed_over(self, batches: int) -> None:
-        """Tell how many batches the run has handed over, in all its calls."""
-        self._tell({"batches": batches})
-
-    def end(self, state: str, **numbers: float | None) -> None:
-        """Tell that this call has ended, and what the run came to: any of `IndexedRun`'s numbers, by name."""
-        self._tell({"state": state, **numbers, "ended": self._now()})
-
-    def _tell(self, said: dict[str, Any]) -> None:
-        if self.trouble is not None:
+    def end(self, ledger: Ledger) -> None:
+        """Tell how the run stands, its numbers and its price; what never began is not told of."""
+        if not self._begun and ledger.verdict is None:
             return
+        tally, cpu_seconds = Tally(), 0.0
+        for block in ledger.blocks.values():
+            tally.add(block)
+            cpu_seconds += block.cpu_seconds
+        price = DEFAULT.of(self.place.provider, tally.tokens)
+        numbers = {**asdict(tally), "cpu_seconds": cpu_seconds, "cost": price and price[0]}
+        self.tell({"state": ledger.verdict or "stopped", **numbers, "ended": self.now()})
+
+    def tell(self, said: dict[str, Any]) -> None:
+        """Write a line: fields of `IndexedRun` by name."""
+        if self._failed:
+            return
+        place = {} if self._begun else asdict(self.place)
         try:
-            _append(self._data, {"run": self._run, "at": self._now(), **said})
+            _append(self.data.expanduser().absolute(), {"run": self.run, "at": self.now(), **place, **said})
         except (OSError, InvalidArgument) as error:
-            self.trouble = f"the index of runs in {self._data} is not written: {error}"
+            self._failed = True
+            self.notes.append(f"the index of runs in {self.data} is not written: {error}")
+        self._begun = True
 
 
 def read(data: Path) -> list[IndexedRun]:

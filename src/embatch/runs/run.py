@@ -8,7 +8,6 @@ before the stop is found again by its idempotency key, a digest of the run, what
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import deque
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,6 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import orjson
 import pyarrow as pa
 
 from embatch.backoff import early_interval
@@ -39,8 +37,9 @@ from embatch.runs.blocks import Blocks
 from embatch.runs.counts import Counts
 from embatch.runs.ending import Ending
 from embatch.runs.flight import Flight, FlightLimits
-from embatch.runs.identity import about, begun
+from embatch.runs.identity import about, begun, name_of
 from embatch.runs.in_flight import InFlight
+from embatch.runs.index import RunIndex, RunPlace
 from embatch.runs.intents import Fate
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
@@ -160,9 +159,7 @@ class _Run:
         self._left: list[int] = []
         """Numbers of those that are left to people."""
         self._clock = options.clock
-        # A ledger from before the first call's words were kept has neither a token nor a display name.
-        own = ledger.begun or output.place
-        self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
+        self._name = name_of(ledger.about, ledger.begun, output.place)
         display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
         ledger.reached = self._reached = options.reached
         self._handover: Handover
@@ -178,6 +175,9 @@ class _Run:
         self._counts = Counts.of(source, ledger)
         self._blocks = Blocks(source, ledger, options, self._counts, output.place, _size(ledger))
         self._ending = Ending(client, ledger, output, options, self._counts, self._name, notes)
+        self._index = RunIndex(
+            options.data, self._name, RunPlace.of(client, output.place, ledger), notes, options.clock.now
+        )
         self._asked = self._handed = False
 
     def go(self) -> Summary:
@@ -243,6 +243,7 @@ class _Run:
         """Leave batches and ledger where they are; drop what is half written."""
         self._output.abandon()
         self._ledger.close()
+        self._index.end(self._ledger)
 
     def _check_left(self) -> None:
         """Refuse to end without the blocks that are left to people. Raises FailedPrecondition."""
@@ -264,6 +265,7 @@ class _Run:
         self._asked |= bool(sent.texts)
         batch = None
         if sent.texts:
+            self._index.begin()
             try:
                 found = self._handover.batch(sent.number, sent.rows, sent.texts)
             except ResourceExhausted as error:
@@ -275,6 +277,7 @@ class _Run:
             batch = found
         self._handed |= batch is not None
         block.batch = batch
+        self._index.handed_over(self._ledger, self._handover.handed)
         skew = timedelta(seconds=target_of(self._client).clock_skew)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
             self._counts.resumed += block.rows
