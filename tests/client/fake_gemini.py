@@ -6,7 +6,9 @@ large results come out of order, a failed line says `error` or `status`. Vectors
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,10 @@ GRANULE = 256 * 1024
 
 
 def vector(text: str, dimensions: int = 4) -> list[float]:
-    """Return numbers that float32 holds exactly and that tell the text."""
-    return [float(len(text)), float(sum(map(ord, text)) % 4096), *([0.25] * (dimensions - 2))]
+    """Return numbers of length 1 that float32 holds exactly and that tell the text."""
+    said = [float(len(text)), float(sum(map(ord, text)) % 4096), *([0.25] * (dimensions - 2))]
+    length = math.hypot(*said)
+    return [struct.unpack("f", struct.pack("f", number / length))[0] for number in said]
 
 
 @dataclass
@@ -50,8 +54,14 @@ class FakeGemini:
     operation_error: dict[str, Any] | None = None
     late_output: int = 0
     """Polls for which a finished batch has no output yet."""
+    late_files: int = 0
+    """Downloads of results that are refused as if there were none."""
+    results_in: str = "both"
+    """Where results stand: `metadata`, `response` or `both`."""
     faults: list[Callable[[httpx2.Request], httpx2.Response | None]] = field(default_factory=list)
     """Asked in turn before a request is handled; the first that answers or raises is used up."""
+    scale: float = 1.0
+    """Length of vectors that were asked for with fewer dimensions."""
     jobs: dict[str, Job] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, bytearray] = field(default_factory=dict)
@@ -84,8 +94,7 @@ class FakeGemini:
             case ["models", model, verb]:
                 return self._embed(f"models/{model}", verb, orjson.loads(request.content))
             case ["files", file, "download"]:
-                assert request.url.params["alt"] == "media"
-                return httpx2.Response(200, content=self.files[f"files/{file}"])
+                return self._download(request.url.params["alt"], f"files/{file}")
             case ["files", file]:
                 return self._file(request.method, f"files/{file}")
             case ["batches"]:
@@ -127,6 +136,13 @@ class FakeGemini:
         file = {"name": name, "sizeBytes": str(len(session)), "state": "ACTIVE", "source": "UPLOADED"}
         return httpx2.Response(200, headers={"X-Goog-Upload-Status": "final"}, json={"file": file})
 
+    def _download(self, alt: str, name: str) -> httpx2.Response:
+        assert alt == "media"
+        if self.late_files > 0:
+            self.late_files -= 1
+            return problem(403, "PERMISSION_DENIED", "... or it may not exist.")
+        return httpx2.Response(200, content=self.files[name])
+
     def _file(self, method: str, name: str) -> httpx2.Response:
         if len(name) > len("files/") + 40:
             return problem(400, "INVALID_ARGUMENT", "the name of a file has at most 40 characters")
@@ -141,14 +157,14 @@ class FakeGemini:
         return httpx2.Response(200, json=said)
 
     def _embed(self, model: str, verb: str, body: dict[str, Any]) -> httpx2.Response:
-        if model != "models/gemini-embedding-001":
+        if model not in ("models/gemini-embedding-001", "models/gemini-embedding-2"):
             return problem(404, "NOT_FOUND", f"{model} is not found for API version v1beta")
         if verb == "embedContent":
-            return httpx2.Response(200, json={"embedding": {"values": embedded(body)}})
+            return httpx2.Response(200, json={"embedding": {"values": embedded(body, self.scale)}})
         if verb == "batchEmbedContents":
             if len(body["requests"]) > 100:
                 return problem(400, "INVALID_ARGUMENT", "at most 100 requests can be in one batch")
-            found = [{"values": embedded(one)} for one in body["requests"]]
+            found = [{"values": embedded(one, self.scale)} for one in body["requests"]]
             return httpx2.Response(200, json={"embeddings": found})
         assert verb == "asyncBatchEmbedContent"
         return self._create(model, body["batch"])
@@ -232,8 +248,10 @@ class FakeGemini:
             self.late_output -= 1
         elif output:
             found = self._output(name, job, rows)
-            metadata["output"] = found
-            operation["response"] = {"@type": f"{TYPE}Output", **found}
+            empty: dict[str, Any] = {"inlinedResponses": {"inlinedResponses": []}}
+            metadata["output"] = empty if self.results_in == "response" else found
+            if self.results_in != "metadata":
+                operation["response"] = {"@type": f"{TYPE}Output", **found}
         return operation
 
     def _output(self, name: str, job: Job, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -251,7 +269,7 @@ class FakeGemini:
         if not text.strip():
             word = "status" if self.status_lines and job.file else "error"
             return {**echo, word: {"code": 3, "message": "content is empty"}}
-        response: dict[str, Any] = {"embedding": {"values": embedded(one["request"])}}
+        response: dict[str, Any] = {"embedding": {"values": embedded(one["request"], self.scale)}}
         if job.file:
             response["usageMetadata"] = {"promptTokenCount": len(text.split())}
         else:
@@ -259,9 +277,10 @@ class FakeGemini:
         return {**echo, "response": response}
 
 
-def embedded(request: dict[str, Any]) -> list[float]:
-    """Return the values for one EmbedContentRequest."""
-    return vector(request["content"]["parts"][0]["text"], request.get("outputDimensionality", 4))
+def embedded(request: dict[str, Any], scale: float = 1.0) -> list[float]:
+    """Return the values for one EmbedContentRequest; fewer dimensions come at any length."""
+    values = vector(request["content"]["parts"][0]["text"], request.get("outputDimensionality", 4))
+    return [scale * one for one in values] if "outputDimensionality" in request else values
 
 
 def problem(status: int, word: str, message: str, details: Iterable[object] = ()) -> httpx2.Response:

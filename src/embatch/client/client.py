@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import httpx2
 
@@ -13,6 +13,7 @@ from embatch.client.calls import Await, Pause, Reply, Work
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
+from embatch.client.targets import UNSAID
 
 if TYPE_CHECKING:
     import os
@@ -43,10 +44,11 @@ class Client(BaseClient):
     Args:
         target: `local` (a private service, started or joined as needed), a service's address
             (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
+        auth: in the guide's words, instead of the target: `gemini`, or `vertex_ai` for the target `vertex`.
         api_key: key of the target; by default GOOGLE_API_KEY, else GEMINI_API_KEY, for `gemini`, and
             EMBATCH_API_KEY for a service by its address or socket.
-        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key; alone,
-            a service's address. `None` takes the target's own.
+        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key, by
+            default GOOGLE_GEMINI_BASE_URL; alone, a service's address. `None` takes the target's own.
         timeout: seconds for connecting and for each silence; `None` takes 10 to connect and 60 of silence,
             600 for calls that embed or read much; `math.inf` for none.
         max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
@@ -61,7 +63,7 @@ class Client(BaseClient):
         transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
-        InvalidArgument: no such target, or an argument that cannot be: the message names it.
+        InvalidArgument: no such target, one that `auth` contradicts, or an argument that cannot be, by name.
         Unauthenticated: `gemini` without a key.
     """
 
@@ -69,8 +71,9 @@ class Client(BaseClient):
 
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
-        target: str = "local",
+        target: str = UNSAID,
         *,
+        auth: Literal["gemini", "vertex_ai"] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         timeout: float | None = None,
@@ -81,7 +84,8 @@ class Client(BaseClient):
         journal: bool = True,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, journal))
+        options = ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, journal)
+        super().__init__(options)
         self._connection = Connection(self._session, http_client, transport)
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
@@ -111,8 +115,7 @@ class Client(BaseClient):
             display_name: what people will know the batch by.
             model: `None` takes the client's, else the target's first one.
             task_type: what the embeddings are for, where a request does not say.
-            output_dimensionality: leading dimensions wanted, re-normalised, where a request does not say;
-                `None` for the model's native number.
+            output_dimensionality: leading ones, re-normalised, where a request does not say; `None`: all.
             priority: higher runs first, strictly.
             idempotency_key: a second submit with the same key and content returns the first batch; a random
                 one per call by default. For `gemini` the journal keeps it, for a week.
@@ -122,9 +125,7 @@ class Client(BaseClient):
             InvalidArgument: no `display_name`, no requests, or a setting the target refuses, by its name.
             NotFound: the target has no such model; the message says which, and how to get this one.
             AlreadyExists: the key was given before with other requests or settings.
-            ConnectionFailed: the target cannot be reached.
-            Unavailable: the journal cannot be written. An error whose reason is `OUTCOME_UNKNOWN`: whether
-                there is a batch is not known yet; the same call is safe, and tells after `retry_after` s.
+            Unavailable: no way to the target or the journal; `OUTCOME_UNKNOWN`: the same call tells later.
         """
         defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.BatchOptions(display_name, priority, idempotency_key)

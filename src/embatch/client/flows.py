@@ -9,7 +9,6 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -21,7 +20,7 @@ from embatch.client import payload as payloads
 from embatch.client.calls import Await, work
 from embatch.client.fingerprint import marked
 from embatch.client.models import advanced, model_name, not_served
-from embatch.client.paid_once import paid_once
+from embatch.client.paid_once import elsewhere_kept, paid_once
 from embatch.client.retry import repeatable
 from embatch.errors import (
     BatchFailed,
@@ -31,7 +30,6 @@ from embatch.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     TooLarge,
 )
 from embatch.states import State
@@ -120,7 +118,9 @@ def submit(
         model = yield from model_name(session, defaults.model)
         once = yield from paid_once(session, payload, model, labels.priority, labels.idempotency_key)
         if once is None:
-            return (yield from _send(session, payload, model, labels, partial(_ask, session, before)))
+            return (
+                yield from _send(session, payload, model, labels, partial(elsewhere_kept, session, before))
+            )
         try:
             if once.batch is not None:
                 return once.batch
@@ -148,6 +148,7 @@ def _send(
                 pass
         yield from work(payload.to_file)
     parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
+    _check_size(session, parcel.size)
     file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
     body = provider.file_body(model, display_name, labels.priority, file)
     return (yield from _create(session, model, body, labels, ask))
@@ -155,6 +156,17 @@ def _send(
 
 def _marked(display_name: str, mark: str | None) -> str:
     return display_name if mark is None else marked(display_name, mark)
+
+
+def _check_size(session: Session, size: int) -> None:
+    """Refuse a file that would be refused once it is there. Raises TooLarge."""
+    most = session.can.file_bytes
+    if most is not None and size > most:
+        raise TooLarge(
+            f"the requests make a file of {size:,} bytes, and {session.provider.name} takes {most:,}: submit "
+            "fewer at a time",
+            field="requests",
+        )
 
 
 def _check_priority(session: Session, priority: int | None) -> None:
@@ -172,13 +184,6 @@ def _create(session: Session, model: str, body: bytes, labels: BatchOptions, ask
         return (yield from ask(session.provider.create(model, body, key, labels.run)))
     except NotFound as error:
         raise (yield from not_served(session, model, error)) from None
-
-
-def _ask(session: Session, before: Callable[[], None] | None, exchange: Exchange[Batch]) -> Flow[Batch]:
-    if before is not None:
-        yield from work(before)
-    # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
-    return (yield from session.ask(exchange, once=not session.can.idempotency_keys))
 
 
 def get(session: Session, which: str | Batch) -> Flow[Batch]:
@@ -363,12 +368,11 @@ def delete(session: Session, which: str | Batch) -> Flow[None]:
             raise
 
 
-def drop_input(session: Session, file: str) -> Flow[None]:
-    """Delete an input file; one that is gone is no error."""
-    call = session.provider.delete_input(file)
-    if call is not None:
-        with suppress(NotFound, PermissionDenied):  # some services do not tell the two apart
-            yield from session.send(call)
+def clean_up(session: Session, batch: Batch) -> Flow[None]:
+    """Delete the files that were made for a finished batch."""
+    if not batch.done:
+        raise FailedPrecondition(f"{batch.name} still runs: its files are deleted once it has ended")
+    yield from session.provider.clean_up(session, batch)
 
 
 def _name(which: str | Batch) -> str:

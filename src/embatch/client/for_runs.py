@@ -45,10 +45,6 @@ class ForRuns:
         """Return a batch as it is now; troubles that pass are waited out as where a batch is awaited."""
         return self._run(Watch(self.client._session, name, Wait(0.0, math.inf)).poll())  # noqa: SLF001
 
-    def drop_input(self, file: str) -> None:
-        """Delete the input file of a batch that was read; one that is gone is no error."""
-        self._run(flows.drop_input(self.client._session, file))  # noqa: SLF001
-
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None
     ) -> Reference | None:
@@ -70,6 +66,18 @@ class ForRuns:
         Durable on return; repeating is safe. On a target without a cache nothing happens.
         """
         return self._run(interactive.publish(self.client._session, run))  # noqa: SLF001
+
+    def clean_up(self, batch: Batch) -> None:
+        """Delete the input and the results that were stored for a finished batch, before the batch itself.
+
+        For a run whose rows of it are durable elsewhere. Only files that are known to be the run's own are
+        deleted, and what cannot be deleted goes by itself in time; repeating is safe. Where a service keeps
+        its files with their batch nothing happens.
+
+        Raises:
+            FailedPrecondition: the batch still runs.
+        """
+        self._run(flows.clean_up(self.client._session, batch))  # noqa: SLF001
 
     def _model(self, name: str | None) -> str | None:
         return self.client._model if name is None else name  # noqa: SLF001

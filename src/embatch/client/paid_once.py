@@ -73,6 +73,16 @@ def paid_once(
     return submit
 
 
+def elsewhere_kept(
+    session: Session, before: Callable[[], None] | None, exchange: Exchange[Batch]
+) -> Flow[Batch]:
+    """Send a create of which no journal keeps account: the service's keys do, a run, or nobody."""
+    if before is not None:
+        yield from work(before)
+    # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
+    return (yield from session.ask(exchange, once=not session.can.idempotency_keys))
+
+
 def _taken(session: Session, journal: Journal, match: str, *, keyed: bool) -> Flow[Entry]:
     """Return the entry of a submit, once no other call with its key is under way."""
     started, pause = session.outside.clock(), _HELD

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
 from embatch.errors import AlreadyExists, ConnectionFailed, NotFound, PermissionDenied
-from embatch.wire.gemini import read_errors, read_responses, routes, uploads
+from embatch.wire.gemini import read_responses, routes, uploads
+from embatch.wire.google import read_errors
 
 if TYPE_CHECKING:
     from embatch.client.calls import Flow, Sender

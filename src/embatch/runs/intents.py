@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, KeysView, Mapping
 
 
 class Fate(Enum):
@@ -98,6 +98,11 @@ class Intents:
     def open(self) -> list[Intent]:
         """Return those for which something may have been paid that is not in the ledger."""
         return [one for one in self if one.fate in OPEN]
+
+    @property
+    def marks(self) -> KeysView[str]:
+        """The fingerprints of all of them."""
+        return self._all.keys()
 
     def find(self, fingerprint: str) -> Intent:
         """Return the intent of a fingerprint. Raises KeyError."""

@@ -146,37 +146,30 @@ class PayOnce(Handover):
         if intent is not None and intent.batch == batch.name:
             why = f"{batch.state}: {batch.error}" if batch.error else batch.state.value
             self.ledger.created(intent.fingerprint, self.clock.now(), batch, why)
-        self.handed.pop(batch.name, None)
-        self._forget(batch.name, batch.input_file)
+        self.drop(batch)
 
     def drop(self, batch: Batch) -> None:
-        """Have the provider forget a batch whose rows are in the ledger, and then its input.
+        """Have the provider forget what a batch was made of, and then the batch; its rows are in the ledger.
 
         What cannot be deleted costs nothing and goes by itself: no run fails of it.
         """
         self.handed.pop(batch.name, None)
-        self._forget(batch.name, batch.input_file)
+        # No run deletes another one's input: its name holds the mark of an intent of ours.
+        if {batch.fingerprint, in_name(batch.input_file)} & self.ledger.intents.marks:
+            with suppress(EmbatchError):
+                ForRuns(self.client).clean_up(batch)
+        self.reached(Step.INPUT_DROPPED)
+        with suppress(EmbatchError):
+            self.client.delete_batch(batch.name)
+        self.reached(Step.BATCH_DROPPED)
 
     def drop_last(self) -> None:
         """Drop the batch whose rows were committed just before an earlier call was stopped."""
         last = self.ledger.last
         intent = None if last is None else self.ledger.intents.of(last.number)
         if intent is not None and intent.fate is Fate.DONE:
-            self._forget(intent.batch, intent.file)
-
-    def _forget(self, batch: str, file: str | None) -> None:
-        with suppress(EmbatchError):
-            self.client.delete_batch(batch)
-        self.reached(Step.BATCH_DROPPED)
-        if self._is_ours(file):
-            with suppress(EmbatchError):
-                ForRuns(self.client).drop_input(str(file))
-        self.reached(Step.INPUT_DROPPED)
-
-    def _is_ours(self, file: str | None) -> bool:
-        """Return whether an input file is one of this run's: no other one is deleted."""
-        mark = in_name(file)
-        return mark is not None and any(one.fingerprint == mark for one in self.ledger.intents)
+            known = Batch(intent.batch, "", State.COMPLETED, None, 0, None, None, None)
+            self.drop(replace(known, input_file=intent.file or None, fingerprint=intent.fingerprint))
 
     # what is in doubt
 

@@ -23,8 +23,8 @@ class Step(Enum):
     FETCHED = "its results are here, in memory"
     STORED = "the block's rows are durable, and the ledger does not say so"
     COMMITTED = "the block is in the ledger"
-    BATCH_DROPPED = "the provider has forgotten the batch, and has its input"
-    INPUT_DROPPED = "the provider has forgotten the input too"
+    INPUT_DROPPED = "the provider has forgotten the input, and has the batch"
+    BATCH_DROPPED = "the provider has forgotten the batch too"
     PLACED = "the output is in place, and the ledger does not say so"
     FINISHED = "the ledger says that the run is done"
 

@@ -10,7 +10,8 @@ from urllib.parse import quote
 from embatch.client.calls import SLOW, Call, Exchange
 from embatch.client.providers.provider import Provider
 from embatch.client.upload import send_file
-from embatch.wire.gemini import read_errors, read_responses, routes, write_requests
+from embatch.wire.gemini import read_responses, routes, write_requests
+from embatch.wire.google import read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -200,10 +200,6 @@ class Provider(ABC):
     def delete(self, name: str) -> Call:
         """Delete a finished batch."""
 
-    def delete_input(self, file: str) -> Call | None:  # noqa: ARG002  (what others need)
-        """Delete the input file of a batch, by its `Batch.input_file`; `None` where they go by themselves."""
-        return None
-
     @abstractmethod
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read the results of a batch in a final state, each request once, in order.
@@ -232,6 +228,10 @@ class Provider(ABC):
     def embed_reference(self, model: str, requests: Sequence[Request]) -> Exchange[Reference]:
         """Embed a few texts by the reference path; only where there is a `reference_path`."""
         raise NotImplementedError
+
+    def clean_up(self, sender: Sender, batch: Batch) -> Flow[None]:  # noqa: ARG002  (what others need)
+        """Delete the files that were made for a batch, once nobody needs them; by default there are none."""
+        yield from ()
 
     def publish(self, run: str) -> Exchange[int]:
         """Let what a run computed answer later ones; only where there is a `run_cache`."""
