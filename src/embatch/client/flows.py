@@ -361,7 +361,7 @@ def cancel(session: Session, which: str | Batch) -> Flow[Batch]:
 def delete(session: Session, which: str | Batch) -> Flow[None]:
     """Delete a finished batch."""
     try:
-        yield from session.send(session.provider.delete(_name(which)))
+        yield from session.provider.discard(session, _name(which))
     except NotFound as gone:
         # The answer to an earlier attempt was lost, and that attempt deleted it.
         if gone.__cause__ is None:

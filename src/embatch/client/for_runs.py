@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embatch.client.calls import Flow, T
     from embatch.client.client import Client
     from embatch.client.flows import BatchOptions
+    from embatch.client.providers.provider import Capabilities
     from embatch.wire.gemini.read_responses import Reference
 
 
@@ -40,6 +41,11 @@ class ForRuns:
         defaults = replace(defaults, model=self._model(defaults.model))
         session = replace(self.client._session, journal=None)  # noqa: SLF001  (the same package)
         return self._run(flows.submit(session, requests, defaults, options, before))
+
+    def capabilities(self, model: str | None) -> Capabilities:
+        """Return what the target can do with a model; `None` for the client's, or the target's first one."""
+        provider = self.client._session.provider  # noqa: SLF001
+        return provider.capabilities_of(self._model(model))
 
     def look(self, name: str) -> Batch:
         """Return a batch as it is now; troubles that pass are waited out as where a batch is awaited."""

@@ -178,23 +178,6 @@ def in_order(batch: Batch, rows: Sequence[ResponseRow]) -> tuple[list[ResponseRo
     return [row for row in placed.rows if row is not None], notes
 
 
-def with_missing(rows: Sequence[ResponseRow], count: int, error: RequestError) -> list[ResponseRow]:
-    """Return the rows, and an error for each of `count` tagged requests that none of them belongs to.
-
-    Errors that say nothing of whose they are take the first of these places; there may be more of them than
-    places, for some files tell of errors twice.
-    """
-    tagged = [row for row in rows if row.error is None or _untag(row) is not None]
-    strays = [row.error for row in rows if row.error is not None and _untag(row) is None]
-    there = {found[0] for row in tagged if (found := _untag(row)) is not None}
-    missing = [index for index in range(count) if index not in there]
-    errors = [*filter(None, strays[: len(missing)]), *[error] * max(0, len(missing) - len(strays))]
-    lost = [
-        ResponseRow(f"r-{index}", None, None, one, None) for index, one in zip(missing, errors, strict=True)
-    ]
-    return [*tagged, *lost]
-
-
 def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
     """Return the result of an Arrow stream, whose rows come in order.
 

@@ -103,7 +103,7 @@ def embed_dataset(
     """
     check_sink(place, embed_options.dimensions, embed_options.dtype or Dtype.FLOAT32, source.ids)
     check_apart(source, place)
-    can = target_of(client).provider.capabilities
+    can = ForRuns(client).capabilities(embed_options.model)
     size = BlockSize.of(can, options.block_rows, embed_options.dimensions)
     what, first = (
         about(client, source, embed_options, size.rows),

@@ -9,22 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from embatch.backoff import POLL, Backoff
 from embatch.client import arguments, readers
 from embatch.client.calls import OUTPUT_BYTES, SLOW, Exchange, work
 from embatch.client.fingerprint import PREFIX, in_name, unmarked
 from embatch.client.providers.gemini_protocol import GeminiProtocol
+from embatch.client.providers.late_results import awaited
 from embatch.client.providers.prompts import prompted
 from embatch.client.providers.provider import Capabilities, Target
 from embatch.client.upload import send_file
-from embatch.errors import (
-    EmbatchError,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    Unauthenticated,
-    Unavailable,
-)
+from embatch.errors import EmbatchError, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from embatch.states import State
 from embatch.vectors import ContentEmbedding, unit
 from embatch.wire.gemini import read_responses, routes
@@ -44,10 +37,6 @@ GEMINI_URL: Final = "https://generativelanguage.googleapis.com"
 TIER_TOKENS: Final = {"1": 500_000, "2": 5_000_000, "3": 10_000_000}
 """Tokens that all batches of a project may have in flight, by its tier."""
 GEMINI_MODEL: Final = "gemini-embedding-001"
-_LATE: Final = Backoff(first=2.0, limit=60.0, attempts=24)
-"""How long results are waited for that a finished batch does not have yet: ten minutes, at most twenty."""
-_LOOKS: Final = 2
-"""How often more results that have gaps are looked at again: they may still be written."""
 _VERSION: Final = re.compile(r"[a-z0-9]{1,32}")
 _CALLER: Final = 7
 """Frames from here to whoever makes a client, to whom a warning belongs."""
@@ -117,28 +106,9 @@ class Gemini(GeminiProtocol):
                 yield from sender.send(self.call(routes.DELETE_FILE, file))
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
-        """Read inlined responses or responses file. Either can appear later than the state says.
-
-        They are waited for, patiently and not for ever; a few that are missing are looked for twice more.
-        """
-        patience = _LATE if sender.poll == POLL else sender.poll
-        failures, after = 0, 0.0
-        while True:
-            rows = yield from self._rows(sender, batch, after)
-            # What was stopped, or has expired, seldom has any.
-            if batch.state is not State.COMPLETED or (rows and readers.whole(batch, rows)):
-                break
-            failures += 1
-            delay = patience.delay(failures, sender.outside.chance())
-            if rows and (failures > _LOOKS or delay is None):
-                break
-            if delay is None:
-                raise Unavailable(
-                    f"{batch.name} is {batch.state}, but its results are not there yet, or not any more: "
-                    "come back later"
-                )
-            after = delay
-        return (yield from work(partial(readers.from_rows, batch, rows or [], dimensions)))
+        """Read inlined responses or responses file. Either can appear later than the state says."""
+        rows = yield from awaited(sender, batch, partial(self._rows, sender, batch))
+        return (yield from work(partial(readers.from_rows, batch, rows, dimensions)))
 
     def _rows(self, sender: Sender, batch: Batch, after: float) -> Flow[list[ResponseRow] | None]:
         """Read what there is of results now; `None`: nothing, or a file that is named but not there."""

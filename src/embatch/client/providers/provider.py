@@ -89,6 +89,28 @@ class RequestWriter(Protocol):
         ...
 
 
+class Credential(Protocol):
+    """What shows who sends a call, where that ends and has to be renewed. Nothing of it is ever printed."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it can be used now."""
+        ...
+
+    def headers(self) -> Mapping[str, str]:
+        """Return what a call carries."""
+        ...
+
+    def renew(self, refused: Mapping[str, str] | None) -> None:
+        """Renew it; blocks. `refused`: what a call carried in vain; `None` where it has only ended.
+
+        Raises:
+            Unauthenticated: there is none to be had.
+            ConnectionFailed: who gives it cannot be reached.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place where batches run, and whose it is. The key is never shown in its `repr`."""
@@ -100,17 +122,27 @@ class Target:
     """Unix socket through which `url` is reached; `None` for TCP."""
     data: Path | None = None
     """Data folder of the local service, started or joined as needed; `None` for all other targets."""
+    preload: bool = True
+    """Whether a service that is started there loads its default model at once."""
     key: str | None = field(default=None, repr=False)
+    credential: Credential | None = field(default=None, repr=False, compare=False)
+    """What shows who sends a call instead of a key, where it has to be renewed; `None` where a key does."""
+    others: tuple[str, ...] = ()
+    """Addresses that calls go to besides `url`, such as that of the storage which batches go through."""
 
     @property
     def headers(self) -> Mapping[str, str]:
         """What every call to the target's own address carries."""
-        return self.provider.sign(self.key)
+        return {**self.provider.sign(self.key), **(self.credential.headers() if self.credential else {})}
 
     @property
     def clock_skew(self) -> float:
         """Seconds by which the clock that dates the batches may differ from ours."""
         return 0.0 if self.data is not None else 1.0
+
+    def place_of(self, call: Call) -> str:
+        """Return which of its addresses a call goes to, for messages."""
+        return next((one for one in self.others if call.path.startswith(one)), self.url)
 
     def at(self, path: str) -> str:
         """Return the address of a path below the target; an absolute address stays as it is."""
@@ -138,6 +170,15 @@ class Provider(ABC):
         A part of each run's identity; stays.
         """
         return {}
+
+    def capabilities_of(self, model: str | None) -> Capabilities:  # noqa: ARG002  (what others need)
+        """Return what the provider can do with a model, `None` for the default one: limits may differ."""
+        return self.capabilities
+
+    @property
+    def known_models(self) -> tuple[Model, ...]:
+        """The models of a service that cannot be asked for them, the default one first; empty: it can."""
+        return ()
 
     @abstractmethod
     def sign(self, key: str | None) -> Mapping[str, str]:
@@ -199,6 +240,10 @@ class Provider(ABC):
     @abstractmethod
     def delete(self, name: str) -> Call:
         """Delete a finished batch."""
+
+    def discard(self, sender: Sender, name: str) -> Flow[None]:
+        """Delete a finished batch with what was stored for it; by default there is nothing but the batch."""
+        yield from sender.send(self.delete(name))
 
     @abstractmethod
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
