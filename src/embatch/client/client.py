@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal, Self
 
-import httpx2
-
 from embatch.client import flows, interactive, models
-from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Pause, Reply, Work
+from embatch.client.base import ClientOptions
+from embatch.client.blocking import BlockingClient
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
-from embatch.client.receiving import IncomingAnswer
 from embatch.client.targets import UNSAID
 
 if TYPE_CHECKING:
@@ -20,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
+    import httpx2
+
     from embatch.batch import Batch, Model, Request, TaskType
-    from embatch.client.calls import Flow, Step, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
 
 
-class Client(BaseClient):
+class Client(BlockingClient):
     """Submits texts as batches and brings back their embeddings; blocks the calling thread.
 
     Usable from a script, a thread or a notebook; one client may be shared by threads. Nothing is started or
@@ -71,8 +68,6 @@ class Client(BaseClient):
         InvalidArgument: no such target, one that `auth` contradicts, or an argument that cannot be, by name.
         Unauthenticated: `gemini` without a key.
     """
-
-    _connection: Connection
 
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
@@ -373,39 +368,3 @@ class Client(BaseClient):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _run(self, flow: Flow[T]) -> T:
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    reply = self._do(step)
-                except Exception as error:  # noqa: BLE001  (the flow judges it, and raises it if it is final)
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    def _do(self, step: Step) -> Reply:
-        if isinstance(step, Work):
-            step.do()
-            return Reply()
-        if isinstance(step, Await):
-            raise self._asynchronous(step)
-        if isinstance(step, Pause):
-            time.sleep(step.seconds)
-            return Reply()
-        if step.after > 0:
-            time.sleep(step.after)
-        try:
-            http = self._connection.http()
-            with http.stream(**self._request(step)) as response:
-                answer = IncomingAnswer(step, response.status_code, response.headers)
-                for piece in response.iter_bytes():
-                    if not answer.feed(piece, response.num_bytes_downloaded):
-                        break
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._translated(error, step) from error
-        return answer.reply(self._connection.via)
