@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embatch.client.client import Client
+    from embatch.runs.intents import Intent
     from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
 
 FOLDER: Final = "runs"
 _INDEX: Final = "index.jsonl"
@@ -113,9 +115,7 @@ class RunIndex:
 
     def handed_over(self, ledger: Ledger, names: Iterable[str]) -> None:
         """Tell how many batches the run has handed over in all its calls, those of these names among them."""
-        done = (block.batch for block in ledger.blocks.values())
-        paid = (intent.batch for intent in ledger.intents)
-        self.tell({"batches": len({*names, *done, *paid} - {""})})
+        self.tell({"batches": len({*names, *batches_of(ledger.blocks.values(), ledger.intents)})})
 
     def end(self, ledger: Ledger) -> None:
         """Tell how the run stands, its numbers and its price; what never began is not told of."""
@@ -140,6 +140,11 @@ class RunIndex:
             self._failed = True
             self.notes.append(f"the index of runs in {self.data} is not written: {error}")
         self._begun = True
+
+
+def batches_of(blocks: Iterable[Block], intents: Iterable[Intent]) -> set[str]:
+    """Return the names of the batches that a ledger knows of, those that are over included."""
+    return {*(block.batch for block in blocks), *(intent.batch for intent in intents)} - {""}
 
 
 def read(data: Path) -> list[IndexedRun]:

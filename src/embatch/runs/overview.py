@@ -12,7 +12,7 @@ import orjson
 
 from embatch.errors import DataLoss, FailedPrecondition, NotFound
 from embatch.runs.identity import name_of
-from embatch.runs.index import IndexedRun, read
+from embatch.runs.index import IndexedRun, batches_of, read
 from embatch.runs.intents import OPEN, Fate, Intents
 from embatch.runs.ledger import LOG, check_version, folder_of
 from embatch.runs.ledger_lines import Block, take
@@ -138,7 +138,7 @@ class RunOverview:
         tokens, cpu_seconds, cost = indexed.tokens, indexed.cpu_seconds, indexed.cost
         fates: Counter[Fate] = Counter()
         open_tokens = 0
-        in_flight = 0
+        in_flight, batches = 0, indexed.batches
         if ledger is not None:
             blocks = ledger.blocks.values()
             state, rows = ledger.state, sum(block.rows for block in blocks)
@@ -147,6 +147,8 @@ class RunOverview:
             price = DEFAULT.of(indexed.provider, tokens)
             cost = price and price[0]
             fates = Counter(intent.fate for intent in ledger.intents)
+            # A run that was killed may not have told of its last one.
+            batches = max(batches, len(batches_of(blocks, ledger.intents)))
             open_tokens = sum(intent.tokens for intent in ledger.intents if intent.fate in OPEN)
             in_flight = fates[Fate.CREATED]
             if not any(True for _ in ledger.intents) and ledger.verdict is None:
@@ -162,7 +164,7 @@ class RunOverview:
             state=state,
             rows=rows,
             failed=failed,
-            batches=indexed.batches,
+            batches=batches,
             in_flight=in_flight,
             unknown=fates[Fate.UNKNOWN],
             quarantined=fates[Fate.QUARANTINED],
