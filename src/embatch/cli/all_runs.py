@@ -147,22 +147,18 @@ def abandon(
 
 def _settled(intent: Intent, ledger: Ledger) -> dict[str, object]:
     """Return what was settled, with what the rows cost as one batch, for programs."""
+    from embatch.runs.index import dollars  # noqa: PLC0415
     from embatch.runs.intents import as_json  # noqa: PLC0415
 
-    return {**as_json(intent), "cost": _dollars(intent.tokens, str(ledger.about.get("target")))}
-
-
-def _dollars(tokens: int, provider: str) -> float | None:
-    from embatch.runs.prices import DEFAULT  # noqa: PLC0415
-
-    price = DEFAULT.of(provider, tokens)
-    return None if price is None else price[0]
+    return {**as_json(intent), "cost": dollars(str(ledger.about.get("target")), intent.tokens)}
 
 
 def _price(tokens: int, ledger: Ledger) -> str:
     """Return in words what so many tokens cost as a batch; they are estimated."""
-    dollars = _dollars(tokens, str(ledger.about.get("target")))
-    return f"about {tokens:,} tokens" + ("" if dollars is None else f", ${dollars:,.4f}")
+    from embatch.runs.index import dollars  # noqa: PLC0415
+
+    cost = dollars(str(ledger.about.get("target")), tokens)
+    return f"about {tokens:,} tokens" + ("" if cost is None else f", ${cost:,.4f}")
 
 
 def _table(found: list[RunOverview]) -> None:

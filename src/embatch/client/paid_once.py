@@ -118,7 +118,8 @@ def _written() -> Iterator[None]:
     except OSError as error:
         raise Unavailable(
             f"the journal of what is paid for cannot be written ({error}), so nothing was sent: mend that, "
-            "name another data folder (data=, EMBATCH_DATA), or do without it (journal=False)"
+            "name another data folder (data=, --data, EMBATCH_DATA), or do without (journal=False, "
+            "--no-journal)"
         ) from None
 
 
@@ -246,7 +247,7 @@ class PaidOnce:
             f"it is not known whether the batch was created: its submit of {_moment(since)} was not "
             "answered, and it is in no list of batches so far. The same call looks again, and from "
             f"{_moment(due)} on it submits once more what is still not there. A second batch now would be "
-            f"paid for again ({self.size}); journal=False makes one"
+            f"paid for again ({self.size}); journal=False (--no-journal) makes one"
         )
         kind, first = (Unavailable, "") if cause is None else (type(cause), f"{cause.message}; ")
         return kind(first + said, reason=OUTCOME_UNKNOWN, retry_after=max(0.0, due - now))

@@ -125,8 +125,8 @@ class RunIndex:
         for block in ledger.blocks.values():
             tally.add(block)
             cpu_seconds += block.cpu_seconds
-        price = DEFAULT.of(self.place.provider, tally.tokens)
-        numbers = {**asdict(tally), "cpu_seconds": cpu_seconds, "cost": price and price[0]}
+        cost = dollars(self.place.provider, tally.tokens)
+        numbers = {**asdict(tally), "cpu_seconds": cpu_seconds, "cost": cost}
         self.tell({"state": ledger.verdict or "stopped", **numbers, "ended": self.now()})
 
     def tell(self, said: dict[str, Any]) -> None:
@@ -140,6 +140,12 @@ class RunIndex:
             self._failed = True
             self.notes.append(f"the index of runs in {self.data} is not written: {error}")
         self._begun = True
+
+
+def dollars(provider: str, tokens: int) -> float | None:
+    """Return what so many tokens cost as a batch, US dollars; `None` where the provider has no price."""
+    price = DEFAULT.of(provider, tokens)
+    return None if price is None else price[0]
 
 
 def batches_of(blocks: Iterable[Block], intents: Iterable[Intent]) -> set[str]:

@@ -12,12 +12,11 @@ import orjson
 
 from embatch.errors import DataLoss, FailedPrecondition, NotFound
 from embatch.runs.identity import name_of
-from embatch.runs.index import IndexedRun, batches_of, read
+from embatch.runs.index import IndexedRun, batches_of, dollars, read
 from embatch.runs.intents import OPEN, Fate, Intents
 from embatch.runs.ledger import LOG, check_version, folder_of
 from embatch.runs.ledger_lines import Block, take
 from embatch.runs.locations import shown
-from embatch.runs.prices import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,8 +143,7 @@ class RunOverview:
             state, rows = ledger.state, sum(block.rows for block in blocks)
             failed, tokens = sum(block.failed for block in blocks), sum(block.tokens for block in blocks)
             cpu_seconds = sum(block.cpu_seconds for block in blocks)
-            price = DEFAULT.of(indexed.provider, tokens)
-            cost = price and price[0]
+            cost = dollars(indexed.provider, tokens)
             fates = Counter(intent.fate for intent in ledger.intents)
             # A run that was killed may not have told of its last one.
             batches = max(batches, len(batches_of(blocks, ledger.intents)))
