@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from hosted.gemini import GeminiStandIn
 from payer import BLOCK, BLOCKS, KILLED, Paid, Payer, paid, payer
 
 from embatch import Client, cli
@@ -34,6 +36,7 @@ def process() -> Iterator[Payer]:
 def run(process: Payer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paid]:
     """A run whose provider the commands find too."""
     with paid(process, tmp_path / "run") as one:
+        assert isinstance(one.google, GeminiStandIn)
         monkeypatch.setenv("GOOGLE_API_KEY", one.google.key)
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", one.google.url)
         yield one
@@ -90,7 +93,7 @@ def test_a_run_from_its_beginning_to_its_end(run: Paid, capsys: pytest.CaptureFi
     (same,) = command(run, capsys, out(run), "--json")
     assert same == {**one, "intents": []}
     assert out(run) in command(run, capsys)
-    assert run.google.key not in (run.folder / "data" / "runs" / "index.jsonl").read_text()
+    assert os.environ["GOOGLE_API_KEY"] not in (run.folder / "data" / "runs" / "index.jsonl").read_text()
 
 
 def test_an_output_begun_anew_is_another_run(run: Paid, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from embatch.cli.app import (
     Id,
     Model,
     Out,
+    Rate,
     StagingFlags,
     Task,
     Text,
@@ -80,6 +81,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
             "well, by default."
         ),
     ] = None,
+    rate: Rate = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> int:
     """Embed a dataset into one output of id, embedding and error, in the input's order.
@@ -96,7 +98,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
-    with saying(stays), client(to, data, at, preload=on.default(model)) as service:
+    with saying(stays), client(to, data, at, preload=on.default(model), rate=rate) as service:
         display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.client.base import target_of  # noqa: PLC0415

@@ -9,11 +9,12 @@ import httpx2
 
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Pause, Reply, Work
+from embatch.client.calls import Await, Pause, Reply, Together, Work
 from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
 from embatch.client.targets import UNSAID
+from embatch.client.together import run_in_tasks
 
 if TYPE_CHECKING:
     import os
@@ -40,6 +41,7 @@ class AsyncClient(BaseClient):
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int | None = None,
+        rate: int | tuple[int, int] | None = None,
         http_client: httpx2.AsyncClient | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
@@ -49,7 +51,7 @@ class AsyncClient(BaseClient):
         journal: bool = True,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        where = (project, location, staging, journal)
+        where = (project, location, staging, rate, journal)
         super().__init__(
             ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
         )
@@ -229,6 +231,9 @@ class AsyncClient(BaseClient):
             return Reply()
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
+            return Reply()
+        if isinstance(step, Together):
+            await run_in_tasks(step, self._run)
             return Reply()
         if step.after > 0:
             await asyncio.sleep(step.after)

@@ -14,10 +14,11 @@ import httpx2
 
 from embatch import network
 from embatch.backoff import POLL, SUBMIT
-from embatch.client import arguments
+from embatch.client import arguments, rate
 from embatch.client.calls import NOT_SENT, Environment
 from embatch.client.journal import Journal
 from embatch.client.local import default_data_folder
+from embatch.client.rate import Budget
 from embatch.client.receiving import ENCODINGS
 from embatch.client.retry import Session
 from embatch.client.targets import HOSTED, SOCKET_URL, named, placed, resolve
@@ -53,6 +54,7 @@ class ClientOptions:
     project: str | None = None
     location: str | None = None
     staging: str | None = None
+    rate: int | tuple[int, int] | None = None
     journal: bool = True
 
     @property
@@ -104,7 +106,8 @@ class BaseClient:
         arguments.name_of_model(options.model)
         target, self._folder = options.resolved(), options.folder
         journal = Journal(self._folder) if arguments.flag("journal", options.journal) else None
-        self._session = Session(target, Environment(time.monotonic, random.random), journal=journal)
+        budget, outside = Budget(rate.checked(options.rate)), Environment(time.monotonic, random.random)
+        self._session = Session(target, outside, budget=budget, journal=journal)
         self._model = options.model
         self._timeout: float | None = None
         self._is_copy = False
@@ -212,6 +215,11 @@ class BaseClient:
 def target_of(client: BaseClient) -> Target:
     """Return where a client's calls go, for runs and commands that ask what its provider can do."""
     return client._session.target  # noqa: SLF001  (the same module)
+
+
+def budget_of(client: BaseClient) -> Budget:
+    """Return how fast a client's texts are embedded at once, for whoever asks beside it."""
+    return client._session.budget  # noqa: SLF001  (the same module)
 
 
 def set_environment(client: BaseClient, environment: Environment) -> None:

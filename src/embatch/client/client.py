@@ -52,6 +52,9 @@ class Client(BlockingClient):
         max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
             row while a batch is awaited. A wait that the target asks for is obeyed up to two minutes; one
             that asks for more is an error at once.
+        rate: most texts a minute that are embedded at once, or most texts and most of their tokens, which
+            are estimated; what is more waits. `None` sends what it has until the service refuses some, and
+            from then on as much as it lets pass. Batches have nothing to do with it.
         http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
             For addresses and `gemini`. `None` makes one that follows the environment's variables.
         data: data folder, of the `local` target and the journal; `None`: EMBATCH_DATA, or the platform's.
@@ -78,6 +81,7 @@ class Client(BlockingClient):
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int | None = None,
+        rate: int | tuple[int, int] | None = None,
         http_client: httpx2.Client | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
@@ -87,7 +91,7 @@ class Client(BlockingClient):
         journal: bool = True,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        where = (project, location, staging, journal)
+        where = (project, location, staging, rate, journal)
         super().__init__(
             ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
         )

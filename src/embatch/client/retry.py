@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import NOT_SENT, Call, Environment, work
+from embatch.client.rate import Budget
 from embatch.client.receiving import TOO_LARGE
 from embatch.errors import ConnectionFailed, Internal, NotFound, ResourceExhausted
 
@@ -35,6 +36,8 @@ class Session:
     poll: Backoff = POLL
     known: dict[str, str] = field(default_factory=dict)
     """What the service said of itself (its `model`), so that a query is one call; emptied on reconnecting."""
+    budget: Budget = field(default_factory=Budget)
+    """How fast texts are embedded at once."""
     wanted: dict[str, WantedModel] = field(default_factory=dict)
     """What the names stand for that the local service gave: a new one may have to be asked again."""
     journal: Journal | None = None
