@@ -133,12 +133,17 @@ def seconds_words(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def state_words(batch: Batch) -> str:
+    """Return the state of a batch, and in brackets what it cannot say, such as that a service paused it."""
+    return batch.state.value if batch.note is None else f"{batch.state} ({batch.note.partition(':')[0]})"
+
+
 def batch_table(batches: Sequence[Batch]) -> None:
     """Print batches as a table to standard output."""
     rows = [
         (
             batch.name,
-            batch.state.value,
+            state_words(batch),
             str(batch.batch_stats.successful_request_count),
             str(batch.batch_stats.failed_request_count),
             str(batch.batch_stats.request_count),
@@ -241,7 +246,7 @@ class Display:
         left = seconds_words((total - done) / rate) if sure and total and done < total else ""
         unit = "tokens" if by_tokens else "rows"
         rows = f"{standing.rows:,}/{'?' if standing.total_rows is None else f'{standing.total_rows:,}'}"
-        state = standing.batch.state.value
+        state = state_words(standing.batch)
         speed = f"{rate:,.0f} {unit}/s" if rate else ""
         if self._bar is not None:
             if not self._bar.tasks:

@@ -99,6 +99,11 @@ class Credential(Protocol):
         """Whether it can be used now."""
         ...
 
+    @property
+    def secret(self) -> str | None:
+        """What nobody may be shown of it, an answer that repeats it included; `None` before there is one."""
+        ...
+
     def headers(self) -> Mapping[str, str]:
         """Return what a call carries."""
         ...

@@ -86,6 +86,7 @@ def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
         notes=tuple(note for note in fields.items(said.get("notes")) if isinstance(note, str)),
         usage=_usage(said.get("usage")),
         alias_of=fields.text(said.get("aliasOf")),
+        error_code=fields.request_error(error).code if isinstance(error, dict) else None,
     )
 
 
