@@ -288,3 +288,14 @@ def test_interactive_vectors_that_are_fewer_than_the_texts() -> None:
     """No list that is short."""
     with gemini(short_replies=1) as (client, _), pytest.raises(EmbatchError, match="3 texts came back as 2"):
         client.batch_embed_contents(FEW[:3])
+
+
+def test_a_version_without_files_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes inline works with it; what does not says how it would."""
+    monkeypatch.setenv("GOOGLE_GENAI_API_VERSION", "v1")
+    with gemini() as (client, google):
+        assert right(finished(client, FEW)[1], FEW) == set()
+        with pytest.raises(NotFound, match="unset GOOGLE_GENAI_API_VERSION") as refused:
+            submitted(client, MANY)
+        assert refused.value.field == "GOOGLE_GENAI_API_VERSION"
+        assert google.creates == 1

@@ -215,7 +215,8 @@ class Client(BlockingClient):
         Raises:
             BatchNotCompleted: it still runs, or was stopped and `partial` is not set.
             BatchFailed: the batch as a whole could not be worked.
-            DataLoss: a request is missing from the results or stands there twice.
+            DataLoss: the results cannot be matched with the requests. What Google leaves out, or gives twice
+                and not alike, fails alone instead, to be tried again.
             NotFound: no such batch.
         """
         return self._run(flows.results(self._session, batch, output_dimensionality, partial=partial))

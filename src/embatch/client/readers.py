@@ -137,8 +137,13 @@ def _alike(one: ResponseRow, other: ResponseRow) -> bool:
 
 def whole(batch: Batch, rows: Sequence[ResponseRow]) -> bool:
     """Whether there is a row for each request of a batch that is completed; of others nobody knows."""
-    placed = _placed(batch, rows)
-    return batch.state is not State.COMPLETED or (bool(rows) and len(placed.free) <= len(placed.bare))
+    count = batch.batch_stats.request_count
+    if batch.state is not State.COMPLETED or count > _MOST_REQUESTS:  # which reading refuses
+        return True
+    words = [(row.metadata or {}).get(TAG, row.key) for row in rows]
+    named = {word for word in words if isinstance(word, str)}
+    nameless = sum(not isinstance(word, str) for word in words)
+    return bool(rows) and len(named) + nameless >= count
 
 
 def in_order(batch: Batch, rows: Sequence[ResponseRow]) -> tuple[list[ResponseRow], tuple[str, ...]]:

@@ -95,7 +95,16 @@ class Gemini(GeminiProtocol):
     def upload(self, sender: Sender, upload: FileUpload) -> Flow[str]:
         """Upload under the name of the fingerprint, if there is one, or find the file that has it."""
         names = () if upload.fingerprint is None else (f"files/{PREFIX}{upload.fingerprint}",)
-        return (yield from send_file(sender, replace(upload, names=names), self.version))
+        try:
+            return (yield from send_file(sender, replace(upload, names=names), self.version))
+        except NotFound as error:
+            if self.version == GEMINI.version:
+                raise
+            raise NotFound(
+                f"{error.message}; {self.version} of the API may have no files: unset {VERSION}, or submit "
+                f"{self.capabilities.inline_requests:,} texts at a time",
+                field=VERSION,
+            ) from None
 
     def clean_up(self, sender: Sender, batch: Batch) -> Flow[None]:
         """Delete its input and its results where its mark says that it is ours; others go after 48 hours."""
