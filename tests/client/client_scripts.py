@@ -12,7 +12,7 @@ import orjson
 
 from embatch import AsyncClient, Client, EmbatchError
 from embatch.client.base import set_environment
-from embatch.client.calls import Await, Call, Environment, Flow, Reply, Step, Work
+from embatch.client.calls import Await, Call, Environment, Flow, Pause, Reply, Step, Work
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
 from embatch.client.retry import Session
@@ -84,6 +84,10 @@ class _Player:
             return self._answer(step)
         if isinstance(step, Work):
             step.do()
+            return Reply()
+        if isinstance(step, Pause):
+            if self.clock is not None:
+                self.clock.now += step.seconds
             return Reply()
         try:
             for one in step.flows:

@@ -75,6 +75,7 @@ WRONG: dict[str, list[object]] = {
     "partial": ["yes", 1, 0.0],
     "page_size": ["10", 0, -1, 10.0, True],
     "title": [5, b"t", "t\ud800"],
+    "journal": ["yes", 1, 0.0],
 }
 CASES = [
     (method, argument, value)

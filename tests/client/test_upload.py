@@ -280,7 +280,8 @@ def test_a_large_submit_to_gemini_across_a_broken_connection() -> None:
     sync, other = both(handler, run, run_async, "gemini", api_key=KEY)
     assert sync == other == "batches/" + "0" * 36
     for fake in fakes:
-        lines = [json.loads(line) for line in fake.files["files/in-0"].splitlines()]
+        (content,) = fake.files.values()
+        lines = [json.loads(line) for line in content.splitlines()]
         assert [line["request"]["content"]["parts"][0]["text"] for line in lines] == texts
         assert [line["key"] for line in lines] == [f"r-{number}" for number in range(1_200)]
         sent = [call.headers.get("x-goog-upload-command") for call in fake.seen]

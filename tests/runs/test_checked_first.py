@@ -70,7 +70,7 @@ def test_dimensions_of_a_run_that_has_begun(client: Client, source: Path) -> Non
     run(client, source, EmbedOptions())
     with pytest.raises(InvalidArgument, match="--dim 65"):
         run(client, source, EmbedOptions(dimensions=(65,)))
-    assert left(source) == ["out.parquet", "out.parquet.embatch"]
+    assert left(source) == ["data", "out.parquet", "out.parquet.embatch"]
     assert run(client, source, EmbedOptions(dimensions=(8,))).resumed == 8
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_was_handed_over_is_remembered(client: Client, source: Path) 
 
     with pytest.raises(KeyboardInterrupt):
         run(client, source, EmbedOptions(task_type=TaskType.CLUSTERING), stop)
-    assert left(source) == ["out.parquet.embatch"]
+    assert left(source) == ["data", "out.parquet.embatch"]
     with pytest.raises(
         InvalidArgument,
         match=r"task type \(CLUSTERING then, none now\) and block rows \(4 then, 5 now\): give .*--restart",

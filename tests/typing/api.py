@@ -43,6 +43,7 @@ def everything(texts: list[str]) -> None:
             output_dimensionality=256,
             priority=5,
             idempotency_key="key",
+            journal=False,
         )
         assert_type(batch, Batch)
         batch = client.await_batch_completion(

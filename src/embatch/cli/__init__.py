@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cyclopts import CycloptsError
 
 # Importing a module of commands is what adds them to the application.
-from embatch.cli import batches, doctor, keys, runs, serving, stopping, streams  # noqa: F401
+from embatch.cli import all_runs, batches, doctor, keys, runs, serving, stopping, streams  # noqa: F401
 from embatch.cli.app import DONE, FAILED, INTERRUPTED, REFUSED, TIMED_OUT, USAGE, app
 from embatch.cli.display import report, silence
 from embatch.errors import (

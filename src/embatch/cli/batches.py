@@ -64,6 +64,9 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     task_type: Task = None,
     priority: int = 0,
     name: Annotated[str | None, Parameter(help="Display name; the file's name by default.")] = None,
+    journal: Annotated[
+        bool, Parameter(help="Write down what a hosted target is paid for, so that it is paid once.")
+    ] = True,
 ) -> int:
     """Submit a file as one batch and print its name; come back with `watch` and `results`.
 
@@ -89,6 +92,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
             task_type=task_type,
             output_dimensionality=dim,
             priority=priority,
+            journal=journal,
         )
         try:
             say(batch.name)

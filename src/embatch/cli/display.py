@@ -21,20 +21,17 @@ import orjson
 from embatch.batch import WAITS
 from embatch.errors import Unavailable
 from embatch.escapes import json_visible, visible
-from embatch.runs.prices import BREAK_EVEN, SHOWN_MODEL, WORTH
 from embatch.runs.progress import RunProgress, finished
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from rich.progress import Progress
     from rich.table import Table
 
     from embatch.batch import Batch
-    from embatch.runs.cost import Estimate
-    from embatch.runs.prices import Price
 
 _LINE_SECONDS: Final = 5.0
 _PIPED: Final = 2000
@@ -42,7 +39,6 @@ _PIPED: Final = 2000
 _SURE_SECONDS: Final = (5.0, 30.0)
 """So much work seen makes an estimate: the first where it is a fair part of the whole, else the second."""
 _FAIR: Final = 0.02
-_HOSTED: Final = {"gemini": "Gemini", "vertex": "Vertex"}
 _NOBODY: Final = (errno.EPIPE, errno.EIO, errno.EBADF)
 """What writing to a pipe or terminal gives whose other end has gone."""
 
@@ -142,25 +138,34 @@ def state_words(batch: Batch) -> str:
 
 def batch_table(batches: Sequence[Batch]) -> None:
     """Print batches as a table to standard output."""
-    from rich.table import Table  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
-
-    table = Table(box=None, pad_edge=False)
-    for head in ("name", "state", "done", "failed", "of", "priority", "display name"):
-        right = head in ("done", "failed", "of", "priority")
-        # A name is there to be copied.
-        table.add_column(head, justify="right" if right else "left", overflow="fold", no_wrap=head == "name")
-    for batch in batches:
-        stats = batch.batch_stats
-        _add(
-            table,
+    rows = [
+        (
             batch.name,
             state_words(batch),
-            str(stats.successful_request_count),
-            str(stats.failed_request_count),
-            str(stats.request_count),
+            str(batch.batch_stats.successful_request_count),
+            str(batch.batch_stats.failed_request_count),
+            str(batch.batch_stats.request_count),
             str(batch.priority),
             batch.display_name or "",
         )
+        for batch in batches
+    ]
+    show_table(("name", "state", "done>", "failed>", "of>", "priority>", "display name"), rows)
+
+
+def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of texts to standard output, whole names first; a `>` after a head puts its column right."""
+    from rich.table import Table  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
+
+    table = Table(box=None, pad_edge=False)
+    for head in heads:
+        name, right = head.removesuffix(">"), head.endswith(">")
+        # A name is there to be copied.
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", no_wrap=head == heads[0]
+        )
+    for row in rows:
+        _add(table, *row)
     _show(table, width=None if sys.stdout.isatty() else _PIPED)
 
 
@@ -321,73 +326,3 @@ def cost_line(cpu_seconds: float, alone: float | None) -> str:
     """Return what work took in the engine, and what it had cost one text at a time where that is known."""
     beside = "" if alone is None else f"; one text at a time it would have been {seconds_words(alone)}"
     return f"cost: {seconds_words(cpu_seconds)} of CPU time in the engine{beside}"
-
-
-def _elsewhere(found: Estimate) -> list[tuple[str, Price]]:
-    """Return whose prices are shown, and those: the hosted service that was asked, else each of them."""
-    asked = found.prices.price(found.provider, found.model)
-    if found.provider in _HOSTED:
-        return (
-            [] if asked is None else [(f"{_HOSTED[found.provider]} {found.model.rpartition('/')[2]}", asked)]
-        )
-    both = [(name, found.prices.price(provider, SHOWN_MODEL)) for provider, name in _HOSTED.items()]
-    return [(name, price) for name, price in both if price is not None]
-
-
-def cost_table(found: Estimate) -> None:
-    """Print what embedding a dataset will cost, to standard output."""
-    from rich.table import Table  # noqa: PLC0415  (as above)
-
-    share = "" if found.counted == found.rows else f" (extrapolated from {found.counted:,})"
-    if found.open_end:
-        share = " (the first ones alone: the input goes on and does not say how far)"
-    say(
-        f"{found.rows:,} rows{share}, {found.readable:,} texts, {found.distinct:,} different; "
-        f"{found.tokens:,} tokens of {found.model}, {found.distinct_tokens:,} of different texts"
-    )
-    table = Table(box=None, pad_edge=False)
-    for head in ("where", "time", "price in US$"):
-        table.add_column(head, justify="left" if head == "where" else "right")
-    if found.rate is not None:
-        rate = found.rate
-        hours = rate.cpu_seconds_per_token * found.distinct_tokens / 3600
-        _add(
-            table,
-            f"here, as a batch ({rate.tokens_per_second:,.0f} tokens/s measured on {rate.texts} texts)",
-            seconds_words(found.distinct_tokens / rate.tokens_per_second),
-            f"{hours * found.prices.cpu_hour:,.4f}",
-        )
-        if rate.alone_cpu_seconds_per_token is not None:
-            hours = rate.alone_cpu_seconds_per_token * found.tokens / 3600
-            _add(table, "here, one text at a time", "", f"{hours * found.prices.cpu_hour:,.4f}")
-    elsewhere = _elsewhere(found)
-    for where, price in elsewhere:
-        batch, _ = price.of(found.distinct_tokens, found.distinct_characters)
-        _, alone = price.of(found.tokens, found.characters)
-        _add(table, f"{where}, batch", "within 24 h", f"{batch:,.4f}")
-        _add(table, f"{where}, interactive", "", f"{alone:,.4f}")
-    _show(table)
-    if found.uncounted:
-        say(f"tokens: {found.uncounted}")
-    if not elsewhere:
-        say(
-            f"the prices of {found.prices.date} do not have {found.provider}/{found.model}: name them in a "
-            "file, by --prices FILE"
-        )
-    if found.unmeasured:
-        say(f"work here was not measured: {found.unmeasured}")
-    own = f"hosted models count tokens of their own, these are {found.model}'s; "
-    own = "" if found.provider in _HOSTED else own
-    say(f"prices of {found.prices.date}; {own}CPU time at {found.prices.cpu_hour} an hour")
-    low, high = BREAK_EVEN
-    advice = (
-        "a batch"
-        if found.readable >= WORTH
-        else "either"
-        if found.readable >= low
-        else "asking interactively"
-    )
-    say(
-        f"break-even by the guide: a batch is worth its setup from {low}-{high} texts, and in any case above "
-        f"{WORTH}: with {found.readable:,}, {advice}"
-    )

@@ -32,8 +32,9 @@ from embatch.cli.app import (
     data_folder,
     saying,
 )
+from embatch.cli.cost_table import cost_table
 from embatch.cli.crowding import crowding
-from embatch.cli.display import Display, cost_line, cost_table, report, seconds_words
+from embatch.cli.display import Display, cost_line, report, seconds_words
 from embatch.cli.engine_flags import EngineFlags
 from embatch.cli.others import Others
 from embatch.cli.verifying import budget, report_alignment

@@ -9,7 +9,7 @@ import httpx2
 
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Reply, Together, Work
+from embatch.client.calls import Await, Pause, Reply, Together, Work
 from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
@@ -48,11 +48,12 @@ class AsyncClient(BaseClient):
         project: str | None = None,
         location: str | None = None,
         staging: str | None = None,
+        journal: bool = True,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        where = (project, location, staging)
+        where = (project, location, staging, rate, journal)
         super().__init__(
-            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where, rate)
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
         )
         self._connection = AsyncConnection(self._session, http_client, transport)
 
@@ -66,11 +67,12 @@ class AsyncClient(BaseClient):
         output_dimensionality: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        journal: bool | None = None,
     ) -> Batch:
         """As `Client.async_batch_embed_contents`."""
         defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.BatchOptions(display_name, priority, idempotency_key)
-        return await self._run(flows.submit(self._session, requests, defaults, labels))
+        return await self._run(flows.submit(self._journalled(journal), requests, defaults, labels))
 
     async def get_batch_status(self, name: str | Batch) -> Batch:
         """As `Client.get_batch_status`."""
@@ -226,6 +228,9 @@ class AsyncClient(BaseClient):
             return Reply()
         if isinstance(step, Await):
             await step.what
+            return Reply()
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
             return Reply()
         if isinstance(step, Together):
             await run_in_tasks(step, self._run)

@@ -16,6 +16,7 @@ from embatch import network
 from embatch.backoff import POLL, SUBMIT
 from embatch.client import arguments, rate
 from embatch.client.calls import NOT_SENT, Environment
+from embatch.client.journal import Journal
 from embatch.client.local import default_data_folder
 from embatch.client.rate import Budget
 from embatch.client.receiving import ENCODINGS
@@ -54,13 +55,19 @@ class ClientOptions:
     location: str | None = None
     staging: str | None = None
     rate: int | tuple[int, int] | None = None
+    journal: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """The data folder, named or not."""
+        return default_data_folder() if self.data is None else Path(self.data)
 
     def resolved(self) -> Target:
         """Return the target. Raises InvalidArgument naming the argument, and Unauthenticated."""
         arguments.optional_text("api_key", self.api_key)
         if self.data is not None and not isinstance(self.data, str | os.PathLike):
             arguments.refuse("data", "a path", self.data)
-        data = default_data_folder() if self.data is None else Path(self.data)
+        data = self.folder
         name = named(arguments.text("target", self.target), arguments.optional_text("auth", self.auth))
         base = arguments.optional_text("base_url", self.base_url)
         given = {"project": self.project, "location": self.location, "staging": self.staging}
@@ -97,8 +104,10 @@ class BaseClient:
 
     def __init__(self, options: ClientOptions) -> None:
         arguments.name_of_model(options.model)
-        budget = Budget(rate.checked(options.rate))
-        self._session = Session(options.resolved(), Environment(time.monotonic, random.random), budget=budget)
+        target, self._folder = options.resolved(), options.folder
+        journal = Journal(self._folder) if arguments.flag("journal", options.journal) else None
+        budget, outside = Budget(rate.checked(options.rate)), Environment(time.monotonic, random.random)
+        self._session = Session(target, outside, budget=budget, journal=journal)
         self._model = options.model
         self._timeout: float | None = None
         self._is_copy = False
@@ -123,6 +132,13 @@ class BaseClient:
         copy._is_copy = True
         copy._set(timeout, max_retries)
         return copy
+
+    def _journalled(self, journal: bool | None) -> Session:  # noqa: FBT001  (as its caller has it)
+        """Return the session of one submit, with or without a journal; `None` for as the client has it."""
+        if journal is None:
+            return self._session
+        kept = Journal(self._folder) if arguments.flag("journal", journal) else None
+        return replace(self._session, journal=kept)
 
     def _set(self, timeout: float | None, max_retries: int | None) -> None:
         """Take over the options that are given."""

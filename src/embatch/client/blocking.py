@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from embatch.client.base import BaseClient
-from embatch.client.calls import Await, Reply, Together, Work
+from embatch.client.calls import Await, Pause, Reply, Together, Work
 from embatch.client.receiving import IncomingAnswer
 from embatch.client.together import Stopped, run_in_threads
 
@@ -47,11 +47,10 @@ class BlockingClient(BaseClient):
         if isinstance(step, Together):
             run_in_threads(step, self._run)
             return Reply()
-        if stop is not None:
-            if stop.wait(step.after):
-                raise Stopped
-        elif step.after > 0:
-            time.sleep(step.after)
+        if isinstance(step, Pause):
+            _wait(step.seconds, stop)
+            return Reply()
+        _wait(step.after, stop)
         try:
             http = self._connection.http()
             with http.stream(**self._request(step)) as response:
@@ -62,3 +61,12 @@ class BlockingClient(BaseClient):
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise self._translated(error, step) from error
         return answer.reply(self._connection.via)
+
+
+def _wait(seconds: float, stop: threading.Event | None) -> None:
+    """Let time pass. Raises Stopped if the others of this flow have ended it."""
+    if stop is not None:
+        if stop.wait(seconds):
+            raise Stopped
+    elif seconds > 0:
+        time.sleep(seconds)

@@ -1,10 +1,10 @@
 """What a flow asks for and what it gets: calls and replies as values, and the shape of a flow.
 
 A flow is a generator. It yields a `Call` ("send this, `after` seconds from now"), `Work` ("do this, off the
-event loop if there is one"), `Await` ("this is the caller's, and asynchronous") or `Together` ("run these at
-the same time") and receives a `Reply`, or has the error thrown in. It never awaits, sleeps or opens a socket
-itself, so one flow serves both colours of the client and can be tested with `next()`, `send()` and `throw()`
-alone.
+event loop if there is one"), `Pause` ("ask nothing for a while"), `Await` ("this is the caller's, and
+asynchronous") or `Together` ("run these at the same time") and receives a `Reply`, or has the error thrown
+in. It never awaits, sleeps or opens a socket itself, so one flow serves both colours of the client and can be
+tested with `next()`, `send()` and `throw()` alone.
 """
 
 from __future__ import annotations
@@ -78,6 +78,13 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A while in which nothing is asked: somebody else in this data folder has something to finish."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Await:
     """Something of the caller's to be awaited: asyncio's colour does so, the blocking one refuses it."""
 
@@ -88,7 +95,7 @@ class Await:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: any HTTP answer, whatever its status; empty after `Work` and `Await`."""
+    """What came back: any HTTP answer, whatever its status; empty after `Work`, `Pause` and `Await`."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -107,7 +114,7 @@ class Together:
     """How many at a time."""
 
 
-Step: TypeAlias = Call | Work | Await | Together
+Step: TypeAlias = Call | Work | Pause | Await | Together
 Flow: TypeAlias = Generator[Step, Reply, T]
 
 
@@ -158,6 +165,8 @@ class Environment:
     """Uniform from [0, 1): the jitter of waits."""
     token: Callable[[], str] = lambda: secrets.token_hex(16)
     """A name nobody else has: the idempotency key of a submit."""
+    date: Callable[[], float] = time.time
+    """Seconds since 1970, for what outlives the process; it may be put back."""
 
 
 class Sender(Protocol):

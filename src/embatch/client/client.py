@@ -42,8 +42,7 @@ class Client(BlockingClient):
         target: `local` (a private service, started or joined as needed), a service's address
             (`http://host:8080`) or socket (`unix:/path`), `gemini` (Google's own batch API), or `vertex`
             (that of Vertex AI, with Google's application default credentials instead of a key).
-        auth: whose keys are used, in the guide's words, instead of the target: `gemini` means the target
-            `gemini`, `vertex_ai` the target `vertex`.
+        auth: in the guide's words, instead of the target: `gemini`, or `vertex_ai` for the target `vertex`.
         api_key: key of the target; by default GOOGLE_API_KEY, else GEMINI_API_KEY, for `gemini`, and
             EMBATCH_API_KEY for a service by its address or socket.
         base_url: with `gemini` another address that speaks Google's protocol, which is sent the key, by
@@ -58,18 +57,18 @@ class Client(BlockingClient):
             from then on as much as it lets pass. Batches have nothing to do with it.
         http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
             For addresses and `gemini`. `None` makes one that follows the environment's variables.
-        data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
+        data: data folder, of the `local` target and the journal; `None`: EMBATCH_DATA, or the platform's.
         model: model of all calls that name none; `None` takes the target's first one. The `local` target
             takes any, here and in every call: a Hub name, or a folder (it begins with `/`, `./`, `../`, `~`).
         project: with `vertex` the project; `None` takes GOOGLE_CLOUD_PROJECT.
         location: with `vertex` where its models run; `None` takes GOOGLE_CLOUD_LOCATION.
         staging: with `vertex` the bucket, or a folder in one (`gs://bucket/folder`), that batches go through;
             `None` takes EMBATCH_STAGING. What is staged goes when its batch is deleted.
+        journal: whether submits to `gemini` are written down in `data` first, so that none is paid for twice.
         transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
-        InvalidArgument: no such target, one that `auth` contradicts, or an argument that cannot be: the
-            message names it.
+        InvalidArgument: no such target, one that `auth` contradicts, or an argument that cannot be, by name.
         Unauthenticated: `gemini` without a key.
     """
 
@@ -89,11 +88,12 @@ class Client(BlockingClient):
         project: str | None = None,
         location: str | None = None,
         staging: str | None = None,
+        journal: bool = True,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        where = (project, location, staging)
+        where = (project, location, staging, rate, journal)
         super().__init__(
-            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where, rate)
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
         )
         self._connection = Connection(self._session, http_client, transport)
 
@@ -107,11 +107,13 @@ class Client(BlockingClient):
         output_dimensionality: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        journal: bool | None = None,
     ) -> Batch:
         """Submit texts as one batch and return it at once; it is durable on return.
 
-        Repeats by itself after broken connections without making a second batch (on `gemini` only where
-        nothing can have been accepted). What is too large to be sent inline goes through a file by itself.
+        Repeats by itself after broken connections without making a second batch. On `gemini`, which would
+        make one, a submit is written down first: where its answer is lost or this process is killed, this
+        call or the same one later finds the batch in their list. What is too large goes through a file.
         A faulty text (empty, missing, too long, …) fails alone: see `BatchResult.failed_responses`.
 
         Args:
@@ -122,21 +124,21 @@ class Client(BlockingClient):
             display_name: what people will know the batch by.
             model: `None` takes the client's, else the target's first one.
             task_type: what the embeddings are for, where a request does not say.
-            output_dimensionality: leading dimensions wanted, re-normalised, where a request does not say;
-                `None` for the model's native number.
+            output_dimensionality: leading ones, re-normalised, where a request does not say; `None`: all.
             priority: higher runs first, strictly.
-            idempotency_key: a second submit with the same key and content returns the first batch instead of
-                making another; a random one per call by default. `gemini` has none and ignores it.
+            idempotency_key: a second submit with the same key and content returns the first batch; a random
+                one per call by default. For `gemini` the journal keeps it, for a week.
+            journal: `False`: a submit to `gemini` is not written down, and its key is ignored.
 
         Raises:
-            InvalidArgument: no `display_name`, no requests, or a setting the target refuses: the message
-                names the argument.
+            InvalidArgument: no `display_name`, no requests, or a setting the target refuses, by its name.
             NotFound: the target has no such model; the message says which, and how to get this one.
-            ConnectionFailed: the target cannot be reached.
+            AlreadyExists: the key was given before with other requests or settings.
+            Unavailable: no way to the target or the journal; `OUTCOME_UNKNOWN`: the same call tells later.
         """
         defaults = RequestDefaults(self._model if model is None else model, task_type, output_dimensionality)
         labels = flows.BatchOptions(display_name, priority, idempotency_key)
-        return self._run(flows.submit(self._session, requests, defaults, labels))
+        return self._run(flows.submit(self._journalled(journal), requests, defaults, labels))
 
     def get_batch_status(self, name: str | Batch) -> Batch:
         """Return the batch as it is now.

@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from embatch.backoff import Backoff, early_interval
 from embatch.batch import Batch, Page, Request
@@ -19,6 +20,7 @@ from embatch.client import payload as payloads
 from embatch.client.calls import Await, work
 from embatch.client.fingerprint import marked
 from embatch.client.models import advanced, model_name, not_served
+from embatch.client.paid_once import elsewhere_kept, paid_once
 from embatch.client.retry import repeatable
 from embatch.errors import (
     BatchFailed,
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable
 
     from embatch.batch import TaskType
-    from embatch.client.calls import Flow
+    from embatch.client.calls import Exchange, Flow
     from embatch.client.results import BatchResult
     from embatch.client.retry import Session
 
+_Ask: TypeAlias = "Callable[[Exchange[Batch]], Flow[Batch]]"
+"""Sends a create and returns its batch."""
 _ONCE: Final = Backoff(attempts=1)
 _NAME: Final = re.compile(r"batches/[^/?#\s]+")
 _RETRY: Final = " (retry)"
@@ -106,30 +110,48 @@ def submit(
     """
     labels = labels.checked()
     like = default_request(defaults)
-    provider = session.provider
     _check_priority(session, labels.priority or None)
-    mark = None if session.can.idempotency_keys else labels.fingerprint
-    display_name = _marked(labels.display_name, mark)
-    payload = payloads.Payload(provider, defaults.model or provider.model)
+    payload = payloads.Payload(session.provider, defaults.model or session.provider.model)
     try:
         yield from payload.gather(requests, like)
         yield from work(payload.close)
         model = yield from model_name(session, defaults.model)
-        if (inline := payload.inline) is not None:
-            body = provider.inline_body(model, display_name, labels.priority, inline)
-            if len(body) <= session.can.inline_bytes:
-                try:
-                    return (yield from _create(session, model, body, labels, before))
-                except TooLarge:  # the service's limits are lower than usual
-                    pass
-            yield from work(payload.to_file)
-        parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
-        _check_size(session, parcel.size)
-        file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
-        body = provider.file_body(model, display_name, labels.priority, file)
-        return (yield from _create(session, model, body, labels, before))
+        once = yield from paid_once(session, payload, model, labels.priority, labels.idempotency_key)
+        if once is None:
+            return (
+                yield from _send(session, payload, model, labels, partial(elsewhere_kept, session, before))
+            )
+        try:
+            if once.batch is not None:
+                return once.batch
+            labels = replace(labels, fingerprint=once.fingerprint)
+            return (yield from _send(session, payload, model, labels, once.create))
+        finally:
+            once.close()
     finally:
         payload.discard()
+
+
+def _send(
+    session: Session, payload: payloads.Payload, model: str, labels: BatchOptions, ask: _Ask
+) -> Flow[Batch]:
+    """Send what was gathered, inline or through a file."""
+    provider = session.provider
+    mark = None if session.can.idempotency_keys else labels.fingerprint
+    display_name = _marked(labels.display_name, mark)
+    if (inline := payload.inline) is not None:
+        body = provider.inline_body(model, display_name, labels.priority, inline)
+        if len(body) <= session.can.inline_bytes:
+            try:
+                return (yield from _create(session, model, body, labels, ask))
+            except TooLarge:  # the service's limits are lower than usual
+                pass
+        yield from work(payload.to_file)
+    parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
+    _check_size(session, parcel.size)
+    file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
+    body = provider.file_body(model, display_name, labels.priority, file)
+    return (yield from _create(session, model, body, labels, ask))
 
 
 def _marked(display_name: str, mark: str | None) -> str:
@@ -155,16 +177,11 @@ def _check_priority(session: Session, priority: int | None) -> None:
         )
 
 
-def _create(
-    session: Session, model: str, body: bytes, labels: BatchOptions, before: Callable[[], None] | None
-) -> Flow[Batch]:
+def _create(session: Session, model: str, body: bytes, labels: BatchOptions, ask: _Ask) -> Flow[Batch]:
     keyed = session.can.idempotency_keys
     key = (labels.idempotency_key or session.outside.token()) if keyed else None
-    if before is not None:
-        yield from work(before)
     try:
-        # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
-        return (yield from session.ask(session.provider.create(model, body, key, labels.run), once=not keyed))
+        return (yield from ask(session.provider.create(model, body, key, labels.run)))
     except NotFound as error:
         raise (yield from not_served(session, model, error)) from None
 

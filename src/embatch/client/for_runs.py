@@ -35,10 +35,12 @@ class ForRuns:
     ) -> Batch:
         """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run.
 
-        `before` is called when all is ready and nothing but the create is still to be sent.
+        Nothing of it stands in the client's journal: a run keeps account of what it pays for. `before` is
+        called when all is ready and nothing but the create is still to be sent.
         """
         defaults = replace(defaults, model=self._model(defaults.model))
-        return self._run(flows.submit(self.client._session, requests, defaults, options, before))  # noqa: SLF001  (the same package)
+        session = replace(self.client._session, journal=None)  # noqa: SLF001  (the same package)
+        return self._run(flows.submit(session, requests, defaults, options, before))
 
     def capabilities(self, model: str | None) -> Capabilities:
         """Return what the target can do with a model; `None` for the client's, or the target's first one."""

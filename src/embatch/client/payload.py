@@ -12,9 +12,12 @@ from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, Final
 
+import orjson
+
 from embatch.batch import DISPLAY_NAME, Request, Texts
 from embatch.client import arguments
 from embatch.client.calls import Await, work
+from embatch.client.fingerprint import fingerprint
 from embatch.client.upload import FileUpload
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
@@ -139,6 +142,10 @@ async def take_async(iterator: AsyncIterator[str | Request | None], into: list[s
         characters += _length(into[-1])
 
 
+def _canonical(metadata: Mapping[str, object] | None) -> bytes | None:
+    return None if metadata is None else orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)
+
+
 def _characters(given: Sequence[object]) -> int:
     """Return the characters of some texts."""
     try:
@@ -163,6 +170,8 @@ class Payload:
 
     Attributes:
         inline: all requests while they are few enough to be sent inline; `None` once there is a file.
+        count: requests so far.
+        characters: of their texts.
     """
 
     def __init__(self, provider: Provider, model: str | None = None) -> None:
@@ -170,6 +179,7 @@ class Payload:
         self._provider = provider
         self._model = None if model is None else model.removeprefix("models/")
         self._bytes = 0
+        self.count = self.characters = 0
         self._file: BufferedRandom | None = None
         self._writer: RequestWriter | None = None
 
@@ -197,6 +207,8 @@ class Payload:
 
     def add(self, block: Sequence[Request]) -> None:
         """Take more requests."""
+        self.count += len(block)
+        self.characters += _characters(block.texts if isinstance(block, Texts) else block)
         if self.inline is None:
             self._write(block)
             return
@@ -232,6 +244,21 @@ class Payload:
         if self.inline is not None:
             self._spill()
         self.close()
+
+    @property
+    def size(self) -> str:
+        """How much it is, in words: tokens by the rule of thumb of four characters each."""
+        return f"{self.count:,} requests, about {-(-self.characters // 4):,} tokens"
+
+    def digest(self) -> str:
+        """Return what tells these requests, in their order, from any others; all of them are here."""
+        if self._file is not None:
+            self._file.seek(0)
+            return fingerprint(hashlib.file_digest(self._file, "sha256").digest())
+        return fingerprint(
+            (one.text, one.key, one.title, one.task_type, one.output_dimensionality, _canonical(one.metadata))
+            for one in self.inline or ()
+        )
 
     def file(self, display_name: str, *, named: bool) -> FileUpload:
         """Return the complete file; `named` after its content, so that a submit can be repeated exactly."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from embatch.client.calls import Exchange, Flow, Reply, T
+    from embatch.client.journal import Journal
     from embatch.client.providers.provider import Capabilities, Provider, Target
     from embatch.errors import EmbatchError
     from embatch.wire.private import WantedModel
@@ -39,6 +40,8 @@ class Session:
     """How fast texts are embedded at once."""
     wanted: dict[str, WantedModel] = field(default_factory=dict)
     """What the names stand for that the local service gave: a new one may have to be asked again."""
+    journal: Journal | None = None
+    """Where plain submits are written down that a provider would make twice; `None` for nowhere."""
 
     @property
     def provider(self) -> Provider:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embatch.client.client import Client
+    from embatch.client.providers.provider import Target
     from embatch.runs.ledger import Ledger
     from embatch.runs.options import EmbedOptions
     from embatch.runs.sources import Source
@@ -36,8 +37,13 @@ def about(client: Client, source: Source, embed_options: EmbedOptions, block_row
         # Where results are native, they are whatever is written; elsewhere they come shortened.
         "dimensions": None if native else max(embed_options.dimensions, default=None),
         "block rows": block_rows,
-        **({"base address": shown(target.url), **provider.account} if hosted else {}),
+        **(place_of(target) if hosted else {}),
     }
+
+
+def place_of(target: Target) -> dict[str, object]:
+    """Return whose batches a run's are, beside the provider's name, as JSON."""
+    return {"base address": shown(target.url), **target.provider.account}
 
 
 def begun(client: Client, source: Source, embed_options: EmbedOptions, block_bytes: int) -> dict[str, object]:
@@ -66,6 +72,14 @@ def same_key(client: Client, begun: Mapping[str, Any]) -> bool:
 
 def _digest(salt: str, key: str | None) -> str | None:
     return None if key is None else hashlib.sha256(f"{salt}:{key}".encode()).hexdigest()[:32]
+
+
+def name_of(about: Mapping[str, object], begun: Mapping[str, object], place: str) -> str:
+    """Return the name of a run, 32 characters: what its ledger says of it tells it from all others.
+
+    `place`: of the output, for a ledger from before the first call's words were kept.
+    """
+    return hashlib.sha256(orjson.dumps([about, begun or place])).hexdigest()[:32]
 
 
 def differences(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.runs.intents import Intent
 
-_LOG: Final = "ledger.jsonl"
+LOG: Final = "ledger.jsonl"
 _BEGUN: Final = "begun"
 _VERSION: Final = "version"
 VERSION: Final = 2
@@ -116,23 +116,28 @@ class Ledger:
                 "another name",
                 field="--out",
             ) from None
-        file = (folder / _LOG).open("a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise FailedPrecondition(
-                f"another embatch is writing this output ({folder.name} is locked): wait for it",
-                field="--out",
-            ) from None
-        ledger = cls(folder, file, about, begun or {})
+        ledger = cls(folder, _locked(folder / LOG, "a+b"), about, begun or {})
         try:
             if restart:
                 ledger._check_paid()
                 ledger._clear()
             ledger._read(unsaid)
         except BaseException:
-            file.close()
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def take_up(cls, folder: Path) -> Self:
+        """Take up the run that a folder remembers, whichever it is: for what people decide of it.
+
+        Raises FileNotFoundError where it remembers none, and else as `open`.
+        """
+        ledger = cls(folder, _locked(folder / LOG, "r+b"), {}, {})
+        try:
+            ledger._read(None)
+        except BaseException:
+            ledger.close()
             raise
         return ledger
 
@@ -146,7 +151,7 @@ class Ledger:
                 if number:
                     take(said, intents)
                 else:
-                    self._check_version(said)
+                    check_version(self._folder, said)
         if paid := intents.open():
             found = "; ".join(f"{one.shown}: {one.batch or 'not known which'}" for one in paid[:_SHOWN])
             more = f"; and {len(paid) - _SHOWN:,} more" if len(paid) > _SHOWN else ""
@@ -183,7 +188,7 @@ class Ledger:
             return True
         return size != (block.size or size)
 
-    def _read(self, unsaid: Collection[str]) -> None:
+    def _read(self, unsaid: Collection[str] | None) -> None:
         self._file.seek(0)
         whole = 0
         for number, line in enumerate(self._file):
@@ -195,7 +200,7 @@ class Ledger:
                     self._take(said)
             except (orjson.JSONDecodeError, TypeError, KeyError):
                 raise DataLoss(
-                    f"{self._folder.name}/{_LOG} is damaged at line {number + 1}: --restart begins anew"
+                    f"{self._folder.name}/{LOG} is damaged at line {number + 1}: --restart begins anew"
                 ) from None
             if not number:
                 self._compare(said, unsaid)
@@ -206,6 +211,8 @@ class Ledger:
         for block in filter(self._missing, list(self.blocks.values())):
             self._drop(block)
         self.fresh = not whole
+        if not whole and unsaid is None:
+            raise FileNotFoundError(f"{self._folder} remembers no run")
         if not whole:
             self._append({**self.about, _BEGUN: self.begun})
             sync_folder(self._folder)
@@ -217,20 +224,14 @@ class Ledger:
         elif (block := take(said, self.intents)) is not None:
             self._keep(block)
 
-    def _check_version(self, said: object) -> None:
-        version = said.get(_VERSION, 1) if isinstance(said, dict) else 1
-        if version not in _KNOWN:
-            raise FailedPrecondition(
-                f"{self._folder.name} was written by another version of embatch (its ledger has version "
-                f"{printable(str(version), 20)}, this one reads up to {VERSION}): go on with that one, for "
-                "what was paid stands in it",
-                field="--out",
-            )
-
-    def _compare(self, said: object, unsaid: Collection[str]) -> None:
-        self._check_version(said)
+    def _compare(self, said: object, unsaid: Collection[str] | None) -> None:
+        """Refuse the ledger of another run; with `None` every one is right. Raises as `open`."""
+        check_version(self._folder, said)
         other = dict(said) if isinstance(said, dict) else {}
         mine, self.begun = self.begun, other.pop(_BEGUN, {})
+        if unsaid is None:
+            self.about = other
+            return
         left = {_VERSION, *(name for name in unsaid if name in other)}
         if other.get(_VERSION, 1) < VERSION:  # it does not say what a run is known by since
             left |= self.about.keys() - other.keys()
@@ -349,6 +350,32 @@ class Ledger:
         """Forget the run: the output holds all there is to know."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self.close()
+
+
+def _locked(log: Path, mode: str) -> Any:
+    """Open the log of a run for this process alone. Raises FailedPrecondition if another one has it."""
+    file = log.open(mode)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise FailedPrecondition(
+            f"another embatch is writing this output ({log.parent.name} is locked): wait for it",
+            field="--out",
+        ) from None
+    return file
+
+
+def check_version(folder: Path, said: object) -> None:
+    """Refuse a ledger by its first line if it is of another version. Raises FailedPrecondition."""
+    version = said.get(_VERSION, 1) if isinstance(said, dict) else 1
+    if version not in _KNOWN:
+        raise FailedPrecondition(
+            f"{folder.name} was written by another version of embatch (its ledger has version "
+            f"{printable(str(version), 20)}, this one reads up to {VERSION}): go on with that one, for "
+            "what was paid stands in it",
+            field="--out",
+        )
 
 
 def folder_of(place: str, data: Path) -> Path:

@@ -18,6 +18,7 @@ from embatch.runs.deadline import Terms
 from embatch.runs.flight import Flight, FlightLimits
 from embatch.runs.in_flight import InFlight, tokens_of
 from embatch.runs.polling import StuckWatch, between
+from embatch.runs.prices import CHARACTERS
 from embatch.runs.progress import between_polls
 from embatch.runs.spending import AT_ONCE, BATCH, Spending
 from embatch.runs.tokens import TokenRate
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 REQUESTS, TOKENS = 50.0, 16_000.0
 """Texts and tokens a second that a hosted API takes at once: a guess, less where the client has a
 rate, until the first block went that way."""
-_CHARACTERS: Final = 4
-"""Characters of a token, for what is paid by them and was only counted in tokens."""
 _SAMPLE: Final = 200
 """Texts of the first block whose tokens are counted, which costs nothing."""
 
@@ -115,7 +114,7 @@ class Pacing:
         cost, alone = sum(one.batch for one in pieces), sum(one.alone for one in pieces)
         done = sum(block.rows for block in ledger.blocks.values())
         again = checks.of_run(done + sum(one.requests for one in pieces)) * self.rate.tokens(self._longest)
-        _, checked = self.price.of(again, again * _CHARACTERS)
+        _, checked = self.price.of(again, again * CHARACTERS)
         cost, cap = cost + checked, self.spending.budget.cap
         if cap is not None and fresh and cost > cap:
             raise InvalidArgument(
@@ -313,6 +312,11 @@ class Pacing:
 
     # what to say
 
+    @property
+    def spent(self) -> float | None:
+        """US dollars paid so far, without what is under way; `None` where nothing has a price."""
+        return None if self.price is None else self.spending.settled
+
     def notes(self) -> str:
         """Return what is new for people, in one line; empty where nothing is."""
         said, self._notes = " · ".join(filter(None, self._notes)), []
@@ -325,7 +329,7 @@ class Pacing:
         blocks = list(blocks)
         checks = sum((block.alignment or {}).get("tokens", 0) for block in blocks)
         if checks or self.course is not None:
-            self.spending.keep_back(checks, self.price.of(checks, checks * _CHARACTERS)[1])
+            self.spending.keep_back(checks, self.price.of(checks, checks * CHARACTERS)[1], open=False)
         provider = target_of(self.client).provider.name
         return bill(self.spending, blocks, self.price, provider, options.prices.date)
 

@@ -24,6 +24,8 @@ SHOWN_MODEL: Final = "gemini-embedding-001"
 VARIABLE: Final = "EMBATCH_PRICES"
 """Names a file of prices where no flag does."""
 UNITS: Final = ("tokens", "characters")
+CHARACTERS: Final = 4
+"""Of a token, for what is paid by them and was only counted in tokens."""
 
 
 @dataclass(frozen=True, slots=True)

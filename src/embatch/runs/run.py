@@ -8,14 +8,12 @@ before the stop is found again by its idempotency key, a digest of the run, what
 
 from __future__ import annotations
 
-import hashlib
 import math
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import orjson
 import pyarrow as pa
 
 from embatch.backoff import early_interval
@@ -38,8 +36,9 @@ from embatch.runs.detour import Detour
 from embatch.runs.ending import Ending
 from embatch.runs.flight import of_quota
 from embatch.runs.handing_over import handover_of
-from embatch.runs.identity import about, begun
+from embatch.runs.identity import about, begun, name_of
 from embatch.runs.in_flight import InFlight
+from embatch.runs.index import RunIndex, RunPlace
 from embatch.runs.intents import Fate
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
@@ -155,9 +154,7 @@ class _Run:
         self._left: list[int] = []
         """Numbers of those that are left to people."""
         self._clock = options.clock
-        # A ledger from before the first call's words were kept has neither a token nor a display name.
-        own = ledger.begun or output.place
-        self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
+        self._name = name_of(ledger.about, ledger.begun, output.place)
         display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
         ledger.reached = self._reached = options.reached
         notes: list[str] = []
@@ -168,6 +165,8 @@ class _Run:
         self._counts = Counts.of(source, ledger)
         self._blocks = Blocks(source, ledger, options, self._counts, output.place, BlockSize.kept(ledger))
         self._ending = Ending(client, ledger, output, options, self._counts, pacing, self._name, notes)
+        place = RunPlace.of(client, output.place, ledger)
+        self._index = RunIndex(options.data, self._name, place, notes, options.clock.now)
         self._asked = self._handed = False
 
     def go(self) -> Summary:
@@ -235,9 +234,10 @@ class _Run:
         return self._handover.cancel()
 
     def close(self) -> None:
-        """Leave batches and ledger where they are; drop what is half written."""
+        """Leave batches and ledger as they are; drop what is half written."""
         self._output.abandon()
         self._ledger.close()
+        self._index.end(self._ledger, self._pacing.spent)
 
     def _submit(self, block: InFlight) -> bool:
         """Hand one block over as a batch, or find the batch that an earlier call made of it.
@@ -250,6 +250,7 @@ class _Run:
         self._asked |= bool(sent.texts)
         batch = None
         if sent.texts:
+            self._index.begin()
             try:
                 found = self._handover.batch(sent.number, sent.rows, sent.texts)
             except ResourceExhausted as error:
@@ -261,6 +262,7 @@ class _Run:
             batch = found
         self._handed |= batch is not None
         block.batch = batch
+        self._index.handed_over(self._ledger, self._handover.handed)
         skew = timedelta(seconds=target_of(self._client).clock_skew)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
             self._counts.resumed += block.rows
@@ -295,8 +297,7 @@ class _Run:
         now = self._clock.monotonic()
         watched = islice(self._flying.values(), None if self._many else 1)  # all, or the oldest
         block = min(watched, key=attrgetter("due"), default=None)
-        asked = math.inf if block is None else block.due
-        due = min(asked, self._handover.due, now + (pause or math.inf))
+        due = min(block.due if block else math.inf, self._handover.due, now + (pause or math.inf))
         if due > now:
             self._clock.sleep(due - now if due < math.inf else _IDLE)
         if self._handover.due <= due:
@@ -339,6 +340,7 @@ class _Run:
         result = None
         if batch is not None:
             result = self._client.get_batch_embeddings(batch, partial=True)
+            batch = result.batch  # its notes tell what was odd about the results
             self._reached(Step.FETCHED)
         self._pacing.ended(block, batch, result)
         self._commit(block, batch, result)

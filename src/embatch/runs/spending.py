@@ -76,7 +76,24 @@ class Spending:
             spending._read(folder / NAME)
         return spending
 
-    def _read(self, path: Path) -> None:
+    @classmethod
+    def seen(cls, folder: Path) -> Spending | None:
+        """Return the money of a run that another process may be at; `None` where none is counted.
+
+        Raises as `read`.
+        """
+        if not (folder / NAME).exists():
+            return None
+        spending = cls()
+        spending._read(folder / NAME, mend=False)
+        return spending
+
+    @property
+    def settled(self) -> float:
+        """Dollars of what is over: not of what is under way, whose cost is an estimate."""
+        return sum(paid.dollars for paid in self if not paid.open)
+
+    def _read(self, path: Path, *, mend: bool = True) -> None:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -95,7 +112,7 @@ class Spending:
                     self._take(said)
             except (orjson.JSONDecodeError, TypeError, KeyError, ValueError):
                 raise DataLoss(f"{where} is damaged at line {number + 1}: it says what was paid") from None
-        if len(whole) < len(content):
+        if mend and len(whole) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
 
@@ -129,10 +146,11 @@ class Spending:
         self._put(Paid(f"{number}.{way}.{len(mine)}", way, tokens, dollars))
         return True
 
-    def keep_back(self, tokens: int, dollars: float) -> None:
-        """Count what all checks of the run may cost together, or what they have cost, all told so far."""
-        if (paid := self._paid.get(CHECKED)) is None or paid.dollars != dollars:
-            self._put(Paid(CHECKED, CHECKED, tokens, dollars))
+    def keep_back(self, tokens: int, dollars: float, *, open: bool = True) -> None:  # noqa: A002
+        """Count what all checks of the run may cost together, or in the end what they have cost."""
+        paid = Paid(CHECKED, CHECKED, tokens, dollars, open)
+        if self._paid.get(CHECKED) != paid:
+            self._put(paid)
 
     def settle(self, number: int, way: str, tokens: int, dollars: float) -> None:
         """Say what the last thing of a block in some way has cost, all told."""
