@@ -11,7 +11,8 @@ import pytest
 from serving import serving
 
 from embatch import Batch, Client
-from embatch.cli.display import Display, cost_table
+from embatch.cli.cost_table import cost_table
+from embatch.cli.display import Display
 from embatch.runs.cost import estimate
 from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.prices import DEFAULT

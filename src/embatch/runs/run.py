@@ -151,8 +151,7 @@ class _Run:
         """Those of which nobody knows whether they are."""
         self._again: list[InFlight] = []
         """Those of which that is known again."""
-        self._left: list[int] = []
-        """Numbers of those that are left to people."""
+        self._left: list[int] = []  # to people, by number
         self._clock = options.clock
         self._name = name_of(ledger.about, ledger.begun, output.place)
         display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
@@ -165,8 +164,8 @@ class _Run:
         self._counts = Counts.of(source, ledger)
         self._blocks = Blocks(source, ledger, options, self._counts, output.place, BlockSize.kept(ledger))
         self._ending = Ending(client, ledger, output, options, self._counts, pacing, self._name, notes)
-        place = RunPlace.of(client, output.place, ledger)
-        self._index = RunIndex(options.data, self._name, place, notes, options.clock.now)
+        indexed = RunPlace.of(client, output.place, ledger)
+        self._index = RunIndex(options.data, self._name, indexed, notes, options.clock.now)
         self._asked = self._handed = False
 
     def go(self) -> Summary:
