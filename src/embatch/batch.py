@@ -200,6 +200,12 @@ class Batch:
     alias_of: str | None = None
     """`models/{model}` that works the batch, where `model` is another name for it; `None`: `model` itself.
     An alias may mean another model one day, the batch never does."""
+    note: str | None = None
+    """What its state cannot say, such as that a hosted service has it in a queue or paused; `None` where the
+    state says all."""
+    fingerprint: str | None = None
+    """The mark by which a batch is found again where a submit has no idempotency key, 32 characters; `None`
+    where it was submitted without one. It is no part of `display_name`."""
 
     @property
     def worked_by(self) -> str:

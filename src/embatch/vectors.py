@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Vectors: TypeAlias = "NDArray[np.float32]"
 
+_UNIT: Final = 1e-6
+"""A length that differs from 1 by no more than this is 1 as far as float32 can say."""
 _SHOWN: Final = 3
 """Numbers of an embedding that its `repr` shows."""
 
@@ -34,6 +36,12 @@ def normalize(vectors: ArrayLike) -> Vectors:
     wide = _wide(vectors)
     length = np.sqrt(np.sum(np.square(wide), axis=-1, keepdims=True))
     return np.asarray(np.divide(wide, length, out=np.zeros_like(wide), where=length != 0), np.float32)
+
+
+def unit(vector: Vectors) -> Vectors:
+    """Return one vector at length 1. One that has it is returned as it is, to the bit, and so is zero."""
+    length = float(np.sqrt(np.sum(np.square(_wide(vector)))))
+    return vector if length == 0 or abs(length - 1.0) <= _UNIT else normalize(vector)
 
 
 def truncate(vectors: ArrayLike, dimensions: int) -> Vectors:

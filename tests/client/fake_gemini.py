@@ -6,7 +6,9 @@ large results come out of order, a failed line says `error` or `status`. Vectors
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,10 @@ GRANULE = 256 * 1024
 
 
 def vector(text: str, dimensions: int = 4) -> list[float]:
-    """Return numbers that float32 holds exactly and that tell the text."""
-    return [float(len(text)), float(sum(map(ord, text)) % 4096), *([0.25] * (dimensions - 2))]
+    """Return numbers of length 1 that float32 holds exactly and that tell the text."""
+    said = [float(len(text)), float(sum(map(ord, text)) % 4096), *([0.25] * (dimensions - 2))]
+    length = math.hypot(*said)
+    return [struct.unpack("f", struct.pack("f", number / length))[0] for number in said]
 
 
 @dataclass
@@ -52,9 +56,15 @@ class FakeGemini:
     """Polls for which a finished batch has no output yet."""
     faults: list[Callable[[httpx2.Request], httpx2.Response | None]] = field(default_factory=list)
     """Asked in turn before a request is handled; the first that answers or raises is used up."""
+    scale: float = 1.0
+    """Length of vectors that were asked for with fewer dimensions."""
     jobs: dict[str, Job] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, bytearray] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    """The names that uploads were begun under, by session."""
+    file_states: dict[str, list[str]] = field(default_factory=dict)
+    """States that a file tells before it is ACTIVE, by its name."""
     seen: list[httpx2.Request] = field(default_factory=list)
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
@@ -82,6 +92,8 @@ class FakeGemini:
             case ["files", file, "download"]:
                 assert request.url.params["alt"] == "media"
                 return httpx2.Response(200, content=self.files[f"files/{file}"])
+            case ["files", file]:
+                return self._file(request.method, f"files/{file}")
             case ["batches"]:
                 return self._list(request)
             case ["batches", batch, *verb]:
@@ -94,6 +106,11 @@ class FakeGemini:
         assert request.headers["x-goog-upload-command"] == "start"
         assert request.headers["x-goog-upload-header-content-type"]
         token = f"session-{len(self.sessions)}"
+        if name := orjson.loads(request.content)["file"].get("name"):
+            assert re.fullmatch("files/[a-z0-9][a-z0-9-]{0,38}[a-z0-9]", name)
+            if name in self.files or name in self.named.values():
+                return problem(409, "ALREADY_EXISTS", "Requested entity already exists")
+            self.named[token] = name
         self.sessions[token] = bytearray()
         url = f"https://{UPLOADS}/put?upload_id={token}"
         return httpx2.Response(200, headers={"X-Goog-Upload-URL": url, "X-Goog-Upload-Status": "active"})
@@ -111,20 +128,33 @@ class FakeGemini:
             assert len(request.content) % GRANULE == 0
             return httpx2.Response(200, headers={"X-Goog-Upload-Status": "active"})
         assert command == "upload, finalize"
-        name = f"files/in-{len(self.files)}"
+        name = self.named.get(request.url.params["upload_id"], f"files/in-{len(self.files)}")
         self.files[name] = bytes(session)
         file = {"name": name, "sizeBytes": str(len(session)), "state": "ACTIVE", "source": "UPLOADED"}
         return httpx2.Response(200, headers={"X-Goog-Upload-Status": "final"}, json={"file": file})
 
+    def _file(self, method: str, name: str) -> httpx2.Response:
+        if len(name) > len("files/") + 40:
+            return problem(400, "INVALID_ARGUMENT", "the name of a file has at most 40 characters")
+        if name not in self.files:
+            return problem(403, "PERMISSION_DENIED", f"You do not have permission to access the File {name}")
+        if method == "DELETE":
+            del self.files[name]
+            return httpx2.Response(200, json={})
+        state = next(iter(self.file_states.get(name, ["ACTIVE"])))
+        self.file_states[name] = self.file_states.get(name, [])[1:] or ["ACTIVE"]
+        said = {"name": name, "sizeBytes": str(len(self.files[name])), "state": state}
+        return httpx2.Response(200, json=said)
+
     def _embed(self, model: str, verb: str, body: dict[str, Any]) -> httpx2.Response:
-        if model != "models/gemini-embedding-001":
+        if model not in ("models/gemini-embedding-001", "models/gemini-embedding-2"):
             return problem(404, "NOT_FOUND", f"{model} is not found for API version v1beta")
         if verb == "embedContent":
-            return httpx2.Response(200, json={"embedding": {"values": embedded(body)}})
+            return httpx2.Response(200, json={"embedding": {"values": embedded(body, self.scale)}})
         if verb == "batchEmbedContents":
             if len(body["requests"]) > 100:
                 return problem(400, "INVALID_ARGUMENT", "at most 100 requests can be in one batch")
-            found = [{"values": embedded(one)} for one in body["requests"]]
+            found = [{"values": embedded(one, self.scale)} for one in body["requests"]]
             return httpx2.Response(200, json={"embeddings": found})
         assert verb == "asyncBatchEmbedContent"
         return self._create(model, body["batch"])
@@ -227,7 +257,7 @@ class FakeGemini:
         if not text.strip():
             word = "status" if self.status_lines and job.file else "error"
             return {**echo, word: {"code": 3, "message": "content is empty"}}
-        response: dict[str, Any] = {"embedding": {"values": embedded(one["request"])}}
+        response: dict[str, Any] = {"embedding": {"values": embedded(one["request"], self.scale)}}
         if job.file:
             response["usageMetadata"] = {"promptTokenCount": len(text.split())}
         else:
@@ -235,9 +265,10 @@ class FakeGemini:
         return {**echo, "response": response}
 
 
-def embedded(request: dict[str, Any]) -> list[float]:
-    """Return the values for one EmbedContentRequest."""
-    return vector(request["content"]["parts"][0]["text"], request.get("outputDimensionality", 4))
+def embedded(request: dict[str, Any], scale: float = 1.0) -> list[float]:
+    """Return the values for one EmbedContentRequest; fewer dimensions come at any length."""
+    values = vector(request["content"]["parts"][0]["text"], request.get("outputDimensionality", 4))
+    return [scale * one for one in values] if "outputDimensionality" in request else values
 
 
 def problem(status: int, word: str, message: str, details: Iterable[object] = ()) -> httpx2.Response:

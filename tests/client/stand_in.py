@@ -64,7 +64,7 @@ class StandIn(Provider):
         """Read its one-word envelope."""
         return _KINDS.get(reply.status, Internal)(orjson.loads(reply.body)["oops"])
 
-    def writer(self, file: BinaryIO) -> Lines:
+    def writer(self, file: BinaryIO, model: str | None) -> Lines:
         """Write lines."""
         return Lines(file)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embatch import Code, EmbatchError, Internal, State, TooLarge, Unavailable
 from embatch.wire.gemini import read_responses
-from embatch.wire.gemini.read_errors import parse_error
+from embatch.wire.google.read_errors import parse_error
 from embatch.wire.gemini.states import WORDS
 
 if TYPE_CHECKING:

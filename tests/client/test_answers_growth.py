@@ -14,7 +14,7 @@ from embatch import Batch, BatchStats, EmbatchError, State
 from embatch.client.readers import LINE_BYTES, ResponseLines, from_operation
 from embatch.errors import printable
 from embatch.wire.gemini import read_responses
-from embatch.wire.gemini.read_errors import parse_error
+from embatch.wire.google.read_errors import parse_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from embatch.client.providers.provider import Target
 from embatch.client.readers import LINE_BYTES, Buffer, ResponseLines
 from embatch.client.receiving import MOST_RATIO, PLAIN_BYTES, REFUSAL_BYTES, IncomingAnswer
 from embatch.errors import WORDS, printable
-from embatch.wire.gemini.read_errors import parse_error
+from embatch.wire.google.read_errors import parse_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from embatch import InvalidArgument, Unauthenticated
+from embatch import AsyncClient, Client, InvalidArgument, Unauthenticated
 from embatch.client.providers.embatch import EMBATCH
-from embatch.client.targets import resolve
+from embatch.client.targets import UNSAID, named, resolve
 
 DATA = Path("/data")
 
@@ -16,13 +16,93 @@ DATA = Path("/data")
 def test_gemini_takes_googles_variables_and_googles_wins() -> None:
     """GOOGLE_API_KEY wins over GEMINI_API_KEY, and what the caller gives over both."""
     both = {"GOOGLE_API_KEY": "google", "GEMINI_API_KEY": "gemini"}
-    assert resolve("gemini", key=None, data=DATA, environ=both).key == "google"
+    with pytest.warns(UserWarning, match="GOOGLE_API_KEY and GEMINI_API_KEY are set and differ") as told:
+        assert resolve("gemini", key=None, data=DATA, environ=both).key == "google"
+    assert "gemini" not in str(told[0].message).replace("GEMINI", "")
     assert resolve("gemini", key=None, data=DATA, environ={"GEMINI_API_KEY": "gemini"}).key == "gemini"
     found = resolve("gemini", key="mine", data=DATA, environ=both)
     assert found.headers == {"x-goog-api-key": "mine"}
     assert found.at("/v1beta/batches") == "https://generativelanguage.googleapis.com/v1beta/batches"
     assert found.provider.name == "gemini"
     assert found.provider.model == "gemini-embedding-001"
+
+
+def test_two_variables_that_agree_are_no_matter() -> None:
+    """Nor are they where the caller gives a key, nor one that holds blanks alone."""
+    environ = {"GOOGLE_API_KEY": "same\n", "GEMINI_API_KEY": " same"}
+    assert resolve("gemini", key=None, data=DATA, environ=environ).key == "same"
+    environ = {"GOOGLE_API_KEY": " ", "GEMINI_API_KEY": "other"}
+    assert resolve("gemini", key=None, data=DATA, environ=environ).key == "other"
+    environ = {"GOOGLE_API_KEY": "one", "GEMINI_API_KEY": "other"}
+    assert resolve("gemini", key="mine", data=DATA, environ=environ).key == "mine"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_warning_is_the_callers(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the line that made the client, so that it is shown once for each."""
+    monkeypatch.setenv("GOOGLE_API_KEY", "canary-one")
+    monkeypatch.setenv("GEMINI_API_KEY", "canary-two")
+    with pytest.warns(UserWarning, match="pass api_key=") as told:
+        kind("gemini")
+    assert told[0].filename == __file__
+    assert "canary" not in str(told[0].message)
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ({}, "v1beta"),
+        ({"GOOGLE_GENAI_API_VERSION": "v1"}, "v1"),
+        ({"GOOGLE_GENAI_API_VERSION": "beta"}, "v1beta"),
+    ],
+)
+def test_the_version_is_googles_variable(said: dict[str, str], version: str) -> None:
+    """Every path begins with it, uploads too."""
+    found = resolve("gemini", key="mine", data=DATA, environ=said)
+    assert found.provider.status("batches/b").call.path == f"/{version}/batches/b"
+    assert found.provider.name == "gemini"
+
+
+def test_the_address_is_googles_variable() -> None:
+    """What the caller gives comes before it."""
+    said = {"GOOGLE_GEMINI_BASE_URL": " https://gateway/google/ "}
+    assert resolve("gemini", key="mine", data=DATA, environ=said).url == "https://gateway/google"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GOOGLE_GEMINI_BASE_URL", "gateway"),
+        ("GOOGLE_GEMINI_BASE_URL", "ftp://gateway"),
+        ("GOOGLE_GENAI_API_VERSION", "../v1"),
+        ("GOOGLE_API_KEY", "a\nb"),
+    ],
+)
+def test_a_variable_that_cannot_be_is_named(name: str, value: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(InvalidArgument, match=name) as refused:
+        resolve("gemini", key=None, data=DATA, environ={"GEMINI_API_KEY": "mine", name: value})
+    assert refused.value.field == name
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_guides_word_selects_the_target(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone or beside the target that it means; what it contradicts is refused, `local` too."""
+    monkeypatch.setenv("GOOGLE_API_KEY", "mine")
+    for options in ({}, {"target": "gemini"}):
+        assert "generativelanguage" in repr(kind(**options, auth="gemini"))
+    assert named(UNSAID, "vertex_ai") == named("vertex", "vertex_ai") == "vertex"
+    for wrong in (
+        {"target": "local", "auth": "gemini"},
+        {"target": "http://host", "auth": "vertex_ai"},
+        {"target": "gemini", "auth": "vertex_ai"},
+        {"auth": "vertex"},
+        {"auth": ""},
+        {"auth": 5},
+    ):
+        with pytest.raises(InvalidArgument, match="auth") as refused:
+            kind(**wrong)
+        assert refused.value.field == "auth"
 
 
 def test_gemini_without_a_key_says_where_to_put_one() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from embatch.errors import InvalidArgument
-from embatch.vectors import ContentEmbedding, cosine, dot, euclidean, norm, normalize, truncate
+from embatch.vectors import ContentEmbedding, cosine, dot, euclidean, norm, normalize, truncate, unit
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 MANY = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 20)), elements=NUMBERS)
@@ -89,3 +89,11 @@ def test_dimensions_outside_the_native_range_are_refused(dimensions: int) -> Non
     """1 to native, and the message says so."""
     with pytest.raises(InvalidArgument, match="from 1 to 3"):
         ContentEmbedding([1.0, 2.0, 3.0]).truncate(dimensions)
+
+
+def test_a_vector_of_length_1_is_left_alone() -> None:
+    """To the bit; any other comes to length 1, but for zero, which has no direction."""
+    there = normalize(np.array([1.0, 2.0, 3.0], np.float32))
+    assert unit(there) is there
+    assert unit(np.array([3.0, 4.0], np.float32)).tolist() == pytest.approx([0.6, 0.8])
+    assert unit(np.zeros(2, np.float32)).tolist() == [0.0, 0.0]

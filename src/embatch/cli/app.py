@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,7 +80,15 @@ def client(to: str, data: Path | None) -> Client:
         begin(data or data_folder())
     from embatch import Client  # noqa: PLC0415
 
-    return Client(to, data=data)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = Client(to, data=data)
+    if told:
+        from embatch.cli.display import report  # noqa: PLC0415
+
+        for one in told:
+            report(f"warning: {one.message}")
+    return made
 
 
 def check_range(flag: str, value: float | None, least: float, most: float = math.inf) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from embatch.batch import TaskType
 from embatch.errors import InvalidArgument
@@ -51,6 +52,18 @@ def key(name: str, value: str | None) -> str | None:
     if found and not (found.isascii() and found.isprintable()):
         raise InvalidArgument(f"{name} holds characters that no key has", field=name)
     return found
+
+
+def web_address(value: str) -> str | None:
+    """Return an address of HTTP without the slash at its end, `None` for what no call can go to."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:  # brackets that do not close, or a port that is none
+        return None
+    clear = value.isprintable() and " " not in parts.netloc
+    web = parts.scheme in ("http", "https") and parts.hostname and port != 0 and clear
+    return value.rstrip("/") if web and not parts.query and not parts.fragment else None
 
 
 def name_of_model(value: object) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import httpx2
 
@@ -13,6 +13,7 @@ from embatch.client.calls import Await, Reply, Work
 from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
+from embatch.client.targets import UNSAID
 
 if TYPE_CHECKING:
     import os
@@ -32,8 +33,9 @@ class AsyncClient(BaseClient):
 
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
-        target: str = "local",
+        target: str = UNSAID,
         *,
+        auth: Literal["gemini", "vertex_ai"] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         timeout: float | None = None,
@@ -43,7 +45,7 @@ class AsyncClient(BaseClient):
         model: str | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries))
+        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth))
         self._connection = AsyncConnection(self._session, http_client, transport)
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)

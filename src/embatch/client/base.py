@@ -19,7 +19,7 @@ from embatch.client.calls import Environment
 from embatch.client.local import default_data_folder
 from embatch.client.receiving import ENCODINGS
 from embatch.client.retry import NOT_SENT, Session
-from embatch.client.targets import HOSTED, SOCKET_URL, resolve
+from embatch.client.targets import HOSTED, SOCKET_URL, named, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class ClientOptions:
     model: str | None
     timeout: float | None
     max_retries: int | None
+    auth: str | None = None
 
     def resolved(self) -> Target:
         """Return the target. Raises InvalidArgument naming the argument, and Unauthenticated."""
@@ -55,7 +56,7 @@ class ClientOptions:
         if self.data is not None and not isinstance(self.data, str | os.PathLike):
             arguments.refuse("data", "a path", self.data)
         data = default_data_folder() if self.data is None else Path(self.data)
-        name = arguments.text("target", self.target)
+        name = named(arguments.text("target", self.target), arguments.optional_text("auth", self.auth))
         base = arguments.optional_text("base_url", self.base_url)
         if base is None:
             return resolve(name, key=self.api_key, data=data, environ=os.environ)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import httpx2
 
@@ -13,6 +13,7 @@ from embatch.client.calls import Await, Reply, Work
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
+from embatch.client.targets import UNSAID
 
 if TYPE_CHECKING:
     import os
@@ -43,10 +44,12 @@ class Client(BaseClient):
     Args:
         target: `local` (a private service, started or joined as needed), a service's address
             (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
+        auth: whose keys are used, in the guide's words, instead of the target: `gemini` means the target
+            `gemini`, `vertex_ai` the target `vertex`.
         api_key: key of the target; by default GOOGLE_API_KEY, else GEMINI_API_KEY, for `gemini`, and
             EMBATCH_API_KEY for a service by its address or socket.
-        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key; alone,
-            a service's address. `None` takes the target's own.
+        base_url: with `gemini` another address that speaks Google's protocol, which is sent the key, by
+            default GOOGLE_GEMINI_BASE_URL; alone, a service's address. `None` takes the target's own.
         timeout: seconds for connecting and for each silence; `None` takes 10 to connect and 60 of silence,
             600 for calls that embed or read much; `math.inf` for none.
         max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
@@ -60,7 +63,8 @@ class Client(BaseClient):
         transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
-        InvalidArgument: no such target, or an argument that cannot be: the message names it.
+        InvalidArgument: no such target, one that `auth` contradicts, or an argument that cannot be: the
+            message names it.
         Unauthenticated: `gemini` without a key.
     """
 
@@ -68,8 +72,9 @@ class Client(BaseClient):
 
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
-        target: str = "local",
+        target: str = UNSAID,
         *,
+        auth: Literal["gemini", "vertex_ai"] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         timeout: float | None = None,
@@ -79,7 +84,7 @@ class Client(BaseClient):
         model: str | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries))
+        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth))
         self._connection = Connection(self._session, http_client, transport)
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)

@@ -17,6 +17,7 @@ from embatch.batch import Batch, Page, Request
 from embatch.client import arguments
 from embatch.client import payload as payloads
 from embatch.client.calls import Await, work
+from embatch.client.fingerprint import marked
 from embatch.client.models import advanced, model_name, not_served
 from embatch.client.retry import repeatable
 from embatch.errors import (
@@ -61,6 +62,8 @@ class BatchOptions:
     priority: int = 0
     idempotency_key: str | None = None
     run: str | None = None
+    fingerprint: str | None = None
+    """Where a submit has no idempotency key: what names its upload and stands behind its display name."""
 
     def checked(self) -> BatchOptions:
         """Return the same, its numbers Python's. Raises InvalidArgument naming the argument."""
@@ -101,13 +104,15 @@ def submit(
     like = default_request(defaults)
     provider = session.provider
     _check_priority(session, labels.priority or None)
-    payload = payloads.Payload(provider)
+    mark = None if session.can.idempotency_keys else labels.fingerprint
+    display_name = _marked(labels.display_name, mark)
+    payload = payloads.Payload(provider, defaults.model or provider.model)
     try:
         yield from payload.gather(requests, like)
         yield from work(payload.close)
         model = yield from model_name(session, defaults.model)
         if (inline := payload.inline) is not None:
-            body = provider.inline_body(model, labels.display_name, labels.priority, inline)
+            body = provider.inline_body(model, display_name, labels.priority, inline)
             if len(body) <= session.can.inline_bytes:
                 try:
                     return (yield from _create(session, model, body, labels))
@@ -115,11 +120,15 @@ def submit(
                     pass
             yield from work(payload.to_file)
         parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
-        file = yield from provider.upload(session, parcel)
-        body = provider.file_body(model, labels.display_name, labels.priority, file)
+        file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
+        body = provider.file_body(model, display_name, labels.priority, file)
         return (yield from _create(session, model, body, labels))
     finally:
         payload.discard()
+
+
+def _marked(display_name: str, mark: str | None) -> str:
+    return display_name if mark is None else marked(display_name, mark)
 
 
 def _check_priority(session: Session, priority: int | None) -> None:
@@ -290,6 +299,10 @@ def update(
     if display_name is None and priority is None:
         raise InvalidArgument("nothing to change: give display_name or priority", field="display_name")
     _check_priority(session, priority)
+    if display_name is not None and not session.can.idempotency_keys:
+        # A name that lost its mark would hide the batch from whoever looks for it, and it were paid again.
+        batch = which if isinstance(which, Batch) else (yield from get(session, which))
+        display_name = _marked(display_name, batch.fingerprint)
     return (yield from session.ask(session.provider.update(_name(which), display_name, priority)))
 
 

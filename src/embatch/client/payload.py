@@ -157,13 +157,18 @@ def _length(given: object) -> int:
 class Payload:
     """Gathers the requests of one batch in the form its provider takes.
 
+    Args:
+        provider: who takes them.
+        model: the model's name as it was given; `None` where the target's first one is meant.
+
     Attributes:
         inline: all requests while they are few enough to be sent inline; `None` once there is a file.
     """
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, model: str | None = None) -> None:
         self.inline: list[Request] | None = []
         self._provider = provider
+        self._model = None if model is None else model.removeprefix("models/")
         self._bytes = 0
         self._file: BufferedRandom | None = None
         self._writer: RequestWriter | None = None
@@ -210,7 +215,7 @@ class Payload:
     def _spill(self) -> None:
         held, self.inline = self.inline or [], None
         self._file = tempfile.TemporaryFile(prefix="embatch-")  # noqa: SIM115  (see discard)
-        self._writer = self._provider.writer(self._file)
+        self._writer = self._provider.writer(self._file, self._model)
         self._write(held)
 
     def _write(self, block: Sequence[Request]) -> None:

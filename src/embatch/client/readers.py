@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -16,16 +16,18 @@ from embatch.client.calls import ANSWER_BYTES
 from embatch.client.results import ResultBuilder
 from embatch.errors import Code, DataLoss, InvalidArgument, Reason, RequestError
 from embatch.states import State
-from embatch.vectors import truncate
+from embatch.vectors import truncate, unit
 from embatch.wire.arrow import read_results
 from embatch.wire.gemini import read_responses
+from embatch.wire.google.rows import ResponseRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from embatch.batch import Batch, Request
     from embatch.client.results import BatchResult
-    from embatch.wire.gemini.read_responses import ResponseRow
+
+R = TypeVar("R")
 
 TAG: Final = "embatch.request"
 """Name under which an inline request's tag stands in its metadata; in a file it is the line's key."""
@@ -106,6 +108,23 @@ def in_order(batch: Batch, rows: Sequence[ResponseRow]) -> list[ResponseRow | No
     return placed
 
 
+def with_missing(rows: Sequence[ResponseRow], count: int, error: RequestError) -> list[ResponseRow]:
+    """Return the rows, and an error for each of `count` tagged requests that none of them belongs to.
+
+    Errors that say nothing of whose they are take the first of these places; there may be more of them than
+    places, for some files tell of errors twice.
+    """
+    tagged = [row for row in rows if row.error is None or _untag(row) is not None]
+    strays = [row.error for row in rows if row.error is not None and _untag(row) is None]
+    there = {found[0] for row in tagged if (found := _untag(row)) is not None}
+    missing = [index for index in range(count) if index not in there]
+    errors = [*filter(None, strays[: len(missing)]), *[error] * max(0, len(missing) - len(strays))]
+    lost = [
+        ResponseRow(f"r-{index}", None, None, one, None) for index, one in zip(missing, errors, strict=True)
+    ]
+    return [*tagged, *lost]
+
+
 def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
     """Return the result of an Arrow stream, whose rows come in order.
 
@@ -164,10 +183,11 @@ def from_rows(batch: Batch, rows: Sequence[ResponseRow], dimensions: int | None)
         if row.error is not None:
             columns.errors[index] = row.error
         if row.values is not None:
-            values = row.values if dimensions is None else truncate(row.values, dimensions)
+            # Google normalises the model's native dimensions alone.
+            values = unit(row.values if dimensions is None else truncate(row.values, dimensions))
             columns.matrix[index, : len(values)] = values
             columns.widths[index] = len(values)
-            columns.tokens[index] = row.tokens or 0
+            columns.tokens[index], columns.truncated[index] = row.tokens or 0, row.truncated
     return columns.result(batch)
 
 
@@ -209,22 +229,23 @@ class Buffer:
         self.content += data
 
 
-class ResponseLines:
-    """Decodes a responses file line by line as it arrives: vectors take a fifth of the room of their text.
+class LineReader(Generic[R]):
+    """Decodes a file of results line by line as it arrives: vectors take a fifth of the room of their text.
 
     Args:
         requests: how many the batch has, of which each may stand there twice; 0 where nobody knows.
+        parse: reads a line, which is not blank.
     """
 
-    def __init__(self, requests: int) -> None:
-        self._most = 2 * requests
+    def __init__(self, requests: int, parse: Callable[[bytes], R]) -> None:
+        self._most, self._parse = 2 * requests, parse
         self.begin()
 
     def begin(self) -> None:
         """Forget what a broken answer brought."""
         self._held: list[bytes] = []
         self._size = 0
-        self._rows: list[ResponseRow] = []
+        self._rows: list[R] = []
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises `DataLoss` for an endless line, or more lines than requests."""
@@ -243,9 +264,16 @@ class ResponseLines:
             return
         if len(self._rows) == self._most > 0:
             raise DataLoss(f"the results have more than {self._most} lines, two for each request")
-        self._rows.append(read_responses.parse_line(line))
+        self._rows.append(self._parse(line))
 
-    def rows(self) -> list[ResponseRow]:
-        """Return all rows once the answer is complete."""
+    def rows(self) -> list[R]:
+        """Return all rows once the answer, or one of several, is complete."""
         self.feed(b"\n")
         return self._rows
+
+
+class ResponseLines(LineReader[ResponseRow]):
+    """Decodes a responses file of Gemini's."""
+
+    def __init__(self, requests: int) -> None:
+        super().__init__(requests, read_responses.parse_line)

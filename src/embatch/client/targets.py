@@ -23,6 +23,36 @@ HOSTED: Final[dict[str, Callable[[str | None, Mapping[str, str]], Target]]] = {"
 """Targets that are named and not addressed: each from the caller's key and the environment's variables."""
 
 
+class _Unsaid(str):
+    """The target of a caller who named none: it is `local`, and contradicts no `auth`."""
+
+    __slots__ = ()
+
+
+UNSAID: Final = _Unsaid("local")
+AUTH: Final = {"gemini": "gemini", "vertex_ai": "vertex"}
+"""The guide's word for whose keys are used, and the target that it means."""
+
+
+def named(target: str, auth: str | None) -> str:
+    """Return the name of the target that a caller means.
+
+    Raises:
+        InvalidArgument: there is no such `auth`, or it means another target than the one that is named.
+    """
+    if auth is None:
+        return target
+    if auth not in AUTH:
+        words = " or ".join(f"`{one}`" for one in AUTH)
+        raise InvalidArgument(f"auth is {words}, or left out", field="auth")
+    if not isinstance(target, _Unsaid) and target != AUTH[auth]:
+        raise InvalidArgument(
+            f"auth={auth!r} means the target `{AUTH[auth]}`, and another one is named: leave one of them out",
+            field="auth",
+        )
+    return AUTH[auth]
+
+
 def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str]) -> Target:
     """Return the target of a name: `local`, `http(s)://host`, `unix:/path`, or one of `HOSTED`.
 
@@ -43,20 +73,22 @@ def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str
     if name in HOSTED:
         return HOSTED[name](key, environ)
     key = key or arguments.key(KEY, environ.get(KEY)) or None
-    try:
-        parts = urlsplit(name)
-        port = parts.port
-    except ValueError:  # brackets that do not close, or a port that is none
-        parts, port = urlsplit(""), None
-    clear = name.isprintable() and " " not in parts.netloc
-    web = parts.scheme in ("http", "https") and parts.hostname and port != 0 and clear
-    if web and not parts.query and not parts.fragment:
-        return Target(name.rstrip("/"), EMBATCH, key=key)
-    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc and "\0" not in name:
-        return Target(SOCKET_URL, EMBATCH, socket=Path(parts.path), key=key)
-    named = ", ".join(f"`{one}`" for one in ("local", *HOSTED))
+    if (url := arguments.web_address(name)) is not None:
+        return Target(url, EMBATCH, key=key)
+    if (socket := _socket(name)) is not None:
+        return Target(SOCKET_URL, EMBATCH, socket=socket, key=key)
+    names = ", ".join(f"`{one}`" for one in ("local", *HOSTED))
     raise InvalidArgument(
-        f"a target is {named}, a service's address such as http://host:8080, "
+        f"a target is {names}, a service's address such as http://host:8080, "
         "or its socket such as unix:/run/embatch.sock",
         field="target",
     )
+
+
+def _socket(name: str) -> Path | None:
+    try:
+        parts = urlsplit(name)
+    except ValueError:  # brackets that do not close
+        return None
+    clear = parts.path.startswith("/") and not parts.netloc and "\0" not in name
+    return Path(parts.path) if parts.scheme == "unix" and clear else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
 from embatch.errors import AlreadyExists, ConnectionFailed, NotFound, PermissionDenied
-from embatch.wire.gemini import read_errors, read_responses, routes, uploads
+from embatch.wire.gemini import read_responses, routes, uploads
+from embatch.wire.google import read_errors
 
 if TYPE_CHECKING:
     from embatch.client.calls import Flow, Sender
@@ -25,6 +26,9 @@ class FileUpload:
     names: tuple[str, ...] = ()
     """Names `files/{id}` made from the content, tried in turn, so that the same content goes up once and is
     found again; empty lets the service choose."""
+    fingerprint: str | None = None
+    """What names it instead, where the provider has no idempotency keys: a file of that name which is there
+    whole is the same one."""
 
 
 def send_file(sender: Sender, upload: FileUpload, version: str) -> Flow[str]:
@@ -38,17 +42,26 @@ def send_file(sender: Sender, upload: FileUpload, version: str) -> Flow[str]:
             return (yield from _send(sender, upload, version, name))
         except AlreadyExists:
             # It is there; or an upload that was killed blocks its name until the service drops it.
-            if (yield from _is_there(sender, version, name)):
+            if (yield from _is_there(sender, upload, version, name)):
                 return name
     return (yield from _send(sender, upload, version, None))
 
 
-def _is_there(sender: Sender, version: str, name: str) -> Flow[bool]:
-    try:
-        yield from sender.send(Call(routes.GET_FILE.method, routes.GET_FILE.path(version, name)))
-    except (NotFound, PermissionDenied):
-        return False
-    return True
+def _is_there(sender: Sender, upload: FileUpload, version: str, name: str) -> Flow[bool]:
+    """Whether the file of that name is there, whole: waited for while the service still looks at it."""
+    call, failures = Call(routes.GET_FILE.method, routes.GET_FILE.path(version, name)), 0
+    while True:
+        try:
+            found = read_responses.parse_file((yield from sender.send(call)).body)
+        except (NotFound, PermissionDenied):
+            return False
+        if found.failed or found.size not in (None, upload.size):
+            return False
+        failures += 1
+        delay = None if found.ready else sender.poll.delay(failures, sender.outside.chance())
+        if delay is None:
+            return found.ready
+        call = replace(call, after=delay)
 
 
 def _send(sender: Sender, upload: FileUpload, version: str, name: str | None) -> Flow[str]:

@@ -33,7 +33,7 @@ _NAMED: Final = 200
 class Embatch(GeminiProtocol):
     """The local service, or one by its address or socket."""
 
-    def writer(self, file: BinaryIO) -> RequestWriter:
+    def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:  # noqa: ARG002  (what others need)
         """Write an Arrow stream, which the service reads ten times as fast as JSONL."""
         return StreamWriter(file)
 

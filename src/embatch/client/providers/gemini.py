@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.client import arguments, readers
 from embatch.client.calls import OUTPUT_BYTES, SLOW, Exchange, work
+from embatch.client.fingerprint import PREFIX, unmarked
 from embatch.client.providers.gemini_protocol import GeminiProtocol
+from embatch.client.providers.prompts import prompted
 from embatch.client.providers.provider import Capabilities, Target
-from embatch.errors import Unauthenticated, Unavailable
+from embatch.client.upload import send_file
+from embatch.errors import InvalidArgument, Unauthenticated, Unavailable
+from embatch.vectors import ContentEmbedding, unit
 from embatch.wire.gemini import read_responses, routes
 from embatch.wire.gemini.write_requests import LineWriter
 
@@ -21,20 +27,25 @@ if TYPE_CHECKING:
     from embatch.client.calls import Flow, Sender
     from embatch.client.providers.provider import RequestWriter
     from embatch.client.results import BatchResult
+    from embatch.client.upload import FileUpload
 
 GEMINI_URL: Final = "https://generativelanguage.googleapis.com"
 GEMINI_MODEL: Final = "gemini-embedding-001"
+_VERSION: Final = re.compile(r"[a-z0-9]{1,32}")
+_CALLER: Final = 7
+"""Frames from here to whoever makes a client, to whom a warning belongs."""
 
 
 class TaggedLines(LineWriter):
     """Lines of JSONL whose keys carry the index."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, model: str | None) -> None:
         super().__init__(file)
-        self._written = 0
+        self._model, self._written = model, 0
 
     def write(self, requests: Sequence[Request]) -> None:
         """Append requests. Raises InvalidArgument for one with metadata, which these files cannot carry."""
+        requests = prompted(self._model, requests)
         super().write([readers.tagged_line(one, self._written + at) for at, one in enumerate(requests)])
         self._written += len(requests)
 
@@ -43,20 +54,42 @@ class TaggedLines(LineWriter):
 class Gemini(GeminiProtocol):
     """Google's service; results come inlined in the batch, or in a file of responses."""
 
-    def writer(self, file: BinaryIO) -> RequestWriter:
+    def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:
         """Write lines of JSONL, as Google's batch files are."""
-        return TaggedLines(file)
+        return TaggedLines(file, model)
 
     def inline_body(self, model: str, display_name: str, priority: int, requests: Sequence[Request]) -> bytes:
         """Write the requests as JSON, tagged."""
+        requests = prompted(model, requests)
         tagged = [readers.tagged_inline(one, index) for index, one in enumerate(requests)]
         return GeminiProtocol.inline_body(self, model, display_name, priority, tagged)
+
+    def embed(self, model: str, request: Request) -> Exchange[ContentEmbedding]:
+        """Embed one text, at length 1."""
+        (asked,) = prompted(model, [request])
+        exchange = GeminiProtocol.embed(self, model, asked)
+        return replace(exchange, read=lambda body: _unit(exchange.read(body)))
+
+    def embed_many(self, model: str, requests: Sequence[Request]) -> Exchange[list[ContentEmbedding]]:
+        """Embed a few texts, each at length 1."""
+        exchange = GeminiProtocol.embed_many(self, model, prompted(model, requests))
+        return replace(exchange, read=lambda body: [*map(_unit, exchange.read(body))])
 
     def status(self, name: str) -> Exchange[Batch]:
         """Ask for the operation, with all its output once it is finished."""
         # A finished inline batch answers every poll with all its embeddings.
         call = replace(self.call(routes.GET_BATCH, name), most=OUTPUT_BYTES)
-        return Exchange(call, read_responses.parse_operation)
+        return Exchange(call, self.read_batch)
+
+    def shown(self, batch: Batch) -> Batch:
+        """Take the mark off the display name."""
+        display_name, mark = unmarked(batch.display_name or "")
+        return batch if mark is None else replace(batch, display_name=display_name, fingerprint=mark)
+
+    def upload(self, sender: Sender, upload: FileUpload) -> Flow[str]:
+        """Upload under the name of the fingerprint, if there is one, or find the file that has it."""
+        names = () if upload.fingerprint is None else (f"files/{PREFIX}{upload.fingerprint}",)
+        return (yield from send_file(sender, replace(upload, names=names), self.version))
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read inlined responses or responses file. Either can appear later than the state says."""
@@ -82,6 +115,10 @@ class Gemini(GeminiProtocol):
             call = replace(call, after=delay)
 
 
+def _unit(embedding: ContentEmbedding) -> ContentEmbedding:
+    return ContentEmbedding(unit(embedding.values))
+
+
 GEMINI: Final = Gemini(
     "gemini",
     Capabilities(
@@ -96,16 +133,45 @@ GEMINI: Final = Gemini(
 )
 
 
+KEYS: Final = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
+BASE_URL: Final = "GOOGLE_GEMINI_BASE_URL"
+VERSION: Final = "GOOGLE_GENAI_API_VERSION"
+
+
 def target(key: str | None, environ: Mapping[str, str]) -> Target:
-    """Return the target `gemini`; without a key GOOGLE_API_KEY is taken, else GEMINI_API_KEY.
+    """Return the target `gemini`, by the variables that google-genai takes.
+
+    Args:
+        key: the caller's; `None` takes GOOGLE_API_KEY, else GEMINI_API_KEY, with a warning where both are
+            set and differ.
+        environ: GOOGLE_GEMINI_BASE_URL is another address, GOOGLE_GENAI_API_VERSION another version of the
+            API than v1beta (`beta` means v1beta).
 
     Raises:
-        Unauthenticated: there is none.
+        Unauthenticated: there is no key.
+        InvalidArgument: a variable holds what cannot be.
     """
-    found = key or arguments.key("api_key", environ.get("GOOGLE_API_KEY") or environ.get("GEMINI_API_KEY"))
+    found = key or _key(environ)
     if not found:
         raise Unauthenticated(
             "the gemini target needs a key: set GOOGLE_API_KEY or GEMINI_API_KEY, or pass api_key=",
             field="api_key",
         )
-    return Target(GEMINI_URL, GEMINI, key=found)
+    url = arguments.web_address(environ.get(BASE_URL, "").strip() or GEMINI_URL)
+    if url is None:
+        raise InvalidArgument(f"{BASE_URL} must be an address such as {GEMINI_URL}", field=BASE_URL)
+    version = environ.get(VERSION, "").strip() or GEMINI.version
+    if not _VERSION.fullmatch(version):
+        raise InvalidArgument(f"{VERSION} must be a version such as {GEMINI.version}", field=VERSION)
+    named = GEMINI.version if version == "beta" else version
+    return Target(url, replace(GEMINI, version=named), key=found)
+
+
+def _key(environ: Mapping[str, str]) -> str | None:
+    keys = [key for name in KEYS if (key := arguments.key(name, environ.get(name)))]
+    if len(set(keys)) > 1:
+        warnings.warn(
+            f"{KEYS[0]} and {KEYS[1]} are set and differ: {KEYS[0]} is used; unset one, or pass api_key=",
+            stacklevel=_CALLER,
+        )
+    return keys[0] if keys else None

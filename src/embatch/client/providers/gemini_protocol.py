@@ -10,7 +10,8 @@ from urllib.parse import quote
 from embatch.client.calls import SLOW, Call, Exchange
 from embatch.client.providers.provider import Provider
 from embatch.client.upload import send_file
-from embatch.wire.gemini import read_errors, read_responses, routes, write_requests
+from embatch.wire.gemini import read_responses, routes, write_requests
+from embatch.wire.google import read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,7 @@ class GeminiProtocol(Provider, ABC):
         """Submit a body under its model."""
         headers = {**JSON, **self.create_headers(idempotency_key, run)}
         call = self.call(routes.CREATE_BATCH, model_path(model), headers=headers, body=body)
-        return Exchange(call, read_responses.parse_operation)
+        return Exchange(call, self.read_batch)
 
     def create_headers(self, idempotency_key: str | None, run: str | None) -> Mapping[str, str]:  # noqa: ARG002
         """Return what a submit carries in its headers."""
@@ -66,13 +67,25 @@ class GeminiProtocol(Provider, ABC):
 
     def batches(self, size: int | None, token: str | None) -> Exchange[Page[Batch]]:
         """Ask for a page of operations."""
-        return Exchange(self._list(routes.LIST_BATCHES, size, token), read_responses.parse_batches)
+        return Exchange(self._list(routes.LIST_BATCHES, size, token), self._read_batches)
 
     def update(self, name: str, display_name: str | None, priority: int | None) -> Exchange[Batch]:
         """Change what is named in the field mask."""
         mask, body = write_requests.update_body(display_name, priority)
         call = self.call(routes.UPDATE_BATCH, name, {routes.UPDATE_MASK: mask}, headers=JSON, body=body)
-        return Exchange(call, read_responses.parse_batch)
+        return Exchange(call, lambda body: self.shown(read_responses.parse_batch(body)))
+
+    def shown(self, batch: Batch) -> Batch:
+        """Return a batch as its user knows it."""
+        return batch
+
+    def read_batch(self, body: bytes) -> Batch:
+        """Read an operation."""
+        return self.shown(read_responses.parse_operation(body))
+
+    def _read_batches(self, body: bytes) -> Page[Batch]:
+        page = read_responses.parse_batches(body)
+        return replace(page, items=tuple(map(self.shown, page.items)))
 
     def cancel(self, name: str) -> Call:
         """Stop a batch; the answer is empty."""

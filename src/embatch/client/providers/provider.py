@@ -133,8 +133,8 @@ class Provider(ABC):
     # requests on their way out
 
     @abstractmethod
-    def writer(self, file: BinaryIO) -> RequestWriter:
-        """Return what encodes requests into a file."""
+    def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:
+        """Return what encodes requests into a file; `model`: what shall embed, `None` for the first one."""
 
     @abstractmethod
     def upload(self, sender: Sender, upload: FileUpload) -> Flow[str]:

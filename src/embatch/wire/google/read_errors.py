@@ -24,6 +24,7 @@ from embatch.errors import (
     Unavailable,
     printable,
 )
+from embatch.wire.google import fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,18 +71,20 @@ def parse_error(status: int, headers: Mapping[str, str], body: bytes, via: str =
             answered.
     """
     said = _envelope(body)
-    code = Code.__members__.get(_text(said.get("status")) or "")
+    code = Code.__members__.get(fields.text(said.get("status")) or "")
     if status == 413:
         kind: type[EmbatchError] = TooLarge
     elif code is not None:
         kind = _KINDS.get(code, Internal)
     else:
         kind = _BY_STATUS.get(status, InvalidArgument if 400 <= status < 500 else Internal)
-    details = [one for one in _list(said.get("details")) if isinstance(one, dict)]
-    violations = [v for one in details for v in _list(one.get("fieldViolations")) if isinstance(v, dict)]
+    details = [one for one in fields.items(said.get("details")) if isinstance(one, dict)]
+    violations = [
+        v for one in details for v in fields.items(one.get("fieldViolations")) if isinstance(v, dict)
+    ]
     violation = violations[0] if violations else {}
     reason = violation.get("reason") or next((one["reason"] for one in details if "reason" in one), None)
-    message = _text(said.get("message"))
+    message = fields.text(said.get("message"))
     return kind(
         f"the service answered HTTP {status} without a word{via}" if message is None else printable(message),
         field=_word(violation.get("field")),
@@ -101,19 +104,11 @@ def _envelope(body: bytes) -> dict[str, Any]:
 
 def _retry_after(headers: Mapping[str, str], details: list[dict[str, Any]]) -> float | None:
     """Return the wait that RetryInfo asks for, else the header, which knows whole seconds only."""
-    delays = [re.fullmatch(r"([0-9.]{1,1000})s", _text(one.get("retryDelay")) or "") for one in details]
+    delays = [re.fullmatch(r"([0-9.]{1,1000})s", fields.text(one.get("retryDelay")) or "") for one in details]
     waits = [wait for delay in delays if delay and (wait := seconds(delay[1])) is not None]
     return max(waits) if waits else wait_asked(headers)
 
 
-def _list(said: object) -> list[Any]:
-    return said if isinstance(said, list) else []
-
-
-def _text(said: object) -> str | None:
-    return said if isinstance(said, str) and said else None
-
-
 def _word(said: object) -> str | None:
-    text = _text(said)
+    text = fields.text(said)
     return None if text is None else printable(text, _WORD)
