@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hosted.gemini import GeminiStandIn
 from serving import MODEL, Served, serving
 
 import embatch.vectors
@@ -84,6 +85,13 @@ def own_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield service
 
 
+@pytest.fixture(scope="module")
+def gemini() -> Iterator[GeminiStandIn]:
+    """What stands in for Gemini; a text without a word fails alone."""
+    with GeminiStandIn() as service:
+        yield service
+
+
 def _run(block: str, page: Path, names: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
     """Run a block; what stands as a comment behind a `print` is what it prints."""
     capsys.readouterr()
@@ -122,6 +130,15 @@ def test_the_guide_runs_on_the_local_service(
     """Every Python block of the guide does what it says on a service of embatch."""
     monkeypatch.setenv("EMBATCH_DATA", str(own_service.data))
     _guide("Client()", capsys)
+
+
+def test_the_guide_runs_on_gemini(
+    gemini: GeminiStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same blocks do the same on what stands in for Gemini; the target is all that differs."""
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", gemini.url)
+    monkeypatch.setenv("GEMINI_API_KEY", gemini.key)
+    _guide('Client("gemini")', capsys)
 
 
 def _guide(client: str, capsys: pytest.CaptureFixture[str]) -> None:
