@@ -304,8 +304,8 @@ class GeminiStandIn(BatchService):
             return {**operation, "error": {"code": job.code, "message": job.message}}
         if job.state != "SUCCEEDED" or not output:
             return operation
-        if job.late < self.behaviour.late_results:
-            job.late += 1
+        if job.held < self.behaviour.late_results:
+            job.held += 1
             return operation
         found = self._output(job)
         if self.behaviour.results_in in {"both", "metadata"}:

@@ -34,7 +34,9 @@ _CONTROL = "/_control"
 
 
 class Broken(Exception):
-    """The connection breaks here: the client has left, or a fault says so."""
+    """The connection breaks here: the client has left, or a fault says so; `part` is what came of a body."""
+
+    part: bytes = b""
 
 
 @dataclass
@@ -67,7 +69,14 @@ class Body:
 
     def read(self) -> bytes:
         """Return all that is left."""
-        return b"".join(self.pieces())
+        came = []
+        try:
+            for piece in self.pieces():
+                came.append(piece)  # noqa: PERF402  (what came before a break is wanted, too)
+        except Broken as broken:
+            broken.part = b"".join(came)
+            raise
+        return b"".join(came)
 
     def _next(self) -> bytes:
         if self.chunked and not self.left:

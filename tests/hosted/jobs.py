@@ -46,8 +46,12 @@ class Job:
     updated: float = 0.0
     life: float = 48 * 3600.0
     """Seconds after which it expires, if it has not ended."""
-    late: int = 0
+    refused: str = ""
+    """Why it fails once it runs."""
+    held: int = 0
     """Looks that its results were kept back for."""
+    late: int = 0
+    """Requests for its files that found none yet."""
     hurt: Damage = field(default_factory=Damage)
     """What its results suffered, once they were made."""
     output: Any = None
@@ -92,6 +96,9 @@ def look(job: Job, behaviour: Behaviour, now: float, looks: int = 1) -> None:
 
 def finish(job: Job, behaviour: Behaviour, now: float, end: End | None = None) -> None:
     """End a batch as it should, or as the test says."""
+    if job.refused and end is None:
+        _end(job, "FAILED", now, 3, job.refused)
+        return
     end = end or ("FAILED_QUOTA" if job.fails_for_quota else behaviour.end(job.ordinal))
     job.started = job.started or now
     match end:

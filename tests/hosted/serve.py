@@ -27,11 +27,14 @@ from hosted.behaviour import Behaviour
 from hosted.gemini import GeminiStandIn
 from hosted.moment import Clock
 from hosted.vectors import Vectors
+from hosted.vertex import VertexStandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_KINDS = {"gemini": GeminiStandIn}
+    from hosted.batch_service import BatchService
+
+_KINDS: dict[str, type[BatchService]] = {"gemini": GeminiStandIn, "vertex": VertexStandIn}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Served:
 
 @contextlib.contextmanager
 def served(kind: str, behaviour: Behaviour | None = None, *flags: str) -> Iterator[Served]:
-    """Run a stand-in (`gemini`) while the block runs."""
+    """Run a stand-in (`gemini`, `vertex`) while the block runs."""
     command = [
         sys.executable,
         "-m",
