@@ -186,6 +186,8 @@ def lock(python: Path) -> None:
         "qdrant",
         "--extra",
         "lance",
+        "--extra",
+        "gcp",
         "--group",
         "test",
         "--group",

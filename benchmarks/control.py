@@ -86,7 +86,7 @@ def texts(count: int, size: int, label: str) -> list[str]:
 
 def finish(client: Client, batch: Batch, rows: int) -> Batch:
     """Wait until a batch is COMPLETED without a failed request, and return it."""
-    pause = max(0.01, min(0.25, rows / 400_000))
+    pause = max(0.01, min(0.05, rows / 400_000))
     batch = client.await_batch_completion(batch.name, poll_interval=pause)
     if batch.batch_stats.successful_request_count != rows:
         raise RuntimeError(f"not all of {rows} requests succeeded: {batch}")

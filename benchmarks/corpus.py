@@ -44,15 +44,17 @@ LONG_STRINGS: Final = re.compile(r'"""(.*?)"""', re.DOTALL)
 COMMENTS: Final = re.compile(r"(?m)(?:^[ \t]*#.*\n)+")
 
 
-def passages(count: int = CORPUS, seed: int = 0) -> list[str]:
+def passages(count: int = CORPUS, seed: int = 0, files: Iterable[Path] | None = None) -> list[str]:
     """Return `count` texts without line breaks, copies among them, in a random order that the seed decides.
+
+    `files`: what they are cut from; `None` takes all `sources`.
 
     Raises:
         ValueError: this environment does not hold so many; the message says how many it does.
     """
     random = Random(seed)
     wanted = count - round(count * REPEATED)
-    files = sources()
+    files = sources() if files is None else list(files)
     random.shuffle(files)
     read: set[str] = set()
     found: dict[str, None] = {}

@@ -24,13 +24,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import httpx2
 
 MODEL = "test-model"
 READY_SECONDS = 60.0
 """Generous: the machine may be busy with other tests. A start takes about three seconds."""
+DEADLINE = 120.0
+"""Seconds in which what shall come to pass does."""
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait for something of another process that no handle tells."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
 
 
 class Served:

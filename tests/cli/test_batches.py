@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import httpx2
 import orjson
 import pytest
+from commands import run_here
 from serving import serving
 
 from embatch import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from serving import Served
@@ -29,18 +30,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def run(
-    *arguments: object, code: int = 0, environ: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command whose output goes to another program, from a terminal of 80 columns."""
-    done = subprocess.run(
-        [sys.executable, "-m", "embatch", *map(str, arguments)],
-        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **(environ or {})},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=120,
-    )
+    done = run_here(*arguments, environ={"COLUMNS": "80"})
     assert done.returncode == code, done.stderr
     return done
 
@@ -102,13 +94,20 @@ def test_names_that_the_locale_cannot_write(service: Served, locale: dict[str, s
     """They are shown with escapes, in tables and in JSON lines as they are: no command fails over a name."""
     with Client(service.url) as client:
         name = client.async_batch_embed_contents(["one"], display_name="Größe 東 …").name
-    listed = run("list", "--to", service.url, environ=locale).stdout
-    (line,) = [line for line in listed.splitlines() if name in line]
+
+    def listed(*flags: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "embatch", "list", "--to", service.url, *flags],
+            env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **locale},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=120,
+        ).stdout
+
+    (line,) = [line for line in listed().splitlines() if name in line]
     assert line.rstrip().endswith("Größe 東 …" if not locale else r"Gr\xf6\xdfe \u6771 \u2026")
-    rows = [
-        orjson.loads(row)
-        for row in run("list", "--json", "--to", service.url, environ=locale).stdout.splitlines()
-    ]
+    rows = [orjson.loads(row) for row in listed("--json").splitlines()]
     assert "Größe 東 …" in [row["display_name"] for row in rows]
 
 

@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import run_here
 
 from embatch import Client, cli
 
@@ -38,6 +39,10 @@ def _run(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=240,
     )
+
+
+def _here(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here(*arguments, environ={"EMBATCH_DATA": str(data), "COLUMNS": "200"})
 
 
 def _jsonl(path: Path, lines: list[bytes]) -> Path:
@@ -144,27 +149,27 @@ def test_interrupting_says_that_the_work_stays(tmp_path: Path) -> None:
     assert batch["state"] in ("PENDING", "PROCESSING", "COMPLETED")
 
 
-def test_a_batch_by_hand(tmp_path: Path) -> None:
+def test_a_batch_by_hand(attended: Path, tmp_path: Path) -> None:
     """Submit prints the name, watch follows it, results writes it, delete drops it."""
-    data = tmp_path / "data"
+    data = attended
     source = _jsonl(tmp_path / "in.jsonl", [b'{"id":"x","text":"one"}', b'{"id":"y","text":"two"}'])
-    submitted = _run(data, "submit", str(source), "--id", "id", "--name", "By hand", "--priority", "7")
+    submitted = _here(data, "submit", str(source), "--id", "id", "--name", "By hand", "--priority", "7")
     assert submitted.returncode == 0, submitted.stderr
     name = submitted.stdout.strip()
     assert re.fullmatch(r"batches/[a-z0-9]+", name)
     out = tmp_path / "out.parquet"
-    watched = _run(data, "watch", name, "--interval", "0.1")
+    watched = _here(data, "watch", name, "--interval", "0.1")
     assert watched.returncode == 0, watched.stderr
     assert "COMPLETED" in watched.stdout
     assert "By hand" in watched.stdout
-    fetched = _run(data, "results", name, "-o", str(out), "--dim", "64")
+    fetched = _here(data, "results", name, "-o", str(out), "--dim", "64")
     assert fetched.returncode == 0, fetched.stderr
     table = pq.read_table(out)
     assert table.column("id").to_pylist() == ["x", "y"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 64)
-    assert _run(data, "delete", name).returncode == 0
-    assert _run(data, "list").stdout.count("batches/") == 0
-    gone = _run(data, "watch", name)
+    assert _here(data, "delete", name).returncode == 0
+    assert _here(data, "list").stdout.count("batches/") == 0
+    gone = _here(data, "watch", name)
     assert gone.returncode == 1
     assert "error:" in gone.stderr
 
@@ -198,7 +203,7 @@ def test_wrong_usage_ends_with_2_and_says_what_to_do(
     before, folder = source.read_bytes(), tmp_path / "folder.parquet"
     folder.mkdir()
     places = {"IN": str(source), "OUT": str(tmp_path / "out.parquet"), "FOLDER": str(folder)}
-    done = _run(attended, *[places.get(argument, argument) for argument in arguments])
+    done = _here(attended, *[places.get(argument, argument) for argument in arguments])
     assert done.returncode == 2, done.stderr
     assert said in done.stderr + done.stdout
     assert not (tmp_path / "out.parquet").exists()

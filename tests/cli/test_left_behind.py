@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
-from serving import serving
+from serving import eventually, serving
 
 from embatch import Batch, BatchStats, Client, State, cli
 from embatch.cli.others import lines
+from embatch.client.ending import Ended, stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +52,12 @@ def texts(path: Path) -> Path:
         )
     )
     return path
+
+
+def pid(data: Path) -> int:
+    """Return the process id of the service of a folder."""
+    found: int = orjson.loads((data / "service.json").read_bytes())["pid"]
+    return found
 
 
 def interrupted(data: Path, *arguments: object) -> str:
@@ -100,6 +107,36 @@ def test_the_next_command_tells_what_an_interrupted_one_left(
     assert (code, "no service works in" in said) == (0, True)
     assert service.process is not None
     assert service.process.wait(60) == 0
+
+
+def test_stop_in_the_midst_of_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch waits; a client that is attached hears of nothing, for it goes on with the next service."""
+    monkeypatch.setenv("EMBATCH_LINGER_SECONDS", "300")
+    source, data = texts(tmp_path / "in.jsonl"), tmp_path / "data"
+    with Client(data=data) as client:  # whose service stays while the command comes and goes
+        # An engine so slow that the batch would take minutes.
+        slow = ("--engine", "hashing", "--engine-option", "delay=0.2", "--data", data)
+        code, name, said = run(capsys, "submit", source, *slow)
+        assert code == 0, said
+        name = name.strip()
+
+        def worked() -> int:
+            stats = client.get_batch_status(name).batch_stats
+            return stats.successful_request_count + stats.uncommitted_request_count
+
+        eventually(worked)
+        first = pid(data)
+        waited: list[bool] = []
+        assert stop(data, lambda: waited.append(True)) == Ended(first, 1)
+        assert len(waited) <= 1
+        assert not client.get_batch_status(name).done
+        assert pid(data) != first
+        before = worked()
+        eventually(lambda: worked() > before)
+        assert client.cancel_batch(name).state is State.CANCELLED
+    stop(data, lambda: None)
 
 
 def test_a_service_that_somebody_runs_is_not_stopped(

@@ -11,15 +11,25 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
+from commands import run_here
 from hub_stand_in import Hub, serving_hub
 from tiny import Tiny
 
+from embatch.client.ending import stop
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 COMMAND = [sys.executable, "-m", "embatch"]
+
+
+@pytest.fixture(autouse=True)
+def lingering(tmp_path: Path) -> Iterator[None]:
+    """Let one service do for all commands of a test."""
+    yield
+    stop(tmp_path / "data", lambda: None)
 
 
 @pytest.fixture
@@ -37,10 +47,10 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def environment(data: Path, hub: Hub | None = None) -> Mapping[str, str]:
-    """Return what a command finds around it."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    found |= {"EMBATCH_DATA": str(data), "COLUMNS": "200", "NO_COLOR": "1"}
+def environment(data: Path, hub: Hub | None = None) -> dict[str, str | None]:
+    """Return what a command finds around it that is not as ever."""
+    found: dict[str, str | None] = {name: None for name in os.environ if name.startswith("HF_")}
+    found |= {"EMBATCH_DATA": str(data), "EMBATCH_LINGER_SECONDS": "300", "COLUMNS": "200"}
     if hub is not None:
         found |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(data.with_name("cache"))}
     return found
@@ -48,15 +58,7 @@ def environment(data: Path, hub: Hub | None = None) -> Mapping[str, str]:
 
 def run(here: Path, data: Path, *arguments: str, hub: Hub | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=here,
-        env=environment(data, hub),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=240,
-    )
+    return run_here(*arguments, environ=environment(data, hub), folder=here)
 
 
 def test_the_folder_that_stands_there_is_meant(tmp_path: Path, source: Path) -> None:
@@ -127,7 +129,11 @@ def test_ctrl_c_ends_the_wait_for_a_fetch(tmp_path: Path, source: Path, hub: Hub
     with subprocess.Popen(
         command,
         cwd=tmp_path,
-        env=environment(data, hub),
+        env={
+            name: value
+            for name, value in {**os.environ, **environment(data, hub)}.items()
+            if value is not None
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",

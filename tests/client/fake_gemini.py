@@ -54,6 +54,10 @@ class FakeGemini:
     operation_error: dict[str, Any] | None = None
     late_output: int = 0
     """Polls for which a finished batch has no output yet."""
+    late_files: int = 0
+    """Downloads of results that are refused as if there were none."""
+    results_in: str = "both"
+    """Where results stand: `metadata`, `response` or `both`."""
     faults: list[Callable[[httpx2.Request], httpx2.Response | None]] = field(default_factory=list)
     """Asked in turn before a request is handled; the first that answers or raises is used up."""
     scale: float = 1.0
@@ -90,8 +94,7 @@ class FakeGemini:
             case ["models", model, verb]:
                 return self._embed(f"models/{model}", verb, orjson.loads(request.content))
             case ["files", file, "download"]:
-                assert request.url.params["alt"] == "media"
-                return httpx2.Response(200, content=self.files[f"files/{file}"])
+                return self._download(request.url.params["alt"], f"files/{file}")
             case ["files", file]:
                 return self._file(request.method, f"files/{file}")
             case ["batches"]:
@@ -132,6 +135,13 @@ class FakeGemini:
         self.files[name] = bytes(session)
         file = {"name": name, "sizeBytes": str(len(session)), "state": "ACTIVE", "source": "UPLOADED"}
         return httpx2.Response(200, headers={"X-Goog-Upload-Status": "final"}, json={"file": file})
+
+    def _download(self, alt: str, name: str) -> httpx2.Response:
+        assert alt == "media"
+        if self.late_files > 0:
+            self.late_files -= 1
+            return problem(403, "PERMISSION_DENIED", "... or it may not exist.")
+        return httpx2.Response(200, content=self.files[name])
 
     def _file(self, method: str, name: str) -> httpx2.Response:
         if len(name) > len("files/") + 40:
@@ -238,8 +248,10 @@ class FakeGemini:
             self.late_output -= 1
         elif output:
             found = self._output(name, job, rows)
-            metadata["output"] = found
-            operation["response"] = {"@type": f"{TYPE}Output", **found}
+            empty: dict[str, Any] = {"inlinedResponses": {"inlinedResponses": []}}
+            metadata["output"] = empty if self.results_in == "response" else found
+            if self.results_in != "metadata":
+                operation["response"] = {"@type": f"{TYPE}Output", **found}
         return operation
 
     def _output(self, name: str, job: Job, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from embatch import Code, EmbatchError, Internal, State, TooLarge, Unavailable
 from embatch.wire.gemini import read_responses
-from embatch.wire.google.read_errors import parse_error
 from embatch.wire.gemini.states import WORDS
+from embatch.wire.google.read_errors import parse_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

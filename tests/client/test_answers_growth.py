@@ -11,7 +11,7 @@ import pytest
 from growth import MOST, growth
 
 from embatch import Batch, BatchStats, EmbatchError, State
-from embatch.client.readers import LINE_BYTES, ResponseLines, from_operation
+from embatch.client.readers import LINE_BYTES, ResponseLines, from_rows
 from embatch.errors import printable
 from embatch.wire.gemini import read_responses
 from embatch.wire.google.read_errors import parse_error
@@ -67,7 +67,7 @@ def placed(count: int, key: Callable[[int], str | None]) -> Callable[[], object]
             }
         }
     )
-    return lambda: from_operation(batch, content, None)
+    return lambda: from_rows(batch, read_responses.parse_items(content) or [], None)
 
 
 def batches(count: int, **more: Any) -> bytes:

@@ -128,6 +128,15 @@ def test_a_folder_embeds_without_another_command(tmp_path: Path) -> None:
         assert len({model.name for model in client.list_models()}) == 3
 
 
+def test_no_engine_is_loaded_that_nobody_asked_for(tmp_path: Path) -> None:
+    """A client that has a model of its own starts a service that loads that one, and not its default one."""
+    path = Tiny().write(tmp_path / "final")
+    with Client(data=tmp_path / "data", model=str(path)) as client:
+        assert client.embed_content("a").dimensionality == 64
+    log = (tmp_path / "data" / "service.log").read_text()
+    assert log.count('"event":"engine ready"') == 1
+
+
 def test_a_folder_without_weights_is_that_and_stands_in_nobodys_way(tmp_path: Path) -> None:
     """The error says what is missing, and the same client is served other models afterwards."""
     whole, empty = Tiny().write(tmp_path / "whole"), Tiny().write(tmp_path / "empty")

@@ -26,11 +26,10 @@ from embatch import (
     Unavailable,
 )
 from embatch.client import flows, interactive
-from embatch.client.calls import Reply
+from embatch.client.calls import NOT_SENT, Reply
 from embatch.client.flows import BatchOptions, RequestDefaults, Wait
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
-from embatch.client.retry import NOT_SENT
 from embatch.client.targets import resolve
 from embatch.client.upload import FileUpload, send_file
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -10,11 +12,14 @@ import pytest
 from client_scripts import json_reply, play, session, unhurried, wired
 from fake_gemini import KEY, FakeGemini
 
-from embatch import Batch, Client
+from embatch import Batch, Client, FailedPrecondition, InvalidArgument, TooLarge
 from embatch.client import flows
 from embatch.client.fingerprint import SEPARATOR, fingerprint
 from embatch.client.flows import BatchOptions, RequestDefaults
 from embatch.client.for_runs import ForRuns
+from embatch.client.providers.gemini import GEMINI
+from embatch.client.providers.provider import Target
+from embatch.client.targets import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,3 +125,57 @@ def test_an_upload_that_is_not_whole_is_not_used(trouble: str) -> None:
         assert batch.input_file not in (None, NAMED)
         assert batch.fingerprint == MARK
         assert fake.files[str(batch.input_file)].count(b"\n") == len(MANY)
+
+
+def test_files_are_cleaned_up_once_the_batch_has_ended() -> None:
+    """Input and results, before it never; a second time nothing is left to be done."""
+    with gemini() as (client, fake):
+        batch = submitted(client, MANY)
+        with pytest.raises(FailedPrecondition, match="still runs"):
+            ForRuns(client).clean_up(batch)
+        assert NAMED in fake.files
+        batch = client.await_batch_completion(batch, poll_interval=0.0)
+        client.get_batch_embeddings(batch)
+        ForRuns(client).clean_up(batch)
+        ForRuns(client).clean_up(batch)
+        # The name of a results file is longer than the service lets a file's be: it stays for its time.
+        assert [*fake.files] == [batch.responses_file]
+
+
+def test_nobody_elses_file_is_deleted() -> None:
+    """A batch without a mark may share its input with another."""
+    with gemini() as (client, fake):
+        batch = submitted(client, MANY, mark=None)
+        batch = client.await_batch_completion(batch, poll_interval=0.0)
+        calls = len(fake.seen)
+        ForRuns(client).clean_up(batch)
+        assert len(fake.seen) == calls
+        assert batch.input_file in fake.files
+
+
+def test_an_inline_batch_has_no_files() -> None:
+    """There is nothing to ask for."""
+    with gemini() as (client, fake):
+        batch = client.await_batch_completion(submitted(client, FEW), poll_interval=0.0)
+        calls = len(fake.seen)
+        ForRuns(client).clean_up(batch)
+        assert len(fake.seen) == calls
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_goes_up() -> None:
+    """The service would say so once it is there."""
+    can = replace(GEMINI.capabilities, file_bytes=1_000, inline_requests=1)
+    target = Target("http://google", replace(GEMINI, capabilities=can), key=KEY)
+    played = play(flows.submit(session(target), ["x" * 990, ""], RequestDefaults(), BatchOptions("Test")), [])
+    assert isinstance(played.error, TooLarge)
+    assert "gemini takes 1,000: submit fewer at a time" in played.error.message
+
+
+@pytest.mark.parametrize(("tier", "tokens"), [("", 500_000), ("2", 5_000_000), ("3", 10_000_000)])
+def test_what_a_project_may_have_in_flight_is_its_tiers(tier: str, tokens: int) -> None:
+    """The lowest where nobody says; one that does not exist is refused by name."""
+    environ = {"EMBATCH_GEMINI_TIER": tier}
+    can = resolve("gemini", key=KEY, data=Path("/data"), environ=environ).provider.capabilities
+    assert (can.tokens_in_flight, can.batches_in_flight, can.file_bytes) == (tokens, 90, 2**31)
+    with pytest.raises(InvalidArgument, match="EMBATCH_GEMINI_TIER"):
+        resolve("gemini", key=KEY, data=Path("/data"), environ={"EMBATCH_GEMINI_TIER": "free"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -204,20 +205,121 @@ def test_failed_for_quota_after_acceptance() -> None:
             client.get_batch_embeddings(batch)
 
 
+def unlike(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the same key and another vector."""
+    return {**row, "response": {"embedding": {"values": vector("another")}}}
+
+
 @pytest.mark.parametrize("count", [4, FILE])
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "lost", "notes"),
     [
-        (lambda rows: [*rows[:-1], rows[0]], "twice"),
-        (lambda rows: rows[:-1], "missing"),
-        (lambda rows: [*rows, rows[0]], "twice"),
+        (lambda rows: [*rows, rows[0]], [], ["1 result came twice, alike"]),
+        (lambda rows: rows[:-1], [-1], ["1 result never came"]),
+        (lambda rows: [*rows[:-1], rows[0]], [-1], ["1 result came twice, alike", "1 result never came"]),
+        (lambda rows: [*rows, unlike(rows[1])], [1], ["1 result came twice with different vectors"]),
+        (lambda rows: [*rows, unlike(rows[1]), rows[1]], [1], ["1 result came twice with different"]),
+        (
+            lambda rows: [*rows[:-2], unlike(rows[0]), unlike(rows[1])],
+            [0, 1, -2, -1],
+            ["2 results came twice with different vectors", "2 results never came"],
+        ),
     ],
-    ids=["doubled", "dropped", "added"],
+    ids=["added", "dropped", "doubled", "unlike", "thrice", "swapped"],
 )
-def test_results_that_do_not_match_the_requests_are_data_loss(count: int, damage: Any, says: str) -> None:
-    """Every index exactly once, or nothing: a wrong vector beside a text is never returned."""
-    with gemini(shuffle=damage) as (client, _), pytest.raises(DataLoss, match=says):
+def test_a_request_whose_result_is_not_known_fails_alone(
+    count: int, damage: Any, lost: list[int], notes: list[str]
+) -> None:
+    """Missing, or there twice and not alike: a wrong vector beside a text is never returned, the rest is."""
+    texts = [f"text {number}" for number in range(count)]
+    with gemini(shuffle=damage) as (client, _):
+        _, result = finished(client, texts)
+    expected = sorted(at % count for at in lost)
+    assert [at for at, _ in result.failed_responses] == expected
+    assert all(error.retryable and error.code is Code.DATA_LOSS for _, error in result.failed_responses)
+    assert values(result) == [None if at in expected else vector(text) for at, text in enumerate(texts)]
+    assert [note.startswith(said) for note, said in zip(result.batch.notes, notes, strict=True)]
+
+
+@pytest.mark.parametrize("count", [4, FILE])
+def test_a_result_that_is_no_requests_is_data_loss(count: int) -> None:
+    """Nobody knows whose the others are then."""
+
+    def beyond(rows: list[Any]) -> list[Any]:
+        tag = f"r-{count}"
+        return [
+            *rows[:-1],
+            {**rows[-1], **({"metadata": {"embatch.request": tag}} if count == 4 else {"key": tag})},
+        ]
+
+    with gemini(shuffle=beyond) as (client, _), pytest.raises(DataLoss, match=f"hold request {count}"):
         finished(client, [f"text {number}" for number in range(count)])
+
+
+def test_results_with_gaps_are_looked_at_again() -> None:
+    """A file may still be written when the batch says that it is done."""
+    looks = iter([2, 3, FILE])
+    texts = [f"text {number}" for number in range(FILE)]
+    with gemini(shuffle=lambda rows: rows[: next(looks)]) as (client, _):
+        batch = client.async_batch_embed_contents(texts, display_name="Test")
+        done = replace(batch, state=State.COMPLETED)
+        client.get_batch_status(batch)
+        result = client.get_batch_embeddings(done)
+    assert values(result) == [*map(vector, texts)]
+    assert result.batch.notes == ()
+
+
+@pytest.mark.parametrize("place", ["response", "metadata"])
+@pytest.mark.parametrize("count", [4, FILE])
+def test_results_in_one_of_two_places(count: int, place: str) -> None:
+    """Both hold them usually; an empty one does not hide the other."""
+    texts = [f"text {number}" for number in range(count)]
+    with gemini(results_in=place) as (client, _):
+        batch, result = finished(client, texts)
+    assert values(result) == [*map(vector, texts)]
+    assert (batch.responses_file is None) == (count == 4)
+
+
+def test_a_results_file_that_is_named_before_it_is_there() -> None:
+    """The service refuses it as one that does not exist: it is waited for, within limits."""
+    texts = [f"text {number}" for number in range(FILE)]
+    with gemini() as (client, fake):
+        batch, _ = finished(client, texts)
+        fake.late_files = 3
+        assert values(client.get_batch_embeddings(batch)) == [*map(vector, texts)]
+        fake.late_files = 1000
+        with pytest.raises(Unavailable, match="not there yet"):
+            client.get_batch_embeddings(batch)
+
+
+@pytest.mark.parametrize("end", ["EXPIRED", "CANCELLED"])
+@pytest.mark.parametrize("count", [4, FILE])
+def test_a_batch_that_ended_without_results(count: int, end: str) -> None:
+    """All that it had fails, to be tried again; nobody waits for what does not come."""
+    error = {"code": 13, "message": "The batch has ended."}
+    with gemini(end=end, operation_error=error) as (client, fake):
+        batch = client.async_batch_embed_contents(["a"] * count, display_name="Test")
+        batch = client.await_batch_completion(batch.name, poll_interval=0.0)
+        calls = len(fake.seen)
+        result = client.get_batch_embeddings(batch, partial=True)
+        assert len(fake.seen) == calls + 1
+    assert batch.state.value == end
+    assert [at for at, _ in result.failed_responses] == [*range(count)]
+    assert all(error.retryable for _, error in result.failed_responses)
+
+
+@pytest.mark.parametrize("said", ["it was refused", {"code": 8, "message": "it was refused"}])
+@pytest.mark.parametrize("word", ["error", "status"])
+def test_a_failed_line_in_words_or_as_an_object(word: str, said: Any) -> None:
+    """Neither is taken for a result, and what was said is told."""
+
+    def failed(rows: list[Any]) -> list[Any]:
+        return [*rows[1:], {"key": rows[0]["key"], word: said}]
+
+    with gemini(shuffle=failed) as (client, _):
+        _, result = finished(client, [f"text {number}" for number in range(FILE)])
+    [(at, error)] = result.failed_responses
+    assert (at, error.message, error.retryable) == (0, "it was refused", True)
 
 
 def test_a_tag_that_was_lost() -> None:

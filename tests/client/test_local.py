@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from serving import serving
+from serving import eventually, serving
 
 from embatch import AsyncClient, Batch, Client, FailedPrecondition, InvalidArgument, State, Unavailable
 from embatch.client.cpu_time import service_cpu_seconds
@@ -24,7 +23,7 @@ from embatch.client.local import attach, default_data_folder
 from embatch.server.folder import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 DEADLINE = 120.0
 """Generous: the machine may be busy. A service ends two seconds after its last client."""
@@ -73,14 +72,6 @@ def gone(pid: int) -> bool:
     return state.stdout.strip()[:1] in ("", "Z")
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for something that no handle tells."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-
-
 def test_two_processes_share_one_service_which_ends_after_the_last(tmp_path: Path) -> None:
     """The second client joins; the first one's end leaves the service to it; its kill -9 ends the service."""
     with script(tmp_path) as (first, pid), script(tmp_path) as (second, same):
@@ -100,7 +91,7 @@ def test_two_processes_share_one_service_which_ends_after_the_last(tmp_path: Pat
 
 def test_a_killed_service_loses_nothing_and_the_next_client_goes_on(tmp_path: Path) -> None:
     """Killed while PROCESSING: the same client starts another one, and the next client gets the results."""
-    texts = [f"sentence number {number}" for number in range(200)]
+    texts = [f"sentence number {number}" for number in range(1_000)]
 
     def kill_while_processing(batch: Batch) -> None:
         if batch.state is State.PROCESSING:
@@ -119,7 +110,7 @@ def test_a_killed_service_loses_nothing_and_the_next_client_goes_on(tmp_path: Pa
         result = client.get_batch_embeddings(batch)
         spent = service_cpu_seconds(client)
     assert batch.state is State.COMPLETED
-    assert result.to_numpy().shape == (200, 384)
+    assert result.to_numpy().shape == (1_000, 384)
     assert not result.failed_responses
     assert spent is None or spent > 0
 
@@ -243,7 +234,7 @@ class Started(Exception):
 def starting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start none."""
 
-    def start(data: Path) -> None:
+    def start(data: Path, *, preload: bool) -> None:
         raise Started(data)
 
     monkeypatch.setattr("embatch.client.local.start", start)

@@ -219,7 +219,7 @@ def test_a_target_is_named_and_finds_its_own_key(tmp_path: Path) -> None:
     assert (found.provider, found.headers) == (STAND_IN, {"Authorization": f"Bearer {KEY}"})
     assert KEY not in repr(found)
     with pytest.raises(
-        InvalidArgument, match="a target is `local`, `gemini`, `stand-in`, a service's address"
+        InvalidArgument, match="a target is `local`, `gemini`, `vertex`, `stand-in`, a service's address"
     ):
         resolve("stand-out", key=None, data=tmp_path, environ={})
 

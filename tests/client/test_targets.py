@@ -154,7 +154,7 @@ def test_local_and_sockets() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "Local", "vertex", "host:8080", "http://", "ftp://host", "unix:relative", "http://host/?x=1"),
+        *("", "Local", "Vertex", "host:8080", "http://", "ftp://host", "unix:relative", "http://host/?x=1"),
         *("http://[", "http://[::1", "http://host:99999", "http://host:0", "http://host:port"),
         *("http://ho st", "http://host\n", "http://host\0", "http://\x1b[31m", "unix:/a\0b"),
     ],

@@ -78,10 +78,10 @@ def test_a_target_that_cannot_be_reached_leaves_nothing(source: Path) -> None:
     """Nothing listens there."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    with Client(nowhere) as nobody, pytest.raises(ConnectionFailed, match="cannot reach"):
+    with Client(nowhere, max_retries=1) as nobody, pytest.raises(ConnectionFailed, match="cannot reach"):
         run(nobody, source, EmbedOptions(dimensions=(16,)))
     assert left(source) == []
-    with Client(nowhere) as nobody, pytest.raises(ConnectionFailed, match="cannot reach"):
+    with Client(nowhere, max_retries=1) as nobody, pytest.raises(ConnectionFailed, match="cannot reach"):
         run(nobody, source, EmbedOptions())
     assert left(source) == []
 

@@ -1,4 +1,4 @@
-"""Google's words stand in its rooms of `wire` and nowhere else: whoever else needs one takes it from there."""
+"""Google's words stand in its rooms of `wire` and nowhere else: whoever needs one takes it from there."""
 
 from __future__ import annotations
 

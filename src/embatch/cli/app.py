@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -51,7 +52,7 @@ SINKS = (
     "Where to: .parquet, .arrow, .jsonl, .npy, .lance, s3://, gs://, postgresql://…?table=NAME, "
     "qdrant://host:port/COLLECTION."
 )
-To = Annotated[str, Parameter(help="local, a service's URL such as http://host:8080, or gemini.")]
+To = Annotated[str, Parameter(help="local, a service's URL such as http://host:8080, gemini, or vertex.")]
 Data = Annotated[Path | None, Parameter(help="Data folder of the local service.", show_default=False)]
 Model = Annotated[
     str | None,
@@ -72,17 +73,53 @@ CancelOnInterrupt = Annotated[
 Out = Annotated[str, Parameter(name=["--out", "-o"], help=SINKS)]
 
 
-def client(to: str, data: Path | None) -> Client:
-    """Return the client of a target; close it. A private service starts while its caller goes on."""
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class GoogleFlags:
+    """Where batches run on Vertex."""
+
+    project: Annotated[
+        str | None, Parameter(help="Project of vertex; GOOGLE_CLOUD_PROJECT by default.", show_default=False)
+    ] = None
+    location: Annotated[
+        str | None,
+        Parameter(help="Location of vertex, such as us-central1; GOOGLE_CLOUD_LOCATION by default."),
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class StagingFlags(GoogleFlags):
+    """The same, and the bucket that batches go through."""
+
+    staging: Annotated[
+        str | None,
+        Parameter(
+            help="Bucket, or folder in one, that batches of vertex go through: gs://bucket/folder; "
+            "EMBATCH_STAGING by default."
+        ),
+    ] = None
+
+
+GOOGLE: Final = GoogleFlags()
+STAGED: Final = StagingFlags()
+
+
+def client(to: str, data: Path | None, at: GoogleFlags = GOOGLE, *, preload: bool = False) -> Client:
+    """Return the client of a target; close it. A private service starts while its caller goes on.
+
+    `preload`: whether it loads its default model at once, for it will be needed.
+    """
     from embatch.client.local import begin  # noqa: PLC0415  (start-up time of --help)
 
     if to == "local":  # before anything else is imported, which takes as long as the service's own imports
-        begin(data or data_folder())
+        begin(data or data_folder(), preload=preload)
     from embatch import Client  # noqa: PLC0415
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        made = Client(to, data=data)
+        staging = at.staging if isinstance(at, StagingFlags) else None
+        made = Client(to, data=data, project=at.project, location=at.location, staging=staging)
     if told:
         from embatch.cli.display import report  # noqa: PLC0415
 

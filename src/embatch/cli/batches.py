@@ -10,14 +10,18 @@ from embatch.batch import DISPLAY_NAME
 from embatch.cli.app import (
     DONE,
     FAILED,
+    GOOGLE,
     PARTLY,
     SOURCES,
+    STAGED,
     CancelOnInterrupt,
     Data,
     Dim,
+    GoogleFlags,
     Id,
     Model,
     Out,
+    StagingFlags,
     Task,
     Text,
     To,
@@ -53,6 +57,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     id: Id = None,  # noqa: A002
     to: To = "local",
     data: Data = None,
+    at: StagingFlags = STAGED,
     model: Model = None,
     on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     dim: Dim = None,
@@ -70,7 +75,7 @@ def submit(  # noqa: PLR0913  (one parameter a flag)
     check_labels(name, priority)
     on.check(to)
     unknown = "`embatch list` says whether the batch was accepted"
-    with saying(lambda: unknown), client(to, data) as service:
+    with saying(lambda: unknown), client(to, data, at, preload=on.default(model)) as service:
         # Not before the private service has begun to start.
         from embatch.runs.sources import open_source  # noqa: PLC0415
 
@@ -110,17 +115,20 @@ def _requests(source: Source, *, keyed: bool) -> Iterator[Request]:
 
 
 @app.command(name="list")
-def list_(*, to: To = "local", data: Data = None, limit: int = 50, json: bool = False) -> int:
+def list_(
+    *, to: To = "local", data: Data = None, at: GoogleFlags = GOOGLE, limit: int = 50, json: bool = False
+) -> int:
     """List batches, newest first.
 
     Args:
         to: Where.
         data: Data folder of the local service.
+        at: Where on Vertex.
         limit: Most batches to show.
         json: One JSON object a line.
     """
     check_range("--limit", limit, 1)
-    with client(to, data) as service:
+    with client(to, data, at) as service:
         batches: list[Batch] = []
         for batch in service.list_batches():
             if len(batches) == limit:
@@ -135,11 +143,12 @@ def list_(*, to: To = "local", data: Data = None, limit: int = 50, json: bool = 
 
 
 @app.command
-def watch(
+def watch(  # noqa: PLR0913  (one parameter a flag)
     name: str,
     *,
     to: To = "local",
     data: Data = None,
+    at: GoogleFlags = GOOGLE,
     timeout: Annotated[float, Parameter(help="Seconds to wait at most.")] = float("inf"),
     interval: Annotated[float, Parameter(help="Seconds between polls.")] = 1.0,
     cancel_on_interrupt: CancelOnInterrupt = False,
@@ -149,7 +158,7 @@ def watch(
     check_range("--interval", interval, 0, _DAY)
     goes_on = " while it is watched" if to == "local" else ""
     stays = f"the batch goes on{goes_on}, and `embatch watch {name}` waits for it again"
-    with saying(lambda: stays), client(to, data) as service, Display(notice=crowding(service)) as display:
+    with saying(lambda: stays), client(to, data, at) as service, Display(notice=crowding(service)) as display:
         others = Others(service, to, data)
 
         def show(batch: Batch) -> None:
@@ -177,12 +186,13 @@ def watch(
 
 
 @app.command
-def results(
+def results(  # noqa: PLR0913  (one parameter a flag)
     name: str,
     *,
     out: Out,
     to: To = "local",
     data: Data = None,
+    at: GoogleFlags = GOOGLE,
     dim: Dim = None,
     partial: Annotated[bool, Parameter(help="Read what a cancelled or expired batch finished.")] = False,
 ) -> int:
@@ -195,7 +205,7 @@ def results(
 
     check_range("--dim", dim, 1)
     check_sink(out, () if dim is None else (dim,), Dtype.FLOAT32, pa.string())
-    with client(to, data) as service:
+    with client(to, data, at) as service:
         batch = service.get_batch_status(name)
         result = service.get_batch_embeddings(batch, partial=partial, output_dimensionality=dim)
     vectors = result.to_numpy(failed="nan")
@@ -221,25 +231,25 @@ def results(
 
 
 @app.command
-def cancel(name: str, *, to: To = "local", data: Data = None) -> int:
+def cancel(name: str, *, to: To = "local", data: Data = None, at: GoogleFlags = GOOGLE) -> int:
     """Cancel a batch; what was finished stays readable."""
-    with client(to, data) as service:
+    with client(to, data, at) as service:
         batch_table([service.cancel_batch(name)])
     return DONE
 
 
 @app.command
-def delete(name: str, *, to: To = "local", data: Data = None) -> int:
+def delete(name: str, *, to: To = "local", data: Data = None, at: GoogleFlags = GOOGLE) -> int:
     """Delete a finished batch and its embeddings."""
-    with client(to, data) as service:
+    with client(to, data, at) as service:
         service.delete_batch(name)
     return DONE
 
 
 @app.command
-def models(*, to: To = "local", data: Data = None) -> int:
+def models(*, to: To = "local", data: Data = None, at: GoogleFlags = GOOGLE) -> int:
     """List the models that the service embeds with."""
-    with client(to, data) as service:
+    with client(to, data, at) as service:
         for model in service.list_models():
             say(f"{model.name}  {model.description}")
     return DONE

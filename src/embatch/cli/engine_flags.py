@@ -51,12 +51,16 @@ class EngineFlags:
         check_engine(self.engine, self.precision)
         pairs(self.engine_option, "--engine-option")
 
+    def default(self, model: str | None) -> bool:
+        """Return whether the default model is meant, by the engine that is chosen for it."""
+        return model is None and self == EngineFlags()
+
     def served(self, service: Client, to: str, model: str | None) -> str | None:
         """Return the name to ask a target for; the local one fetches the model's files first, and loads it.
 
         `None`, where nothing was said, stays `None`: the target's first model.
         """
-        if to != "local" or (model is None and self == EngineFlags()):
+        if to != "local" or self.default(model):
             return model
         from embatch.client.serving import serve_model  # noqa: PLC0415  (as above)
 

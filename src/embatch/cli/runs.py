@@ -12,11 +12,13 @@ from embatch.cli.app import (
     DONE,
     PARTLY,
     SOURCES,
+    STAGED,
     CancelOnInterrupt,
     Data,
     Id,
     Model,
     Out,
+    StagingFlags,
     Task,
     Text,
     To,
@@ -47,6 +49,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     id: Id = None,  # noqa: A002  (the flag's name)
     to: To = "local",
     data: Data = None,
+    at: StagingFlags = STAGED,
     model: Model = None,
     on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     dim: Annotated[
@@ -87,7 +90,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
-    with saying(stays), client(to, data) as service:
+    with saying(stays), client(to, data, at, preload=on.default(model)) as service:
         display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.client.base import target_of  # noqa: PLC0415
@@ -129,7 +132,7 @@ def _stays(out: str, data: Path, to: str | None) -> str:
     if to is None:
         return f"finished blocks stay in {ledger}; the same command goes on"
     of_batches = (
-        "of those in work the data folder keeps whole shards, and the rest of them is embedded again"
+        "of those in work the data folder keeps what is embedded so far"
         if to == "local"
         else f"{to} goes on with the blocks that it was handed"
     )
@@ -187,6 +190,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     text: Text = None,
     to: To = "local",
     data: Data = None,
+    at: StagingFlags = STAGED,
     model: Model = None,
     on: EngineFlags = EngineFlags(),  # noqa: B008  (frozen)
     sample: Annotated[
@@ -210,7 +214,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
 
     table = load(prices)
     opened = open_source(source, text, None)
-    with client(to, data) as service:
+    with client(to, data, at, preload=on.default(model)) as service:
         model = on.served(service, to, model)
         cost_table(estimate(service, opened, model, table, sample, measure))
     for note in opened.notes:

@@ -43,9 +43,15 @@ class AsyncClient(BaseClient):
         http_client: httpx2.AsyncClient | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
+        project: str | None = None,
+        location: str | None = None,
+        staging: str | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth))
+        where = (project, location, staging)
+        super().__init__(
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
+        )
         self._connection = AsyncConnection(self._session, http_client, transport)
 
     async def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
@@ -229,5 +235,5 @@ class AsyncClient(BaseClient):
                     if not answer.feed(piece, response.num_bytes_downloaded):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._translated(error) from error
+            raise self._translated(error, step) from error
         return answer.reply(self._connection.via)

@@ -15,11 +15,11 @@ import httpx2
 from embatch import network
 from embatch.backoff import POLL, SUBMIT
 from embatch.client import arguments
-from embatch.client.calls import Environment
+from embatch.client.calls import NOT_SENT, Environment
 from embatch.client.local import default_data_folder
 from embatch.client.receiving import ENCODINGS
-from embatch.client.retry import NOT_SENT, Session
-from embatch.client.targets import HOSTED, SOCKET_URL, named, resolve
+from embatch.client.retry import Session
+from embatch.client.targets import HOSTED, SOCKET_URL, named, placed, resolve
 from embatch.errors import ConnectionFailed, EmbatchError, InvalidArgument, printable
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ class ClientOptions:
     timeout: float | None
     max_retries: int | None
     auth: str | None = None
+    project: str | None = None
+    location: str | None = None
+    staging: str | None = None
 
     def resolved(self) -> Target:
         """Return the target. Raises InvalidArgument naming the argument, and Unauthenticated."""
@@ -58,8 +61,11 @@ class ClientOptions:
         data = default_data_folder() if self.data is None else Path(self.data)
         name = named(arguments.text("target", self.target), arguments.optional_text("auth", self.auth))
         base = arguments.optional_text("base_url", self.base_url)
+        given = {"project": self.project, "location": self.location, "staging": self.staging}
+        environ = placed(name, given, os.environ)
         if base is None:
-            return resolve(name, key=self.api_key, data=data, environ=os.environ)
+            found = resolve(name, key=self.api_key, data=data, environ=environ)
+            return replace(found, preload=self.model is None)
         if name != "local" and name not in HOSTED:
             hosted = " or ".join(f"`{one}`" for one in HOSTED)
             raise InvalidArgument(
@@ -76,7 +82,7 @@ class ClientOptions:
             raise InvalidArgument(_ADDRESS, field="base_url") from None
         if name == "local":
             return place
-        return replace(resolve(name, key=self.api_key, data=data, environ=os.environ), url=place.url)
+        return replace(resolve(name, key=self.api_key, data=data, environ=environ), url=place.url)
 
 
 _ADDRESS = "base_url must be an address such as https://host:8080"
@@ -154,7 +160,7 @@ class BaseClient:
         if place and url.startswith(SOCKET_URL):
             url = place.rstrip("/") + url.removeprefix(SOCKET_URL)
         # An absolute address is its own credential and may lie elsewhere: the key stays at home.
-        key = {} if url == call.path else target.headers
+        key = target.headers if call.signed or url != call.path else {}
         return {
             "method": call.method,
             "url": url,
@@ -171,9 +177,9 @@ class BaseClient:
             return httpx2.Timeout(patience, connect=CONNECT_SECONDS)
         return httpx2.Timeout(self._timeout if self._timeout < _FOREVER else None)
 
-    def _translated(self, error: Exception) -> EmbatchError:
+    def _translated(self, error: Exception, call: Call) -> EmbatchError:
         """Return our error for one of httpx's. Never quotes headers: they hold the key."""
-        target = self._session.target.url
+        target = self._session.target.place_of(call)
         if isinstance(error, _WRONG):
             return InvalidArgument(
                 f"{target}: no such call can be made ({type(error).__name__})", field="target"

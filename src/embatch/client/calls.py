@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from embatch.backoff import Backoff
 
 T = TypeVar("T")
 
+NOT_SENT: Final = "NOT_SENT"
+"""Reason of a `ConnectionFailed` that came before the first byte was sent: nothing can have happened."""
 QUICK: Final = 60.0
 """Seconds without a byte after which an ordinary call is given up."""
 SLOW: Final = 600.0
@@ -51,7 +53,8 @@ class Call:
 
     method: str
     path: str
-    """Below the target's address (`/v1/batches/x`), or an absolute address that is its own credential."""
+    """Below the target's address (`/v1/batches/x`), or an absolute address that is its own credential, unless
+    it is `signed`."""
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -63,6 +66,8 @@ class Call:
     """Takes the body of an answer with status 200; `Reply.body` is then empty. It bounds what it keeps."""
     most: int = ANSWER_BYTES
     """Most bytes of a good answer without a sink, decoded; a larger one is an error."""
+    signed: bool = False
+    """Whether an absolute address is the provider's own too, and is shown who sends the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,17 @@ class Exchange(Generic[T]):
 
     call: Call
     read: Callable[[bytes], T]
+    instead: Alternative[T] | None = None
+    """What is asked instead where the answer is that there is no such thing; `None`: that is the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative(Generic[T]):
+    """Another way to the same, in one call or several, one after the other."""
+
+    exchanges: tuple[Exchange[T], ...]
+    join: Callable[[Sequence[T]], T]
+    """Makes one of what they bring, in their order."""
 
 
 def work(function: Callable[[], T]) -> Flow[T]:

@@ -43,7 +43,8 @@ class Client(BaseClient):
 
     Args:
         target: `local` (a private service, started or joined as needed), a service's address
-            (`http://host:8080`) or socket (`unix:/path`), or `gemini` (Google's own batch API).
+            (`http://host:8080`) or socket (`unix:/path`), `gemini` (Google's own batch API), or `vertex`
+            (that of Vertex AI, with Google's application default credentials instead of a key).
         auth: whose keys are used, in the guide's words, instead of the target: `gemini` means the target
             `gemini`, `vertex_ai` the target `vertex`.
         api_key: key of the target; by default GOOGLE_API_KEY, else GEMINI_API_KEY, for `gemini`, and
@@ -60,6 +61,10 @@ class Client(BaseClient):
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
         model: model of all calls that name none; `None` takes the target's first one. The `local` target
             takes any, here and in every call: a Hub name, or a folder (it begins with `/`, `./`, `../`, `~`).
+        project: with `vertex` the project; `None` takes GOOGLE_CLOUD_PROJECT.
+        location: with `vertex` where its models run; `None` takes GOOGLE_CLOUD_LOCATION.
+        staging: with `vertex` the bucket, or a folder in one (`gs://bucket/folder`), that batches go through;
+            `None` takes EMBATCH_STAGING. What is staged goes when its batch is deleted.
         transport: deprecated, gone with the next release: give `http_client`.
 
     Raises:
@@ -82,9 +87,15 @@ class Client(BaseClient):
         http_client: httpx2.Client | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
+        project: str | None = None,
+        location: str | None = None,
+        staging: str | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        super().__init__(ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth))
+        where = (project, location, staging)
+        super().__init__(
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
+        )
         self._connection = Connection(self._session, http_client, transport)
 
     def async_batch_embed_contents(  # noqa: PLR0913  (the guide's options, by name)
@@ -391,5 +402,5 @@ class Client(BaseClient):
                     if not answer.feed(piece, response.num_bytes_downloaded):
                         break
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._translated(error) from error
+            raise self._translated(error, step) from error
         return answer.reply(self._connection.via)

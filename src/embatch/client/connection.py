@@ -90,7 +90,7 @@ class BaseConnection:
         if self._target.data is not None and not self._own_way:
             self._leave()
             importlib.import_module("httpcore2")  # what httpx2 would import once the service is there
-            self.attachment = attach(self._target.data)
+            self.attachment = attach(self._target.data, preload=self._target.preload)
 
     def _leave(self) -> None:
         if self.attachment is not None:
@@ -110,7 +110,15 @@ class BaseConnection:
             return {"uds": socket and str(socket), "verify": network.nobody(), "trust_env": False}
         found = network.route((place and place.url) or self._target.url)
         self.via = found.hint
-        return {"proxy": found.proxy, "verify": found.verify, "trust_env": False}
+        return _taken(found)
+
+    def _other_ways(self) -> dict[str, dict[str, Any]]:
+        """Return the same for each other address that calls go to: it may have a proxy of its own."""
+        return {} if self._own_way else {url: _taken(network.route(url)) for url in self._target.others}
+
+
+def _taken(found: network.NetworkRoute) -> dict[str, Any]:
+    return {"proxy": found.proxy, "verify": found.verify, "trust_env": False}
 
 
 def _check_one_way(given: object | None, transport: object | None) -> None:
@@ -152,8 +160,9 @@ class Connection(BaseConnection):
                     self._http.close()
                 self._join()
                 way = self._way()
+                mounts = {url: httpx2.HTTPTransport(**other) for url, other in self._other_ways().items()}
                 transport = self._transport or httpx2.HTTPTransport(**way)
-                self._http = httpx2.Client(transport=transport, trust_env=False)
+                self._http = httpx2.Client(transport=transport, mounts=mounts, trust_env=False)
             return self._http
 
     def close(self) -> None:
@@ -194,8 +203,10 @@ class AsyncConnection(BaseConnection):
                     await self._http.aclose()
                 await asyncio.to_thread(self._join)
                 way = await asyncio.to_thread(self._way)
+                others = await asyncio.to_thread(self._other_ways)
+                mounts = {url: httpx2.AsyncHTTPTransport(**other) for url, other in others.items()}
                 transport = self._transport or httpx2.AsyncHTTPTransport(**way)
-                self._http = httpx2.AsyncClient(transport=transport, trust_env=False)
+                self._http = httpx2.AsyncClient(transport=transport, mounts=mounts, trust_env=False)
             return self._http
 
     async def close(self) -> None:

@@ -120,6 +120,7 @@ def submit(
                     pass
             yield from work(payload.to_file)
         parcel = payload.file(labels.display_name, named=labels.idempotency_key is not None)
+        _check_size(session, parcel.size)
         file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
         body = provider.file_body(model, display_name, labels.priority, file)
         return (yield from _create(session, model, body, labels))
@@ -129,6 +130,17 @@ def submit(
 
 def _marked(display_name: str, mark: str | None) -> str:
     return display_name if mark is None else marked(display_name, mark)
+
+
+def _check_size(session: Session, size: int) -> None:
+    """Refuse a file that would be refused once it is there. Raises TooLarge."""
+    most = session.can.file_bytes
+    if most is not None and size > most:
+        raise TooLarge(
+            f"the requests make a file of {size:,} bytes, and {session.provider.name} takes {most:,}: submit "
+            "fewer at a time",
+            field="requests",
+        )
 
 
 def _check_priority(session: Session, priority: int | None) -> None:
@@ -324,11 +336,18 @@ def cancel(session: Session, which: str | Batch) -> Flow[Batch]:
 def delete(session: Session, which: str | Batch) -> Flow[None]:
     """Delete a finished batch."""
     try:
-        yield from session.send(session.provider.delete(_name(which)))
+        yield from session.provider.discard(session, _name(which))
     except NotFound as gone:
         # The answer to an earlier attempt was lost, and that attempt deleted it.
         if gone.__cause__ is None:
             raise
+
+
+def clean_up(session: Session, batch: Batch) -> Flow[None]:
+    """Delete the files that were made for a finished batch."""
+    if not batch.done:
+        raise FailedPrecondition(f"{batch.name} still runs: its files are deleted once it has ended")
+    yield from session.provider.clean_up(session, batch)
 
 
 def _name(which: str | Batch) -> str:

@@ -53,6 +53,18 @@ class ForRuns:
         """
         return self._run(interactive.publish(self.client._session, run))  # noqa: SLF001
 
+    def clean_up(self, batch: Batch) -> None:
+        """Delete the input and the results that were stored for a finished batch, before the batch itself.
+
+        For a run whose rows of it are durable elsewhere. Only files that are known to be the run's own are
+        deleted, and what cannot be deleted goes by itself in time; repeating is safe. Where a service keeps
+        its files with their batch nothing happens.
+
+        Raises:
+            FailedPrecondition: the batch still runs.
+        """
+        self._run(flows.clean_up(self.client._session, batch))  # noqa: SLF001
+
     def _model(self, name: str | None) -> str | None:
         return self.client._model if name is None else name  # noqa: SLF001
 

@@ -98,12 +98,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
-def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
+def attach(data: Path, seconds: float = START_SECONDS, *, preload: bool = True) -> Attachment:
     """Join the service that holds the data folder, or start one; return once it answers.
 
     Args:
         data: the data folder, absolute; made if it is not there.
         seconds: how long to wait for the service to listen.
+        preload: as for `start`.
 
     Raises:
         InvalidArgument: the folder cannot be used, or is not this user's alone: nothing of it was believed.
@@ -124,7 +125,7 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
         if ending and child is None:
             pass  # one that we started now would find the folder taken
         elif child is None:
-            child = start(data)
+            child = start(data, preload=preload)
         elif (code := child.poll()) is not None:
             if code not in (_TOLD_TO_END, FOLDER_TAKEN):
                 raise Unavailable(why(data, f"the local service ended with code {code}"))
@@ -135,16 +136,17 @@ def attach(data: Path, seconds: float = START_SECONDS) -> Attachment:
         pause = min(0.05, pause * 1.5)
 
 
-def begin(data: Path) -> None:
+def begin(data: Path, *, preload: bool = True) -> None:
     """Start the service of a data folder, if none is noted there, without waiting: `attach` does.
 
-    What the caller does meanwhile costs no time. What goes wrong shows in `attach`.
+    What the caller does meanwhile costs no time; `preload` is as for `start`. What goes wrong shows in
+    `attach`.
     """
     data = data.expanduser().absolute()
     with contextlib.suppress(EmbatchError):
         ownership.check_folder(data)
         if data not in _begun and read(data) is None:
-            _begun[data] = start(data)
+            _begun[data] = start(data, preload=preload)
 
 
 def _try(place: Place) -> Attachment | None:

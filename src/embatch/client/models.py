@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from embatch.batch import Page
 from embatch.client import arguments
 from embatch.errors import FailedPrecondition, Internal, NotFound
 from embatch.wire import private
@@ -17,7 +18,7 @@ from embatch.wire.private import WantedModel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from embatch.batch import Model, Page
+    from embatch.batch import Model
     from embatch.client.calls import Flow, T
     from embatch.client.retry import Session
     from embatch.wire.private import ModelAnswer
@@ -30,6 +31,8 @@ _NOT_PRIVATE: Final = "not private"
 
 def models(session: Session, token: str | None) -> Flow[Page[Model]]:
     """Return one page of the target's models."""
+    if known := session.provider.known_models:
+        return Page(known, None)
     return advanced((yield from session.ask(session.provider.models(None, token))), token)
 
 

@@ -7,7 +7,7 @@ own key, if it has one); the tag is taken off again here.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import numpy as np
@@ -37,6 +37,14 @@ _REQUEST_BYTES: Final = 512 << 10
 """Most bytes of one request in a stream of results: metadata, key and the largest embedding, with room."""
 _MOST_REQUESTS: Final = 1 << 24
 _MOST_DIMENSIONS: Final = 1 << 16
+_MISSING: Final = RequestError(
+    Code.DATA_LOSS, Reason.DATA_LOSS, "the service gave no result for it: it can be tried again"
+)
+_UNLIKE: Final = RequestError(
+    Code.DATA_LOSS,
+    Reason.DATA_LOSS,
+    "the service gave two results for it that differ, and one is another's: it can be tried again",
+)
 _FORM: Final = re.compile(r"r-(0|[1-9][0-9]{0,11})(?::(.*))?", re.DOTALL)
 
 
@@ -74,55 +82,100 @@ def _untag(found: ResponseRow) -> tuple[int, ResponseRow] | None:
     return int(match[1]), replace(found, key=match[2], metadata=metadata or None)
 
 
-def in_order(batch: Batch, rows: Sequence[ResponseRow]) -> list[ResponseRow | None]:
-    """Return the rows at the places of their requests; `None` where a stopped batch has no row.
+@dataclass(slots=True)
+class _Placed:
+    """Rows at the places of their requests, and what was odd about how they came."""
 
-    Rows without a tag are another client's and stand in their order. Among tagged rows, errors that lost
-    their tag fill the places left over: which of them belongs where changes nothing but a message.
+    rows: list[ResponseRow | None]
+    """`None` where there is none."""
+    own: bool
+    """Whether they carry our tags; another client's stand in their order."""
+    bare: list[ResponseRow]
+    """Those without a tag."""
+    repeated: int = 0
+    """How many came once more, alike."""
+    unlike: int = 0
+    """How many requests have results that differ."""
 
-    Raises:
-        DataLoss: a request has no row, or two.
-    """
-    count = batch.batch_stats.request_count or len(rows)
+    @property
+    def free(self) -> list[int]:
+        """Return the places that no tagged row takes."""
+        return [index for index, row in enumerate(self.rows) if row is None]
+
+
+def _placed(batch: Batch, rows: Sequence[ResponseRow]) -> _Placed:
+    """Put the rows that carry a tag at their places. Raises DataLoss for one that is no request's."""
+    untagged = [_untag(row) for row in rows]
+    highest = max((found[0] + 1 for found in untagged if found is not None), default=0)
+    count = batch.batch_stats.request_count or max(highest, len(rows) if not highest else 0)
     if count > _MOST_REQUESTS:  # before there is a place for each of them
         raise DataLoss(f"{batch.name}: no batch has {count} requests")
-    placed: list[ResponseRow | None] = [None] * count
-    bare: list[ResponseRow] = []
-    for row in rows:
-        untagged = _untag(row)
-        if untagged is None:
-            bare.append(row)
+    if highest > count:
+        raise DataLoss(f"{batch.name}: the results hold request {highest - 1}, and it has {count}")
+    placed = _Placed([None] * count, highest > 0, [])
+    for row, found in zip(rows, untagged, strict=True):
+        if found is None:
+            placed.bare.append(row)
             continue
-        index, found = untagged
-        if index >= count or placed[index] is not None:
-            raise DataLoss(f"{batch.name}: request {index} of {count} stands twice in the results")
-        placed[index] = found
-    free = [index for index, found in enumerate(placed) if found is None]
-    own = len(bare) < len(rows)
-    if len(bare) > len(free) or (own and any(row.error is None for row in bare)):
-        raise DataLoss(f"{batch.name}: {len(rows)} results for {count} requests, and they cannot be matched")
-    for index, row in zip(free, bare, strict=False):
-        placed[index] = row
-    if len(bare) < len(free) and batch.state is State.COMPLETED:
-        raise DataLoss(f"{batch.name}: request {free[len(bare)]} of {count} is missing from the results")
+        index, one = found
+        before = placed.rows[index]
+        if before is None:
+            placed.rows[index] = one
+        elif _alike(before, one):
+            placed.repeated += 1
+        elif before.error is not _UNLIKE:
+            placed.unlike += 1
+            placed.rows[index] = replace(before, values=None, error=_UNLIKE)
     return placed
 
 
-def with_missing(rows: Sequence[ResponseRow], count: int, error: RequestError) -> list[ResponseRow]:
-    """Return the rows, and an error for each of `count` tagged requests that none of them belongs to.
+def _alike(one: ResponseRow, other: ResponseRow) -> bool:
+    if one.values is None or other.values is None:
+        return one.values is other.values
+    return np.array_equal(one.values, other.values)
 
-    Errors that say nothing of whose they are take the first of these places; there may be more of them than
-    places, for some files tell of errors twice.
+
+def whole(batch: Batch, rows: Sequence[ResponseRow]) -> bool:
+    """Whether there is a row for each request of a batch that is completed; of others nobody knows."""
+    placed = _placed(batch, rows)
+    return batch.state is not State.COMPLETED or (bool(rows) and len(placed.free) <= len(placed.bare))
+
+
+def in_order(batch: Batch, rows: Sequence[ResponseRow]) -> tuple[list[ResponseRow], tuple[str, ...]]:
+    """Return a row for each request, in order, and in words what was odd about how they came.
+
+    Rows without a tag are another client's and stand in their order. Among tagged rows, errors that lost
+    their tag fill the places left over: which of them belongs where changes nothing but a message. A request
+    without a row fails alone, and so does one with two that differ: nobody knows which is its own. Two that
+    are alike are one.
+
+    Raises:
+        DataLoss: a vector cannot be matched with its request.
     """
-    tagged = [row for row in rows if row.error is None or _untag(row) is not None]
-    strays = [row.error for row in rows if row.error is not None and _untag(row) is None]
-    there = {found[0] for row in tagged if (found := _untag(row)) is not None}
-    missing = [index for index in range(count) if index not in there]
-    errors = [*filter(None, strays[: len(missing)]), *[error] * max(0, len(missing) - len(strays))]
-    lost = [
-        ResponseRow(f"r-{index}", None, None, one, None) for index, one in zip(missing, errors, strict=True)
-    ]
-    return [*tagged, *lost]
+    placed = _placed(batch, rows)
+    free, bare = placed.free, placed.bare
+    if len(bare) > len(free) or (placed.own and any(row.error is None for row in bare)):
+        raise DataLoss(
+            f"{batch.name}: {len(rows)} results for {len(placed.rows)} requests, and they cannot be matched"
+        )
+    for index, row in zip(free, bare, strict=False):
+        placed.rows[index] = row
+    missing = free[len(bare) :]
+    if missing and not placed.own and batch.state is State.COMPLETED:
+        raise DataLoss(
+            f"{batch.name}: request {missing[0]} of {len(placed.rows)} is missing from the results"
+        )
+    lost = _MISSING if batch.state is State.COMPLETED else _unserved(batch)
+    for index in missing:
+        placed.rows[index] = ResponseRow(None, None, None, lost, None)
+    never = len(missing) if lost is _MISSING else 0
+    counted = (
+        (placed.repeated, "came twice, alike"),
+        (placed.unlike, "came twice with different vectors: their requests failed, to be tried again"),
+        (never, "never came: their requests failed, to be tried again"),
+    )
+    notes = tuple(f"{number} result{'s' * (number > 1)} {what}" for number, what in counted if number)
+    return [row for row in placed.rows if row is not None], notes
 
 
 def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
@@ -159,26 +212,13 @@ def from_arrow(batch: Batch, content: bytearray) -> BatchResult:
     return columns.result(batch)
 
 
-def from_lines(batch: Batch, lines: ResponseLines, dimensions: int | None) -> BatchResult:
-    """Return the result of a responses file."""
-    return from_rows(batch, lines.rows(), dimensions)
-
-
-def from_operation(batch: Batch, body: bytes, dimensions: int | None) -> BatchResult | None:
-    """Return the result of an operation with inlined responses; `None` if it has none yet."""
-    rows = read_responses.parse_items(body)
-    return None if rows is None else from_rows(batch, rows, dimensions)
-
-
 def from_rows(batch: Batch, rows: Sequence[ResponseRow], dimensions: int | None) -> BatchResult:
     """Return the result of rows in any order; `dimensions` truncates them, `None` leaves them as they are."""
-    placed = in_order(batch, rows)
-    widest = max((len(row.values) for row in placed if row and row.values is not None), default=0)
+    placed, notes = in_order(batch, rows)
+    batch = replace(batch, notes=(*batch.notes, *notes))
+    widest = max((len(row.values) for row in placed if row.values is not None), default=0)
     columns = _columns(batch, len(placed), min(widest, dimensions or widest))
     for index, row in enumerate(placed):
-        if row is None:
-            columns.errors[index] = _unserved(batch)
-            continue
         columns.keys[index], columns.metadata[index] = row.key, row.metadata
         if row.error is not None:
             columns.errors[index] = row.error

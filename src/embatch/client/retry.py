@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from embatch.backoff import POLL, SUBMIT, Backoff
-from embatch.client.calls import Call, Environment
+from embatch.client.calls import NOT_SENT, Call, Environment, work
 from embatch.client.receiving import TOO_LARGE
-from embatch.errors import ConnectionFailed, Internal
+from embatch.errors import ConnectionFailed, Internal, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from embatch.client.calls import Exchange, Flow, Reply, T
     from embatch.client.providers.provider import Capabilities, Provider, Target
     from embatch.errors import EmbatchError
     from embatch.wire.private import WantedModel
-
-NOT_SENT = "NOT_SENT"
-"""Reason of a `ConnectionFailed` that came before the first byte was sent: nothing can have happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,18 @@ class Session:
                 one.
         """
         patience = backoff or self.submit
-        failures, lost = 0, None
+        failures, lost, refused = 0, None, False
         while True:
             error: EmbatchError
             try:
+                carried = yield from self._renewed()
                 reply = yield call
+                if reply.status == 401 and carried is not None and not refused:
+                    # Its time may have been cut short. What was refused took no effect, so it is sent again.
+                    refused = True
+                    yield from self._renewed(carried)
+                    call = replace(call, after=0.0)
+                    continue
             except ConnectionFailed as failure:
                 error, lost = failure, failure
             else:
@@ -75,9 +82,29 @@ class Session:
                 raise error from (None if error is lost else lost)
             call = replace(call, after=delay)
 
+    def _renewed(self, refused: Mapping[str, str] | None = None) -> Flow[Mapping[str, str] | None]:
+        """Return what the next call carries where that has to be renewed, renewed if need be; else `None`."""
+        credential = self.target.credential
+        if credential is None:
+            return None
+        if refused is not None or not credential.fresh:
+            yield from work(partial(credential.renew, refused))
+        return credential.headers()
+
     def ask(self, exchange: Exchange[T], *, once: bool = False) -> Flow[T]:
-        """Send a call as `send` does, and return what is read from its reply."""
-        return exchange.read((yield from self.send(exchange.call, once=once)).body)
+        """Send a call as `send` does, and return what is read from its reply, or what is asked instead."""
+        try:
+            reply = yield from self.send(exchange.call, once=once)
+        except NotFound:
+            if exchange.instead is None:
+                raise
+        else:
+            return exchange.read(reply.body)
+        found = []
+        for one in exchange.instead.exchanges:
+            part = yield from self.ask(one, once=once)
+            found.append(part)
+        return exchange.instead.join(found)
 
 
 def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from embatch import ownership
 from embatch.errors import FailedPrecondition, InvalidArgument, printable
+from embatch.wire.private import COLD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +34,10 @@ class Child(subprocess.Popen[bytes]):
 _children: list[Child] = []
 
 
-def start(data: Path) -> Child:
+def start(data: Path, *, preload: bool = True) -> Child:
     """Start a service on a data folder, which is made if it is not there; do not wait for it.
+
+    `preload`: whether it loads its default model at once, or when that is needed.
 
     Raises:
         InvalidArgument: the folder cannot be used.
@@ -62,7 +65,7 @@ def start(data: Path) -> Child:
         if os.fstat(log).st_size > _LOG_BYTES:
             os.ftruncate(log, 0)
         child = Child(
-            [sys.executable, "-m", "embatch.server", str(data)],
+            [sys.executable, "-m", "embatch.server", str(data), *(() if preload else (COLD,))],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from embatch.client import arguments
-from embatch.client.providers import gemini
+from embatch.client.providers import gemini, vertex, vertex_staging
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
 from embatch.errors import InvalidArgument
@@ -19,7 +19,10 @@ KEY: Final = "EMBATCH_API_KEY"
 """Variable of the key for a service of one's own: a provider's must not travel to somebody else's."""
 SOCKET_URL: Final = "http://localhost"
 """The address put into requests that go through a socket; nobody resolves it."""
-HOSTED: Final[dict[str, Callable[[str | None, Mapping[str, str]], Target]]] = {"gemini": gemini.target}
+HOSTED: Final[dict[str, Callable[[str | None, Mapping[str, str]], Target]]] = {
+    "gemini": gemini.target,
+    "vertex": vertex.target,
+}
 """Targets that are named and not addressed: each from the caller's key and the environment's variables."""
 
 
@@ -51,6 +54,30 @@ def named(target: str, auth: str | None) -> str:
             field="auth",
         )
     return AUTH[auth]
+
+
+PLACES: Final = {"project": vertex.PROJECT, "location": vertex.LOCATION, "staging": vertex_staging.STAGING}
+"""What says where batches run on `vertex`: arguments, and the variables that they come before."""
+
+
+def placed(name: str, given: Mapping[str, str | None], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment's variables with what a caller gave in their place.
+
+    Args:
+        name: of the target.
+        given: by the names of `PLACES`; `None` for what was not given.
+        environ: the variables.
+
+    Raises:
+        InvalidArgument: something was given for a target that has no such place.
+    """
+    said = {
+        argument: arguments.text(argument, value) for argument, value in given.items() if value is not None
+    }
+    if said and name != "vertex":
+        argument = next(iter(said))
+        raise InvalidArgument(f"{argument} goes with `vertex`, and with no other target", field=argument)
+    return {**environ, **{PLACES[argument]: value for argument, value in said.items()}}
 
 
 def resolve(name: str, *, key: str | None, data: Path, environ: Mapping[str, str]) -> Target:

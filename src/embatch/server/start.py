@@ -61,6 +61,8 @@ class ServeOptions:
     precision: str = "auto"
     threads: int = 0
     """0 takes the setting `threads`."""
+    preload: bool = True
+    """Load the engine of the default model at once; else when it is needed."""
     private: bool = False
     """End when no client is attached; listens on a socket of its own unless one is named."""
     api_keys: Path | None = None
@@ -116,7 +118,7 @@ def _serve(options: ServeOptions, settings: Settings, held: Storage, keys: KeyFi
     pool = LocalPool(settings)
     try:
         catalog = _catalog(options, settings)
-        if len(catalog):
+        if options.preload and len(catalog):
             pool.begin(catalog.default)
         # Half of the time to the first vector: this takes two seconds, the engine loads in another process.
         from embatch.server.process import ProcessParts, run  # noqa: PLC0415

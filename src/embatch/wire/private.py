@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MODELS: Final = "/private/models"
+COLD: Final = "cold"
+"""What a service is started with that shall load no model before one is needed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.client import arguments, readers
 from embatch.client.calls import OUTPUT_BYTES, SLOW, Exchange, work
-from embatch.client.fingerprint import PREFIX, unmarked
+from embatch.client.fingerprint import PREFIX, in_name, unmarked
 from embatch.client.providers.gemini_protocol import GeminiProtocol
+from embatch.client.providers.late_results import awaited
 from embatch.client.providers.prompts import prompted
 from embatch.client.providers.provider import Capabilities, Target
 from embatch.client.upload import send_file
-from embatch.errors import InvalidArgument, Unauthenticated, Unavailable
+from embatch.errors import EmbatchError, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from embatch.states import State
 from embatch.vectors import ContentEmbedding, unit
 from embatch.wire.gemini import read_responses, routes
 from embatch.wire.gemini.write_requests import LineWriter
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
     from embatch.client.providers.provider import RequestWriter
     from embatch.client.results import BatchResult
     from embatch.client.upload import FileUpload
+    from embatch.wire.google.rows import ResponseRow
 
 GEMINI_URL: Final = "https://generativelanguage.googleapis.com"
+TIER_TOKENS: Final = {"1": 500_000, "2": 5_000_000, "3": 10_000_000}
+"""Tokens that all batches of a project may have in flight, by its tier."""
 GEMINI_MODEL: Final = "gemini-embedding-001"
 _VERSION: Final = re.compile(r"[a-z0-9]{1,32}")
 _CALLER: Final = 7
@@ -91,28 +97,35 @@ class Gemini(GeminiProtocol):
         names = () if upload.fingerprint is None else (f"files/{PREFIX}{upload.fingerprint}",)
         return (yield from send_file(sender, replace(upload, names=names), self.version))
 
+    def clean_up(self, sender: Sender, batch: Batch) -> Flow[None]:
+        """Delete its input and its results where its mark says that it is ours; others go after 48 hours."""
+        if batch.fingerprint is None and in_name(batch.input_file) is None:
+            return
+        for file in filter(None, (batch.input_file, batch.responses_file)):
+            with suppress(EmbatchError):  # of results the name can be longer than a file's may be
+                yield from sender.send(self.call(routes.DELETE_FILE, file))
+
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read inlined responses or responses file. Either can appear later than the state says."""
-        failures = 0
-        call = replace(self.status(batch.name).call, patience=SLOW)
-        while True:
-            body = (yield from sender.send(call)).body
-            file = read_responses.parse_operation(body).responses_file
-            if file is not None:
-                lines = readers.ResponseLines(batch.batch_stats.request_count)
-                download = self.call(routes.DOWNLOAD, file, {routes.ALT: routes.MEDIA})
-                yield from sender.send(replace(download, patience=SLOW, sink=lines))
-                return (yield from work(partial(readers.from_lines, batch, lines, dimensions)))
-            result = yield from work(partial(readers.from_operation, batch, body, dimensions))
-            if result is not None:
-                return result
-            failures += 1
-            delay = sender.poll.delay(failures, sender.outside.chance())
-            if delay is None:
-                raise Unavailable(
-                    f"{batch.name} is {batch.state}, but its results are not there yet: come back later"
-                )
-            call = replace(call, after=delay)
+        rows = yield from awaited(sender, batch, partial(self._rows, sender, batch))
+        return (yield from work(partial(readers.from_rows, batch, rows, dimensions)))
+
+    def _rows(self, sender: Sender, batch: Batch, after: float) -> Flow[list[ResponseRow] | None]:
+        """Read what there is of results now; `None`: nothing, or a file that is named but not there."""
+        call = replace(self.status(batch.name).call, patience=SLOW, after=after)
+        body = (yield from sender.send(call)).body
+        file = read_responses.parse_operation(body).responses_file
+        if file is None:
+            return (yield from work(partial(read_responses.parse_items, body)))
+        lines = readers.ResponseLines(batch.batch_stats.request_count)
+        download = self.call(routes.DOWNLOAD, file, {routes.ALT: routes.MEDIA})
+        try:
+            yield from sender.send(replace(download, patience=SLOW, sink=lines))
+        except (NotFound, PermissionDenied):
+            if batch.state is not State.COMPLETED:
+                raise
+            return None
+        return (yield from work(lines.rows))
 
 
 def _unit(embedding: ContentEmbedding) -> ContentEmbedding:
@@ -127,12 +140,16 @@ GEMINI: Final = Gemini(
         inline_bytes=19 << 20,  # "under 20 MB", the envelope included
         interactive_requests=100,  # more is refused
         priorities=True,
+        batches_in_flight=90,  # of 100, so that there is room for others
+        tokens_in_flight=TIER_TOKENS["1"],
+        file_bytes=2 << 30,
     ),
     model=GEMINI_MODEL,
     version="v1beta",  # Google's v1 has batches but neither files nor uploads
 )
 
 
+TIER: Final = "EMBATCH_GEMINI_TIER"
 KEYS: Final = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 BASE_URL: Final = "GOOGLE_GEMINI_BASE_URL"
 VERSION: Final = "GOOGLE_GENAI_API_VERSION"
@@ -145,7 +162,7 @@ def target(key: str | None, environ: Mapping[str, str]) -> Target:
         key: the caller's; `None` takes GOOGLE_API_KEY, else GEMINI_API_KEY, with a warning where both are
             set and differ.
         environ: GOOGLE_GEMINI_BASE_URL is another address, GOOGLE_GENAI_API_VERSION another version of the
-            API than v1beta (`beta` means v1beta).
+            API than v1beta (`beta` means v1beta), EMBATCH_GEMINI_TIER the tier of the project, by default 1.
 
     Raises:
         Unauthenticated: there is no key.
@@ -164,7 +181,11 @@ def target(key: str | None, environ: Mapping[str, str]) -> Target:
     if not _VERSION.fullmatch(version):
         raise InvalidArgument(f"{VERSION} must be a version such as {GEMINI.version}", field=VERSION)
     named = GEMINI.version if version == "beta" else version
-    return Target(url, replace(GEMINI, version=named), key=found)
+    tier = environ.get(TIER, "").strip() or "1"
+    if tier not in TIER_TOKENS:
+        raise InvalidArgument(f"{TIER} must be 1, 2 or 3", field=TIER)
+    can = replace(GEMINI.capabilities, tokens_in_flight=TIER_TOKENS[tier])
+    return Target(url, replace(GEMINI, version=named, capabilities=can), key=found)
 
 
 def _key(environ: Mapping[str, str]) -> str | None:

@@ -39,6 +39,15 @@ class Capabilities:
     """Most texts of one interactive call."""
     counted_requests: int = 1_000
     """Most texts of one call that counts tokens."""
+    batches_in_flight: int | None = None
+    """Most batches of one run that are handed over at once; they are read as they end. `None`: the oldest is
+    awaited with two behind it."""
+    tokens_in_flight: int | None = None
+    """Most tokens of all these batches together; `None` where nobody counts them."""
+    file_bytes: int | None = None
+    """Most bytes of an uploaded file; `None` where there is no limit that a run's block can reach."""
+    file_requests: int | None = None
+    """Most requests in it; `None` as before."""
     idempotency_keys: bool = False
     """Whether a submit carries a key by which it can be repeated; else one that may have been accepted is
     not, for it would cost twice."""
@@ -80,6 +89,28 @@ class RequestWriter(Protocol):
         ...
 
 
+class Credential(Protocol):
+    """What shows who sends a call, where that ends and has to be renewed. Nothing of it is ever printed."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it can be used now."""
+        ...
+
+    def headers(self) -> Mapping[str, str]:
+        """Return what a call carries."""
+        ...
+
+    def renew(self, refused: Mapping[str, str] | None) -> None:
+        """Renew it; blocks. `refused`: what a call carried in vain; `None` where it has only ended.
+
+        Raises:
+            Unauthenticated: there is none to be had.
+            ConnectionFailed: who gives it cannot be reached.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place where batches run, and whose it is. The key is never shown in its `repr`."""
@@ -91,17 +122,27 @@ class Target:
     """Unix socket through which `url` is reached; `None` for TCP."""
     data: Path | None = None
     """Data folder of the local service, started or joined as needed; `None` for all other targets."""
+    preload: bool = True
+    """Whether a service that is started there loads its default model at once."""
     key: str | None = field(default=None, repr=False)
+    credential: Credential | None = field(default=None, repr=False, compare=False)
+    """What shows who sends a call instead of a key, where it has to be renewed; `None` where a key does."""
+    others: tuple[str, ...] = ()
+    """Addresses that calls go to besides `url`, such as that of the storage which batches go through."""
 
     @property
     def headers(self) -> Mapping[str, str]:
         """What every call to the target's own address carries."""
-        return self.provider.sign(self.key)
+        return {**self.provider.sign(self.key), **(self.credential.headers() if self.credential else {})}
 
     @property
     def clock_skew(self) -> float:
         """Seconds by which the clock that dates the batches may differ from ours."""
         return 0.0 if self.data is not None else 1.0
+
+    def place_of(self, call: Call) -> str:
+        """Return which of its addresses a call goes to, for messages."""
+        return next((one for one in self.others if call.path.startswith(one)), self.url)
 
     def at(self, path: str) -> str:
         """Return the address of a path below the target; an absolute address stays as it is."""
@@ -121,6 +162,15 @@ class Provider(ABC):
     capabilities: Capabilities
     model: str | None = field(default=None, kw_only=True)
     """Model where the caller names none; `None` asks for the first one of `models`."""
+
+    def capabilities_of(self, model: str | None) -> Capabilities:  # noqa: ARG002  (what others need)
+        """Return what the provider can do with a model, `None` for the default one: limits may differ."""
+        return self.capabilities
+
+    @property
+    def known_models(self) -> tuple[Model, ...]:
+        """The models of a service that cannot be asked for them, the default one first; empty: it can."""
+        return ()
 
     @abstractmethod
     def sign(self, key: str | None) -> Mapping[str, str]:
@@ -183,6 +233,10 @@ class Provider(ABC):
     def delete(self, name: str) -> Call:
         """Delete a finished batch."""
 
+    def discard(self, sender: Sender, name: str) -> Flow[None]:
+        """Delete a finished batch with what was stored for it; by default there is nothing but the batch."""
+        yield from sender.send(self.delete(name))
+
     @abstractmethod
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read the results of a batch in a final state, each request once, in order.
@@ -211,6 +265,10 @@ class Provider(ABC):
     def embed_reference(self, model: str, requests: Sequence[Request]) -> Exchange[Reference]:
         """Embed a few texts by the reference path; only where there is a `reference_path`."""
         raise NotImplementedError
+
+    def clean_up(self, sender: Sender, batch: Batch) -> Flow[None]:  # noqa: ARG002  (what others need)
+        """Delete the files that were made for a batch, once nobody needs them; by default there are none."""
+        yield from ()
 
     def publish(self, run: str) -> Exchange[int]:
         """Let what a run computed answer later ones; only where there is a `run_cache`."""

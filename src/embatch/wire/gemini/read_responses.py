@@ -67,8 +67,8 @@ def _operation(said: Any) -> Batch:
 
 def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
     error = operation.get("error")
+    outputs = _outputs({**operation, "metadata": said})
     state = _state(said.get("state"), done=operation.get("done") is True, failed=isinstance(error, dict))
-    output = said.get("output") or operation.get("response") or {}
     source = said.get("inputConfig")
     return Batch(
         name=_named(said, "batches/"),
@@ -81,7 +81,7 @@ def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
         end_time=fields.time(said.get("endTime")),
         batch_stats=_stats(said.get("batchStats"), final=state.final),
         input_file=fields.text(source.get("fileName")) if isinstance(source, dict) else None,
-        responses_file=fields.text(output.get("responsesFile")) if isinstance(output, dict) else None,
+        responses_file=next(filter(None, (fields.text(one.get("responsesFile")) for one in outputs)), None),
         error=fields.request_error(error).message if isinstance(error, dict) else None,
         notes=tuple(note for note in fields.items(said.get("notes")) if isinstance(note, str)),
         usage=_usage(said.get("usage")),
@@ -127,20 +127,21 @@ def _stats(said: object, *, final: bool) -> BatchStats:
 
 def parse_items(body: bytes) -> list[ResponseRow] | None:
     """Return the inlined results of an operation in the order they came; `None` where there are none."""
-    said = fields.whole_object(body)
-    metadata = said.get("metadata")
-    for output in (
-        (metadata or {}).get("output") if isinstance(metadata, dict) else None,
-        said.get("response"),
-    ):
-        if not isinstance(output, dict):
-            continue
+    items: list[Any] | None = None
+    for output in _outputs(fields.whole_object(body)):
         for name in ("inlinedResponses", "inlinedEmbedContentResponses"):
             inner = output.get(name)
-            items = inner.get("inlinedResponses") if isinstance(inner, dict) else inner
-            if isinstance(items, list):
-                return [_found(item) for item in items]
-    return None
+            listed = inner.get("inlinedResponses") if isinstance(inner, dict) else inner
+            # An empty list in one place does not hide the results in the other.
+            items = items or (listed if isinstance(listed, list) else None)
+    return None if items is None else [_found(item) for item in items]
+
+
+def _outputs(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the places of an operation that hold results or name their file: two, alike as a rule."""
+    metadata = said.get("metadata")
+    places = (metadata.get("output") if isinstance(metadata, dict) else None, said.get("response"))
+    return [place for place in places if isinstance(place, dict)]
 
 
 def parse_line(line: bytes) -> ResponseRow:
@@ -165,6 +166,7 @@ def _found(said: Any) -> ResponseRow:
     response = response if isinstance(response, dict) else {}
     # A line that failed says `error` or `status`, depending on which of Google's pages one reads.
     fault = said.get("error") or said.get("status")
+    fault = {"message": fault} if isinstance(fault, str) and response == {} else fault
     values = fields.values(response.get("embedding"))
     # A status with code 0 beside an embedding says that all is well.
     error = None

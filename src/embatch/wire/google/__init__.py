@@ -1,1 +1,1 @@
-"""What Google's protocols have in common: how a field is read, what an error says, what a row of results is."""
+"""What Google's protocols have in common: how a field is read, an error, a row of results."""

@@ -1,0 +1,1 @@
+"""Vertex AI, now the Gemini Enterprise Agent Platform, and the storage that its batches go through."""
