@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hosted.gemini import GeminiStandIn
+from hosted_targets import TARGETS, hosted_target
 from serving import MODEL, Served, serving
 
 import embatch.vectors
@@ -85,13 +85,6 @@ def own_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield service
 
 
-@pytest.fixture(scope="module")
-def gemini() -> Iterator[GeminiStandIn]:
-    """What stands in for Gemini; a text without a word fails alone."""
-    with GeminiStandIn() as service:
-        yield service
-
-
 def _run(block: str, page: Path, names: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
     """Run a block; what stands as a comment behind a `print` is what it prints."""
     capsys.readouterr()
@@ -132,13 +125,18 @@ def test_the_guide_runs_on_the_local_service(
     _guide("Client()", capsys)
 
 
-def test_the_guide_runs_on_gemini(
-    gemini: GeminiStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+_CLIENTS = {"gemini": 'Client("gemini")', "vertex": 'Client(auth="vertex_ai")'}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_guide_runs_on_hosted_services(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same blocks do the same on what stands in for Gemini; the target is all that differs."""
-    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", gemini.url)
-    monkeypatch.setenv("GEMINI_API_KEY", gemini.key)
-    _guide('Client("gemini")', capsys)
+    """The same blocks do the same on what stands in for Gemini and Vertex; only the target differs."""
+    with hosted_target(target) as environ:
+        for name, value in {**environ, "EMBATCH_DATA": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        _guide(_CLIENTS[target], capsys)
 
 
 def _guide(client: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hosted.gemini import GeminiStandIn
+from hosted_targets import TARGETS, hosted_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,11 +59,11 @@ def test_production(tmp_path: Path) -> None:
     assert vectors == 10
 
 
-@pytest.fixture(scope="module", params=["gemini"])
+@pytest.fixture(scope="module", params=TARGETS)
 def hosted(request: pytest.FixtureRequest) -> Iterator[tuple[str, Mapping[str, str]]]:
     """A hosted target and the variables that its user has set; a stand-in answers."""
-    with GeminiStandIn() as gemini:
-        yield request.param, {"GOOGLE_GEMINI_BASE_URL": gemini.url, "GEMINI_API_KEY": gemini.key}
+    with hosted_target(request.param) as environ:
+        yield request.param, environ
 
 
 def test_quickstart_on_a_hosted_service(tmp_path: Path, hosted: tuple[str, Mapping[str, str]]) -> None:
