@@ -3,7 +3,7 @@
 Which emulator: `gcp-storage-emulator`. It is on the package index as plain Python, so that it is locked by
 hash like everything else and needs no container; it has the JSON API with media, multipart and resumable
 uploads, listing and ranges, and both pyarrow's client and Google's own pass on it. Google's storage-testbench
-is on no index, fake-gcs-server is a Go binary. What it lacks is added: pages of lists, tokens, broken uploads.
+is on no index, fake-gcs-server is a Go binary. What it lacks is added: pages, tokens, broken uploads.
 """
 
 from __future__ import annotations
@@ -62,6 +62,12 @@ class Emulator:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Where it answers, for STORAGE_EMULATOR_HOST."""
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.server_port}"
 
     def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         """Ask the emulator."""

@@ -152,6 +152,7 @@ class StandIn:
         self.trouble: list[str] = []
         """Tracebacks of the stand-in's own mistakes; the end of the block raises them."""
         self.lock = threading.RLock()
+        self._called = threading.Condition(self.lock)
         self.closing = threading.Event()
         self.url = ""
         self._server: _Server | None = None
@@ -161,6 +162,13 @@ class StandIn:
         """Change some of the behaviour, by the names of its fields."""
         with self.lock:
             self.behaviour = replace(self.behaviour, **changes)
+
+    def await_calls(self, route: str, count: int, seconds: float = 60) -> None:
+        """Return when so many calls of a route have come in since the stand-in began."""
+        with self._called:
+            assert self._called.wait_for(lambda: self.calls[route] >= count, seconds), (
+                f"{route}: {self.calls}"
+            )
 
     def route(self, ask: Ask) -> str:
         """Name the route of a request."""
@@ -190,6 +198,8 @@ class StandIn:
 
     def tell(self, said: dict[str, Any]) -> None:
         """Do what a request to `/_control` says; ValueError for what is not known."""
+        for route, count in said.pop("await_calls", {}).items():
+            self.await_calls(route, count)
         if "advance" in said:
             self.clock.advance(said.pop("advance"))
         if "behaviour" in said:
@@ -220,6 +230,7 @@ class StandIn:
         route = self.route(ask)
         with self.lock:
             self.calls[route] += 1
+            self._called.notify_all()
             self.seen.append(Seen(route, ask.method, ask.target, ask.headers))
             fault = self.behaviour.fault(route, self.calls[route])
             if fault is not None:

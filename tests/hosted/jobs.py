@@ -74,7 +74,8 @@ def look(job: Job, behaviour: Behaviour, now: float, looks: int = 1) -> None:
         return
     job.looks += looks
     if job.state == "CANCELLING":
-        _end(job, "CANCELLED", now)
+        if looks:
+            _end(job, "CANCELLED", now)
         return
     if now - job.created > job.life:
         _end(job, "EXPIRED", now)

@@ -52,7 +52,7 @@ class Served:
         return self.said["key"]
 
     def tell(self, **said: Any) -> dict[str, Any]:
-        """Let time pass, change the behaviour, finish or release batches; return the counts."""
+        """Let time pass, change the behaviour, finish or release batches, await calls; return the counts."""
         return self._control(json.dumps(said).encode())
 
     def counts(self) -> dict[str, Any]:

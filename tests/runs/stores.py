@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
+from hosted.cloud_storage import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,14 +37,6 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Google's store with an empty bucket; STORAGE_EMULATOR_HOST names it. The address of the bucket."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its file-system library is old
-        from gcp_storage_emulator import server as emulator
-
-        # One connection at a time would wait for ever on a client that keeps several open.
-        monkeypatch.setattr(emulator.server, "HTTPServer", ThreadingHTTPServer)
-        server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
-        server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server._api._httpd.server_port}")
-    yield f"gs://{BUCKET}"
-    server.stop()
+    with Emulator(BUCKET) as emulator:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator.url)
+        yield f"gs://{BUCKET}"
