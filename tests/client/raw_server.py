@@ -43,7 +43,8 @@ def answering(told: Told) -> Iterator[Told]:
                 self.end_headers()
                 self.wfile.write(told.body)
 
-        do_GET = do_POST = do_CONNECT = _answer  # noqa: N815  (the names that http.server looks for)
+        # The names that http.server looks for.
+        do_GET = do_POST = do_PATCH = do_DELETE = do_CONNECT = _answer  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass

@@ -309,9 +309,27 @@ def test_the_callers_idempotency_key_is_used() -> None:
 
 
 def test_a_submit_that_google_may_have_accepted_is_not_repeated() -> None:
-    """A second one would make, and cost, a second batch; one that was never sent is repeated."""
-    played = play(flows.submit(session(GEMINI), ["a"], WISH, LABELS), [UNSENT, BUSY, LOST])
+    """A second one would make, and cost, another batch; one that was never sent, or refused, is repeated."""
+    limited = json_reply(problem(429, "RESOURCE_EXHAUSTED"), 429)
+    played = play(flows.submit(session(GEMINI), ["a"], WISH, LABELS), [UNSENT, limited, LOST])
     assert played.error is LOST
+    # What a gateway says when it gives up may come after the service has taken it.
+    played = play(flows.submit(session(GEMINI), ["a"], WISH, LABELS), [UNSENT, BUSY])
+    assert isinstance(played.error, Unavailable)
+
+
+def test_what_is_called_before_a_create_is_called_after_all_else() -> None:
+    """Also where the way there had its troubles; what it raises ends the submit before a batch is created."""
+    calls: list[str] = []
+    flow = flows.submit(session(GEMINI), ["a"], WISH, LABELS, lambda: calls.append("ready"))
+    played = play(flow, [UNSENT, operation()])
+    assert (calls, len(played.calls)) == (["ready"], 2)
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        play(flows.submit(session(GEMINI), ["a"], WISH, LABELS, full), [])
 
 
 @pytest.mark.parametrize("name", ["", "  "])

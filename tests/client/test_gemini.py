@@ -7,10 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import orjson
 import pytest
 from client_scripts import unhurried, wired
-from fake_gemini import KEY, FakeGemini, vector
+from fake_gemini import KEY, FakeGemini, problem, vector
 
 from embatch import (
     Batch,
@@ -20,6 +21,7 @@ from embatch import (
     Client,
     Code,
     DataLoss,
+    EmbatchError,
     InvalidArgument,
     Reason,
     Request,
@@ -387,6 +389,31 @@ def test_embedding_now_in_hundreds() -> None:
         assert client.embed_content("query", title="t").values.tolist() == vector("query")
         sent = orjson.loads(fake.seen[-1].content)
         assert (sent["title"], sent["content"]["parts"]) == ("t", [{"text": "query"}])
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_submit_that_may_have_been_taken_is_not_sent_again(status: int) -> None:
+    """Whoever answers so may have handled it before: a second one would cost twice."""
+
+    def troubled(request: httpx2.Request) -> httpx2.Response | None:
+        created = request.url.path.endswith(":asyncBatchEmbedContent")
+        return httpx2.Response(status, text="upstream trouble") if created else None
+
+    with gemini(faults=[troubled]) as (client, fake):
+        with pytest.raises(EmbatchError, match=f"HTTP {status}"):
+            client.async_batch_embed_contents(["a"], display_name="Test")
+        assert len(fake.seen) == 1
+
+
+def test_a_submit_that_was_refused_for_quota_is_sent_again() -> None:
+    """That is an answer: nothing was taken."""
+
+    def busy(request: httpx2.Request) -> httpx2.Response | None:
+        return problem(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).")
+
+    with gemini(faults=[busy, busy]) as (client, fake):
+        assert client.async_batch_embed_contents(["a"], display_name="Test").state is State.PENDING
+        assert len(fake.jobs) == 1
 
 
 def test_a_wrong_key() -> None:

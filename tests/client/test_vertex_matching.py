@@ -15,18 +15,19 @@ from embatch.wire.vertex.read_requests import KeptRequest
 from embatch.wire.vertex.read_responses import parse_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from embatch.wire.google.rows import ResponseRow
     from embatch.wire.vertex.read_responses import ResultLine
 
 
-def kept(*instances: dict[str, object]) -> list[KeptRequest]:
+def kept(*instances: Mapping[str, object]) -> list[KeptRequest]:
     """Return requests as they were staged, keyed by their positions."""
     return [KeptRequest(f"r-{at}", one) for at, one in enumerate(instances)]
 
 
-def result(number: float, instance: dict[str, object] | None) -> ResultLine:
+def result(number: float, instance: Mapping[str, object] | None) -> ResultLine:
     """Return the line of a vector that tells its number."""
     said = {"predictions": [{"embeddings": {"values": [number]}}], "status": ""}
     return parse_line(orjson.dumps(said if instance is None else {"instance": instance, **said}))

@@ -16,7 +16,8 @@ from id_arrays import EVERY, PRIMITIVE, array
 
 from embatch.errors import InvalidArgument
 from embatch.runs import ids
-from embatch.runs.ledger import Block, Ledger
+from embatch.runs.ledger import Ledger
+from embatch.runs.ledger_lines import Block
 from embatch.runs.output import Output
 from embatch.runs.part import Part
 from embatch.runs.sources import open_source

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
-from embatch.runs.ledger import Block, Ledger, folder_of
+from embatch.runs.ledger import Ledger, folder_of
+from embatch.runs.ledger_lines import Block
 from embatch.runs.parity import Sample
 
 if TYPE_CHECKING:

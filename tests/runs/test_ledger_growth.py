@@ -13,7 +13,8 @@ from growth import MOST, growth_of_little
 from embatch import Client
 from embatch.escapes import visible
 from embatch.runs.certificate import Certificate, Sent
-from embatch.runs.ledger import Block, Ledger
+from embatch.runs.ledger import Ledger
+from embatch.runs.ledger_lines import Block
 from embatch.runs.options import EmbedOptions
 from embatch.runs.part import Part, distinct
 from embatch.runs.progress import Summary

@@ -73,7 +73,13 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     threshold: Annotated[
         float, Parameter(help="Least cosine to the reference path; below it the output is rejected.")
     ] = 0.999,
-    block_rows: Annotated[int, Parameter(help="Rows of one batch, and of one step of the ledger.")] = 20_000,
+    block_rows: Annotated[
+        int | None,
+        Parameter(
+            help="Rows of one batch, and of one step of the ledger; 20,000, or what a hosted target takes "
+            "well, by default."
+        ),
+    ] = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> int:
     """Embed a dataset into one output of id, embedding and error, in the input's order.

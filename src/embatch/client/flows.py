@@ -98,8 +98,12 @@ def submit(
     requests: Iterable[str | Request | None] | AsyncIterable[str | Request | None],
     defaults: RequestDefaults,
     labels: BatchOptions,
+    before: Callable[[], None] | None = None,
 ) -> Flow[Batch]:
-    """Submit a batch: inline if it is small, through an uploaded file if it is not."""
+    """Submit a batch: inline if it is small, through an uploaded file if it is not.
+
+    `before` is called when all is ready and nothing but the create is still to be sent.
+    """
     labels = labels.checked()
     like = default_request(defaults)
     provider = session.provider
@@ -115,7 +119,7 @@ def submit(
             body = provider.inline_body(model, display_name, labels.priority, inline)
             if len(body) <= session.can.inline_bytes:
                 try:
-                    return (yield from _create(session, model, body, labels))
+                    return (yield from _create(session, model, body, labels, before))
                 except TooLarge:  # the service's limits are lower than usual
                     pass
             yield from work(payload.to_file)
@@ -123,7 +127,7 @@ def submit(
         _check_size(session, parcel.size)
         file = yield from provider.upload(session, replace(parcel, fingerprint=mark))
         body = provider.file_body(model, display_name, labels.priority, file)
-        return (yield from _create(session, model, body, labels))
+        return (yield from _create(session, model, body, labels, before))
     finally:
         payload.discard()
 
@@ -151,9 +155,13 @@ def _check_priority(session: Session, priority: int | None) -> None:
         )
 
 
-def _create(session: Session, model: str, body: bytes, labels: BatchOptions) -> Flow[Batch]:
+def _create(
+    session: Session, model: str, body: bytes, labels: BatchOptions, before: Callable[[], None] | None
+) -> Flow[Batch]:
     keyed = session.can.idempotency_keys
     key = (labels.idempotency_key or session.outside.token()) if keyed else None
+    if before is not None:
+        yield from work(before)
     try:
         # Without an idempotency key one that may have been accepted is not repeated: it would cost twice.
         return (yield from session.ask(session.provider.create(model, body, key, labels.run), once=not keyed))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embatch.client import flows, interactive
-from embatch.client.flows import RequestDefaults
+from embatch.client.flows import RequestDefaults, Wait, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from embatch.batch import Batch, Request, TaskType
     from embatch.client.calls import Flow, T
     from embatch.client.client import Client
     from embatch.client.flows import BatchOptions
+    from embatch.client.providers.provider import Capabilities
     from embatch.wire.gemini.read_responses import Reference
 
 
@@ -25,11 +27,27 @@ class ForRuns:
     client: Client
 
     def submit(
-        self, requests: Iterable[str | Request | None], defaults: RequestDefaults, options: BatchOptions
+        self,
+        requests: Iterable[str | Request | None],
+        defaults: RequestDefaults,
+        options: BatchOptions,
+        before: Callable[[], None] | None = None,
     ) -> Batch:
-        """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run."""
+        """Submit a batch as `Client.async_batch_embed_contents` does, perhaps as a part of a run.
+
+        `before` is called when all is ready and nothing but the create is still to be sent.
+        """
         defaults = replace(defaults, model=self._model(defaults.model))
-        return self._run(flows.submit(self.client._session, requests, defaults, options))  # noqa: SLF001  (the same package)
+        return self._run(flows.submit(self.client._session, requests, defaults, options, before))  # noqa: SLF001  (the same package)
+
+    def capabilities(self, model: str | None) -> Capabilities:
+        """Return what the target can do with a model; `None` for the client's, or the target's first one."""
+        provider = self.client._session.provider  # noqa: SLF001
+        return provider.capabilities_of(self._model(model))
+
+    def look(self, name: str) -> Batch:
+        """Return a batch as it is now; troubles that pass are waited out as where a batch is awaited."""
+        return self._run(Watch(self.client._session, name, Wait(0.0, math.inf)).poll())  # noqa: SLF001
 
     def embed_reference(
         self, texts: Sequence[str], *, model: str | None = None, task_type: TaskType | str | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import NOT_SENT, Call, Environment, work
 from embatch.client.receiving import TOO_LARGE
-from embatch.errors import ConnectionFailed, Internal, NotFound
+from embatch.errors import ConnectionFailed, Internal, NotFound, ResourceExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from embatch.client.providers.provider import Capabilities, Provider, Target
     from embatch.errors import EmbatchError
     from embatch.wire.private import WantedModel
+
+
+_KEY = 8
+"""Characters below which no key is looked for in an answer: it would be found in any word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,17 @@ class Session:
             else:
                 if 200 <= reply.status < 300:
                     return reply
-                error = self.provider.read_error(reply)
+                error = self.provider.read_error(self._without_key(reply))
             failures += 1
             delay = patience.delay(failures, self.outside.chance(), error.retry_after)
             if delay is None or not repeatable(call, error, once=once):
                 raise error from (None if error is lost else lost)
             call = replace(call, after=delay)
+
+    def _without_key(self, reply: Reply) -> Reply:
+        """Take the key out of an answer: Google tells of a suspended key by the key itself."""
+        key = (self.target.key or "").encode()
+        return reply if len(key) < _KEY else replace(reply, body=reply.body.replace(key, b"(the key)"))
 
     def _renewed(self, refused: Mapping[str, str] | None = None) -> Flow[Mapping[str, str] | None]:
         """Return what the next call carries where that has to be renewed, renewed if need be; else `None`."""
@@ -109,8 +118,9 @@ class Session:
 
 def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:
     """Whether sending the call again can help and does no harm."""
-    if once and isinstance(error, ConnectionFailed):
-        return error.reason == NOT_SENT
+    if once:
+        # Trouble of the service, or a gateway that lost patience, says nothing of whether it was taken.
+        return error.reason == NOT_SENT or isinstance(error, ResourceExhausted)
     # A read that met an internal error may succeed a moment later; what changes something is left alone.
     passing = isinstance(error, Internal) and error.reason != TOO_LARGE
     return error.retryable or (call.method == "GET" and passing)

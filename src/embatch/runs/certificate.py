@@ -11,7 +11,7 @@ import numpy as np
 from embatch.client.for_runs import ForRuns
 from embatch.errors import ConnectionFailed, EmbatchError, FailedPrecondition, Unavailable
 from embatch.runs import parity
-from embatch.runs.ledger import Block
+from embatch.runs.ledger_lines import Block
 from embatch.runs.progress import total
 
 if TYPE_CHECKING:
@@ -36,15 +36,6 @@ class Sent:
     places: dict[int, int]
     """Row of the block to the request that has its text."""
     texts: list[str]
-    failed: int = 0
-    """Rows with an error that were not sent."""
-    earlier: tuple[int, int] = (0, 0)
-    """Rows and tokens of the batch that were finished when this call found it."""
-
-    def finished(self, requests: int) -> int:
-        """Return the rows that are finished once so many requests are: so is each that was not sent."""
-        sent = len(self.places)
-        return len(self.rows.texts) - sent + (sent * requests // len(self.texts) if self.texts else 0)
 
 
 @dataclass(frozen=True, slots=True)

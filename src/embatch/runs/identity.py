@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 def about(client: Client, source: Source, embed_options: EmbedOptions, block_rows: int) -> dict[str, object]:
     """Return what makes two calls the same run, as JSON."""
-    provider = target_of(client).provider
+    target = target_of(client)
+    provider = target.provider
     native = provider.capabilities.native_results
+    # Where batches are known by their keys it is one service, whatever leads there.
+    hosted = not provider.capabilities.idempotency_keys
     return {
-        "version": 1,
+        "version": 2,
         "input": source.fingerprint(),
         "model": embed_options.model,
         "task type": embed_options.task_type and embed_options.task_type.value,
@@ -33,11 +36,13 @@ def about(client: Client, source: Source, embed_options: EmbedOptions, block_row
         # Where results are native, they are whatever is written; elsewhere they come shortened.
         "dimensions": None if native else max(embed_options.dimensions, default=None),
         "block rows": block_rows,
+        **({"base address": shown(target.url), **provider.account} if hosted else {}),
     }
 
 
-def begun(source: Source, embed_options: EmbedOptions) -> dict[str, object]:
+def begun(client: Client, source: Source, embed_options: EmbedOptions, block_bytes: int) -> dict[str, object]:
     """Return what the first call of a run decides for all later ones, as JSON."""
+    salt = secrets.token_hex(16)
     return {
         # Two outputs of one input are two runs, and so is one that begins anew: they share no batch.
         "token": secrets.token_hex(8),
@@ -47,7 +52,20 @@ def begun(source: Source, embed_options: EmbedOptions) -> dict[str, object]:
         "input": source.parts(),
         # Where it lies, for people: a digest tells them nothing.
         "place": shown(source.place),
+        "block bytes": block_bytes,
+        # Tells whether a later call has the same key, and nothing of the key itself.
+        "key": {"salt": salt, "digest": _digest(salt, target_of(client).key)},
     }
+
+
+def same_key(client: Client, begun: Mapping[str, Any]) -> bool:
+    """Return whether a call has the key of the call that began the run; a ledger that does not say has."""
+    key = begun.get("key")
+    return key is None or key["digest"] == _digest(key["salt"], target_of(client).key)
+
+
+def _digest(salt: str, key: str | None) -> str | None:
+    return None if key is None else hashlib.sha256(f"{salt}:{key}".encode()).hexdigest()[:32]
 
 
 def differences(

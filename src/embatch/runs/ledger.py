@@ -1,9 +1,11 @@
-"""What a run has done, durable beside its output: a log of finished blocks, and part files with their rows.
+"""What a run has done, durable beside its output: a log of what happened, and part files with finished rows.
 
-`OUT.embatch/ledger.jsonl` begins with a line that says which run it is, and what its first call decided for
-all later ones; each further line is one finished block. A line is written once its part file is durable, and
-counts once it is whole: a torn last line is what a crash leaves, and its block is worked again. A later line
-of a block takes the place of an earlier one.
+`OUT.embatch/ledger.jsonl` begins with a line that says which run it is (`version` is the ledger's), and under
+`begun` what its first call decided for all later ones; `ledger_lines` says what stands in the others. The
+line of a block is written once its part file is durable. A line counts once it is whole: a torn last line is
+what a crash leaves, and what it would have said is found out again.
+
+One process holds a ledger at a time, by `flock`; a file system that has none lets two have it.
 """
 
 from __future__ import annotations
@@ -13,63 +15,35 @@ import hashlib
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import orjson
 import pyarrow as pa
 
 from embatch.durable import sync, sync_folder
-from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
+from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument, printable
 from embatch.ownership import make_folder
 from embatch.runs.identity import differences
+from embatch.runs.intents import Intents
+from embatch.runs.ledger_lines import Block, take
 from embatch.runs.locations import SUFFIX, local, scheme
-from embatch.runs.parity import Sample
+from embatch.runs.steps import Step, pass_by
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
+
+    from embatch.batch import Batch
+    from embatch.runs.intents import Intent
 
 _LOG: Final = "ledger.jsonl"
 _BEGUN: Final = "begun"
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Consecutive rows of the input whose outcome is durable."""
-
-    number: int
-    first: int
-    """0-based row number of its first row."""
-    rows: int
-    failed: int
-    retryable: int
-    """Failed rows whose text can be read: the only ones that another try can change."""
-    duplicates: int
-    """Rows whose text stood in the block before: equal texts were sent once."""
-    cached: int
-    """Texts answered from what earlier runs had embedded."""
-    tokens: int
-    """Tokens the model saw of the texts that were sent."""
-    truncated: int
-    cpu_seconds: float
-    """Of the engine, for all tries of this block."""
-    native: int
-    """Dimensions of the vectors; 0 where no row has one."""
-    model: str
-    engine: Mapping[str, object] = field(default_factory=dict)
-    """What computed the vectors: `identity` and the files it covers; empty where the target does not say."""
-    notes: tuple[str, ...] = ()
-    interactive_cpu_seconds: float | None = None
-    """What its tokens cost that engine one text at a time; `None` where the service has not measured it."""
-    sample: Sample | None = None
-    """What the certificate found; `None` where nothing could be compared."""
-    batch: str = ""
-    """The batch that worked it last, dropped from the service once this is durable; empty: none did."""
-    part: str = ""
-    size: int = 0
-    """Bytes of the part; 0 in a ledger from before they were kept."""
-    sha256: str = ""
+_VERSION: Final = "version"
+VERSION: Final = 2
+_KNOWN: Final = (1, VERSION)
+_SHOWN: Final = 5
+"""Batches that a refusal names."""
 
 
 class PartLost(DataLoss):
@@ -88,6 +62,9 @@ class Ledger:
         self.fresh = False
         """Whether this call begins the run."""
         self.blocks: dict[int, Block] = {}
+        self.intents = Intents()
+        self.reached: Callable[[Step], object] = pass_by
+        """Told of a block's steps here."""
         self.verdict: str | None = None
         """`done` or `rejected` once the output is in place."""
         self.last: Block | None = None
@@ -106,6 +83,7 @@ class Ledger:
         begun: Mapping[str, object] | None = None,
         *,
         restart: bool = False,
+        unsaid: Collection[str] = (),
     ) -> Self:
         """Take up the run that a folder remembers, or begin one. Durable on return.
 
@@ -116,11 +94,14 @@ class Ledger:
                 `Ledger.begun` what the first call gave. A mapping under a name of `about` says what that
                 consists of, so that a refusal can name it.
             restart: forget what is there.
+            unsaid: names of `about` that the caller left open: what the first call had stands.
 
         Raises:
             InvalidArgument: the folder remembers another run, and it says what differs and the remedy; or a
                 file is in its place.
-            FailedPrecondition: another process writes the same output now.
+            FailedPrecondition: another process writes the same output now, it is a ledger of a later version,
+                or what shall be forgotten may have been paid.
+            DataLoss: the log is damaged.
         """
         try:
             folder.mkdir(exist_ok=True)
@@ -142,12 +123,34 @@ class Ledger:
         ledger = cls(folder, file, about, begun or {})
         try:
             if restart:
+                ledger._check_paid()
                 ledger._clear()
-            ledger._read()
+            ledger._read(unsaid)
         except BaseException:
             file.close()
             raise
         return ledger
+
+    def _check_paid(self) -> None:
+        """Refuse to forget what may have been paid. Raises FailedPrecondition."""
+        intents = Intents()
+        self._file.seek(0)
+        for number, line in enumerate(self._file):
+            with suppress(orjson.JSONDecodeError, TypeError, KeyError):  # of what is damaged nothing is known
+                said = orjson.loads(line)
+                if number:
+                    take(said, intents)
+                else:
+                    self._check_version(said)
+        if paid := intents.open():
+            found = "; ".join(f"{one.shown}: {one.batch or 'not known which'}" for one in paid[:_SHOWN])
+            more = f"; and {len(paid) - _SHOWN:,} more" if len(paid) > _SHOWN else ""
+            raise FailedPrecondition(
+                f"{self._folder.name} has {len(paid):,} batches that may have been paid and are not read "
+                f"({found}{more}): without --restart the same command goes on with them; what `embatch runs "
+                "adopt` or `embatch runs abandon` has settled, --restart forgets",
+                field="--restart",
+            )
 
     def _clear(self) -> None:
         for part in self._folder.glob("part-*"):
@@ -175,7 +178,7 @@ class Ledger:
             return True
         return size != (block.size or size)
 
-    def _read(self) -> None:
+    def _read(self, unsaid: Collection[str]) -> None:
         self._file.seek(0)
         whole = 0
         for number, line in enumerate(self._file):
@@ -190,9 +193,11 @@ class Ledger:
                     f"{self._folder.name}/{_LOG} is damaged at line {number + 1}: --restart begins anew"
                 ) from None
             if not number:
-                self._compare(said)
+                self._compare(said, unsaid)
             whole += len(line)
         self._file.truncate(whole)
+        for left in self._folder.glob("sent-*"):
+            left.unlink()
         for block in filter(self._missing, list(self.blocks.values())):
             self._drop(block)
         self.fresh = not whole
@@ -204,15 +209,32 @@ class Ledger:
     def _take(self, said: dict[str, Any]) -> None:
         if "verdict" in said:
             self.verdict = said["verdict"]
-            return
-        sample = None if said["sample"] is None else Sample(**said["sample"])
-        block = Block(**{**said, "notes": tuple(said["notes"]), "sample": sample})
-        self._keep(block)
+        elif (block := take(said, self.intents)) is not None:
+            self._keep(block)
 
-    def _compare(self, said: object) -> None:
+    def _check_version(self, said: object) -> None:
+        version = said.get(_VERSION, 1) if isinstance(said, dict) else 1
+        if version not in _KNOWN:
+            raise FailedPrecondition(
+                f"{self._folder.name} was written by another version of embatch (its ledger has version "
+                f"{printable(str(version), 20)}, this one reads up to {VERSION}): go on with that one, for "
+                "what was paid stands in it",
+                field="--out",
+            )
+
+    def _compare(self, said: object, unsaid: Collection[str]) -> None:
+        self._check_version(said)
         other = dict(said) if isinstance(said, dict) else {}
         mine, self.begun = self.begun, other.pop(_BEGUN, {})
-        differing = differences(other, self.about, self.begun, mine)
+        left = {_VERSION, *(name for name in unsaid if name in other)}
+        if other.get(_VERSION, 1) < VERSION:  # it does not say what a run is known by since
+            left |= self.about.keys() - other.keys()
+        then, now = (
+            {name: value for name, value in one.items() if name not in left} for one in (other, self.about)
+        )
+        # What a batch is known by is made of the words of the call that began the run.
+        self.about = other
+        differing = differences(then, now, self.begun, mine)
         if differing:
             raise InvalidArgument(
                 f"{self._folder.name} remembers an unfinished run of another {' and '.join(differing)}: give "
@@ -232,14 +254,21 @@ class Ledger:
             file.flush()
             sync(file.fileno())
         sync_folder(self._folder)
+        self.reached(Step.STORED)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         kept = replace(block, part=name, size=path.stat().st_size, sha256=digest)
-        self._append(asdict(kept))
+        self._append({"block": asdict(kept)})
         self._keep(kept)
+        self.intents.done(kept.number)
+        self.reached(Step.COMMITTED)
         if earlier is not None:
             (self._folder / earlier.part).unlink(missing_ok=True)
         return kept
+
+    def parked(self, number: int) -> Path:
+        """Return where the rows of a block lie while its batch is in flight: of use to this call alone."""
+        return self._folder / f"sent-{number:06}.arrow"
 
     def rows(self, block: Block) -> pa.RecordBatch:
         """Return the rows of a block as they were committed, memory-mapped.
@@ -269,6 +298,31 @@ class Ledger:
         except (OSError, pa.ArrowException):
             return None
         return kind
+
+    def intend(self, intent: Intent) -> None:
+        """Write down that a create is about to go out. Durable on return."""
+        self._tell({"intent": intent.line()})
+
+    def created(self, fingerprint: str, at: float, batch: Batch | None, why: str | None = None) -> None:
+        """Write down what came of a create: its batch, one that ended without rows (`why`), or none.
+
+        Durable on return. Raises KeyError where there is no such intent.
+        """
+        name, file = (None, None) if batch is None else (batch.name, batch.input_file)
+        said = {"fingerprint": fingerprint, "at": at, "batch": name, "file": file, "why": why}
+        self._tell({"created": said})
+
+    def quarantine(self, fingerprint: str, at: float, why: str, *, abandoned: bool = False) -> None:
+        """Leave an intent to people, or give it up as they say. Durable on return.
+
+        Raises KeyError where there is no such intent.
+        """
+        said = {"fingerprint": fingerprint, "at": at, "why": why, "abandoned": abandoned}
+        self._tell({"quarantine": said})
+
+    def _tell(self, said: dict[str, Any]) -> None:
+        self._append(said)
+        take(said, self.intents)
 
     def end(self, verdict: str) -> None:
         """Note that the output is in place: `done` or `rejected`. Durable on return."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.runs import parity
-from embatch.runs.sources import BLOCK_ROWS
+from embatch.runs.clock import Clock
+from embatch.runs.steps import Step, pass_by
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from embatch.batch import TaskType
@@ -51,8 +53,12 @@ class RunOptions:
     """Cancel, on Ctrl-C, the batches in work; without it they wait for the next call."""
     threshold: float = parity.THRESHOLD
     """Least cosine of the certificate; below it the output is rejected."""
-    block_rows: int = BLOCK_ROWS
-    """Rows of one batch; a later call must give the same number."""
+    block_rows: int | None = None
+    """Rows of one batch; a later call gives the same number or none. `None`: 20,000, or as many as a hosted
+    provider takes well; see `block_size`."""
+    clock: Clock = field(default_factory=Clock)
+    reached: Callable[[Step], object] = pass_by
+    """Told of each step of the run, as it comes to it."""
 
     def __post_init__(self) -> None:
         if self.restart and self.retry_failed:

@@ -16,7 +16,8 @@ from embatch.runs.sinks import DatabaseSink, Layout, open_sink, writes_through
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from embatch.runs.ledger import Block, Ledger
+    from embatch.runs.ledger import Ledger
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.progress import Summary
     from embatch.runs.sinks import Sink, WrittenOutput
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from embatch.batch import Batch
-    from embatch.runs.ledger import Block
+    from embatch.runs.ledger_lines import Block
     from embatch.runs.parity import Sample
 
 

@@ -11,57 +11,61 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import count, islice, takewhile
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import orjson
 import pyarrow as pa
 
+from embatch.backoff import early_interval
 from embatch.client.base import target_of
 from embatch.client.for_runs import ForRuns
 from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
-    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
-from embatch.runs import parity
 from embatch.runs.adoption import Adoption
-from embatch.runs.certificate import Certificate, Sent
+from embatch.runs.block_size import BlockSize
+from embatch.runs.blocks import Blocks
+from embatch.runs.counts import Counts
+from embatch.runs.ending import Ending
+from embatch.runs.flight import Flight, FlightLimits
 from embatch.runs.identity import about, begun
+from embatch.runs.in_flight import InFlight
+from embatch.runs.intents import Fate
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
 from embatch.runs.output import Output
 from embatch.runs.overlap import check_apart
-from embatch.runs.part import Part, distinct, to_mend
-from embatch.runs.progress import SHOWN, RunProgress, Summary, Tally, between_polls, finished
+from embatch.runs.pay_once import PayOnce
+from embatch.runs.progress import SHOWN, RunProgress, Summary, between_polls
 from embatch.runs.sinks import check_sink
-from embatch.runs.sources.whereabouts import placed, whereabouts
+from embatch.runs.sources import BLOCK_BYTES
+from embatch.runs.steps import Step
+from embatch.runs.verdict import verdict_of
 from embatch.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from embatch.batch import Batch
     from embatch.client.client import Client
-    from embatch.runs.ledger import Block
+    from embatch.runs.handover import Handover
     from embatch.runs.options import EmbedOptions, RunOptions
     from embatch.runs.progress import Progress
-    from embatch.runs.sources import Rows, Source
-
-AHEAD: Final = 2
-"""Batches handed over before the oldest is awaited: the service never waits for the file."""
+    from embatch.runs.sources import Source
 
 _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
 """Errors of a submit after which the service holds nothing of it."""
+_IDLE: Final = 1.0
+"""Seconds between two questions whether more may be in flight, where nothing says when."""
 
 
 def embed_dataset(
@@ -100,11 +104,17 @@ def embed_dataset(
     """
     check_sink(place, embed_options.dimensions, embed_options.dtype or Dtype.FLOAT32, source.ids)
     check_apart(source, place)
-    what, first = about(client, source, embed_options, options.block_rows), begun(source, embed_options)
+    can = ForRuns(client).capabilities(embed_options.model)
+    size = BlockSize.of(can, options.block_rows, embed_options.dimensions)
+    what, first = (
+        about(client, source, embed_options, size.rows),
+        begun(client, source, embed_options, size.bytes),
+    )
+    unsaid = ("block rows",) if options.block_rows is None else ()
     folder = folder_of(place, options.data)
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
     try:
-        ledger = Ledger.open(folder, what, first, restart=options.restart)
+        ledger = Ledger.open(folder, what, first, restart=options.restart, unsaid=unsaid)
         run = _Run(client, source, ledger, output, embed_options, options, progress)
         try:
             output.check_ids(ledger)
@@ -134,68 +144,87 @@ class _Run:
         options: RunOptions,
         progress: Progress,
     ) -> None:
-        self._client, self._source, self._ledger, self._output = client, source, ledger, output
-        self._embed_options, self._options, self._progress = embed_options, options, progress
-        self._certificate = Certificate(client, ledger, embed_options, options.threshold)
-        self._sent: deque[Sent] = deque()
+        self._client, self._ledger, self._output = client, ledger, output
+        self._options, self._progress = options, progress
+        self._verdict = verdict_of(client, ledger, embed_options, options)
+        self._capabilities = target_of(client).provider.capabilities
+        self._many = self._capabilities.batches_in_flight is not None
+        """Whether all that is in flight is asked for, and kept on disk meanwhile."""
+        self._flight = Flight(FlightLimits.of(self._capabilities))
+        self._flying: dict[int, InFlight] = {}
+        """The blocks that are handed over, by number, the oldest first."""
+        self._doubtful: dict[int, InFlight] = {}
+        """Those of which nobody knows whether they are."""
+        self._again: deque[InFlight] = deque()
+        """Those of which that is known again."""
+        self._left: list[int] = []
+        """Numbers of those that are left to people."""
+        self._clock = options.clock
         # A ledger from before the first call's words were kept has neither a token nor a display name.
         own = ledger.begun or output.place
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
         display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
-        self._adoption = Adoption(
-            client, ledger, embed_options, display_name, self._name if options.cache else None
-        )
+        ledger.reached = self._reached = options.reached
+        self._handover: Handover
+        notes: list[str] = []
+        if self._capabilities.idempotency_keys:
+            run = self._name if options.cache else None
+            self._handover = Adoption(client, ledger, embed_options, display_name, run)
+        else:
+            self._handover = PayOnce(
+                client, ledger, embed_options, display_name, options.clock, options.reached, notes=notes
+            )
         self._started = datetime.now(UTC)
-        self._tally = Tally()
-        for block in ledger.blocks.values():
-            self._tally.add(block)
-        self._resumed = self._read = self._tally.rows
-        self._earlier = (self._tally.rows, self._tally.tokens)
-        self._again: dict[int, int] = {}
-        """Rows of each block that had to be worked again, for its part was lost."""
+        self._counts = Counts.of(source, ledger)
+        self._blocks = Blocks(source, ledger, options, self._counts, output.place, _size(ledger))
+        self._ending = Ending(client, ledger, output, options, self._counts, self._name, notes)
         self._asked = self._handed = False
-        self._exhausted = ledger.verdict == "done"
 
     def go(self) -> Summary:
         self._output.check(self._ledger.model[1])
-        self._drop_last()
-        if not all(map(self._certificate.sound, self._ledger.blocks.values())):
-            self._reject()
+        self._handover.drop_last()
+        if not all(map(self._verdict.sound, self._ledger.blocks.values())):
+            self._ending.reject()
         while True:
             self._work()
+            self._check_left()
             try:
-                return self._finish()
+                return self._ending.finish()
             except PartLost:
                 lost = self._ledger.lost
-                if self._options.retry_failed or lost.keys() <= self._again.keys():
+                if self._options.retry_failed or lost.keys() <= self._counts.again.keys():
                     raise
-                self._uncount(lost.values())
+                self._counts.uncount(lost.values())
 
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
-        for place, (number, rows) in enumerate(self._todo()):
-            if not place:
-                self._check_target()
-            self._submit(number, rows)
-            if not place:
-                self._certificate.prepare()
-            while len(self._sent) > AHEAD:
-                self._collect()
-        self._exhausted = True
-        while self._sent:
-            self._collect()
+        todo, following, ended, first = self._blocks.todo(), None, False, True
+        while True:
+            now = self._clock.monotonic()
+            if following is None and self._again:
+                following = self._again.popleft()
+            elif following is None and not ended and self._flight.may_begin(0, now):
+                block = next(todo, None)
+                ended = block is None
+                following = block and InFlight.of(*block, self._ledger)
+            if following is not None and self._flight.may_begin(following.tokens, now):
+                if first:
+                    self._check_target()
+                if self._submit(following):
+                    following = None
+                if first:
+                    self._verdict.prepare()
+                first = False
+                continue
+            self._counts.exhausted |= ended
+            if not self._flying and not self._doubtful and following is None and ended:
+                return
+            self._step(self._flight.pause(now) if following is not None else 0.0)
 
     def _check_target(self) -> None:
         """Refuse what the target cannot do, before a text is sent. Raises InvalidArgument."""
         _, native = self._ledger.model
-        self._output.check(native or self._certificate.native())
-
-    def _uncount(self, lost: Iterable[Block]) -> None:
-        """Take blocks that were finished for not finished."""
-        for block in lost:
-            self._tally.take(block)
-            self._read, self._resumed = self._read - block.rows, max(0, self._resumed - block.rows)
-            self._earlier = (self._earlier[0] - block.rows, self._earlier[1] - block.tokens)
+        self._output.check(native or self._verdict.native())
 
     def forget(self, *, refused: bool) -> None:
         """Leave no ledger of a run that ended before it began: it would stand in another one's way.
@@ -203,195 +232,162 @@ class _Run:
         It begins where a batch may have been accepted: its key is in the ledger. `refused`: it was not.
         """
         begun = self._handed if refused else self._asked
-        if self._ledger.fresh and not begun and not self._ledger.blocks:
+        paid = self._ledger.blocks or self._ledger.intents.open()
+        if self._ledger.fresh and not begun and not paid:
             self._ledger.remove()
 
-    def _drop_last(self) -> None:
-        """Drop the batch whose rows were committed just before an earlier call was stopped."""
-        last = self._ledger.last
-        if last is not None and last.batch:
-            with suppress(NotFound):
-                self._client.delete_batch(last.batch)
-
     def cancel(self) -> str:
-        return self._adoption.cancel()
+        return self._handover.cancel()
 
     def close(self) -> None:
         """Leave batches and ledger where they are; drop what is half written."""
         self._output.abandon()
         self._ledger.close()
 
-    # what there is to do
-
-    def _todo(self) -> Iterator[tuple[int, Rows]]:
-        """Yield the blocks that have to be worked, with their numbers."""
-        blocks, lost = self._ledger.blocks, self._ledger.lost
-        if self._options.retry_failed:
-            again = self._failed()
-            first, last = min(again), max(again)
-            for number, rows in takewhile(lambda block: block[0] <= last, self._blocks(first)):
-                if number in again:
-                    yield number, rows
-        elif self._ledger.verdict != "done":
-            # Blocks are committed in their order: what is there is the beginning, less what was lost of it.
-            for number, rows in self._blocks(next(number for number in count() if number not in blocks)):
-                if number in lost:
-                    self._again[number] = len(rows.texts)
-                if number not in blocks:
-                    self._read += len(rows.texts)
-                    yield number, rows
-
-    def _blocks(self, number: int) -> Iterator[tuple[int, Rows]]:
-        """Yield the blocks from one on; those that the ledger knows are the rows that it says."""
-        known = {**self._ledger.lost, **self._ledger.blocks}
-        lengths = [known[at].rows for at in takewhile(known.__contains__, count())]
-        blocks = self._source.blocks(self._options.block_rows, sum(lengths[:number]), lengths[number:])
-        return enumerate(blocks, number)
-
-    def _failed(self) -> set[int]:
-        """Return the blocks with rows that another try can change. Raises FailedPrecondition without any."""
-        if not self._ledger.fresh and self._ledger.verdict != "done":
+    def _check_left(self) -> None:
+        """Refuse to end without the blocks that are left to people. Raises FailedPrecondition."""
+        if self._left:
+            left = [one for one in self._ledger.intents if one.fate is Fate.QUARANTINED]
             raise FailedPrecondition(
-                "the run is not finished: the same command without --retry-failed goes on with it",
-                field="--retry-failed",
+                f"all is done but {len(left):,} batches of which nobody can tell whether they were paid: "
+                f"{'; '.join(f'{one.shown}: {one.why}' for one in left[:SHOWN])}. `embatch runs` shows them, "
+                "`embatch runs adopt` and `embatch runs abandon` settle them, and the same command goes on",
+                field="--out",
             )
-        again = {number for number, block in self._ledger.blocks.items() if block.retryable}
-        if not again:
-            if self._ledger.fresh:
-                self._ledger.remove()
-            raise FailedPrecondition(
-                f"no failed row of {shown(self._output.place)} is remembered that another try could change",
-                field="--retry-failed",
-            )
-        return again
 
-    def _submit(self, number: int, rows: Rows) -> None:
-        """Hand one block over as a batch, or find the batch that an earlier call made of it."""
-        earlier = self._ledger.blocks.get(number)
-        part = Part.of(rows) if earlier is None else Part.read(self._ledger.rows(earlier))
-        wanted = np.flatnonzero(part.readable & (part.failed | (earlier is None))).tolist()
-        texts, places = distinct(rows.texts, wanted)
-        self._asked |= bool(texts)
-        batch = self._adoption.batch(number, rows, texts) if texts else None
+    def _submit(self, block: InFlight) -> bool:
+        """Hand one block over as a batch, or find the batch that an earlier call made of it.
+
+        Returns whether that is done with; if not, what is in flight has to become less.
+        """
+        sent, now = block.sent(self._ledger), self._clock.monotonic()
+        self._asked |= bool(sent.texts)
+        batch = None
+        if sent.texts:
+            try:
+                found = self._handover.batch(sent.number, sent.rows, sent.texts)
+            except ResourceExhausted as error:
+                self._flight.refused(error, now)
+                return False
+            if isinstance(found, Fate):
+                self._leave(block, found)
+                return True
+            batch = found
         self._handed |= batch is not None
-        sent = Sent(number, rows, part, batch, places, texts, len(part.to_mend))
+        block.batch = batch
         skew = timedelta(seconds=target_of(self._client).clock_skew)
         if batch is not None and batch.create_time is not None and batch.create_time < self._started - skew:
-            self._resumed += len(rows.texts)
-            requests, tokens = finished(batch)
-            sent.earlier = (sent.finished(requests), tokens)
-        self._sent.append(sent)
+            self._counts.resumed += block.rows
+            block.found(batch)
+        self._flying[block.number] = block
+        self._flight.begun(block.number, block.tokens, now)
+        if self._many:
+            block.park(self._ledger.parked(block.number))
+        return True
+
+    def _leave(self, block: InFlight, fate: Fate) -> None:
+        """Have a block wait whose batch may be there or not, or leave it to people."""
+        if fate is Fate.QUARANTINED:
+            self._left.append(block.number)
+            return
+        self._doubtful[block.number] = block
+        self._flight.begun(block.number, block.tokens, self._clock.monotonic())
+        block.park(self._ledger.parked(block.number))
+        self._tell_doubt()
+
+    def _tell_doubt(self) -> None:
+        if (doubt := self._handover.doubt()) is not None:
+            self._progress(self._standing(doubt))
 
     # what comes back
 
-    def _collect(self) -> None:
-        """Await the oldest batch, make its rows durable, and drop it."""
-        sent = self._sent.popleft()
-        batch, result = sent.batch, None
-        earlier = self._ledger.blocks.get(sent.number)
-        if earlier is not None:
-            self._tally.take(earlier)
-        self._earlier = (self._earlier[0] + sent.earlier[0], self._earlier[1] + sent.earlier[1])
+    def _watched(self) -> list[InFlight]:
+        """Return the blocks whose batches are asked for: all of them, or the oldest."""
+        return list(self._flying.values()) if self._many else list(islice(self._flying.values(), 1))
+
+    def _step(self, pause: float) -> None:
+        """Wait for what is due next, and do it.
+
+        `pause`: seconds after which another block may be handed over; 0.0 where an end has to come first.
+        """
+        now = self._clock.monotonic()
+        block = min(self._watched(), key=attrgetter("due"), default=None)
+        asked = math.inf if block is None else block.due
+        due = min(asked, self._handover.due, now + (pause or math.inf))
+        if due > now:
+            self._clock.sleep(due - now if due < math.inf else _IDLE)
+        if self._handover.due <= due:
+            self._look()
+        elif block is not None and block.due <= due:
+            self._ask(block)
+
+    def _look(self) -> None:
+        """Look for what is in doubt; what is settled is handed over, or found, next."""
+        for number in self._handover.look():
+            self._again.append(self._doubtful.pop(number))
+            self._flight.ended(number, self._clock.monotonic())
+        self._tell_doubt()
+
+    def _ask(self, block: InFlight) -> None:
+        """Ask for a batch, and commit its block if it has ended."""
+        if block.polls == 0:
+            self._begin(block)
+        block.polls += 1
+        batch = block.batch
         if batch is not None:
-            batch = self._client.await_batch_completion(
-                batch.name,
-                timeout=math.inf,
-                poll_interval=between_polls(len(sent.texts), len(self._ledger.blocks)),
-                on_progress=lambda polled: self._progress(self._standing(polled, sent)),
-            )
-            if batch.state is State.FAILED:
-                raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
+            batch = block.polled = ForRuns(self._client).look(batch.name)
+            block.due = self._clock.monotonic() + self._interval(block)
+            self._reached(Step.POLLED)
+            self._progress(self._standing(batch))
+        if batch is None or batch.done:
+            self._collect(block, batch)
+
+    def _begin(self, block: InFlight) -> None:
+        """Count what an earlier call finished of a block, or of the try before."""
+        earlier = self._ledger.blocks.get(block.number)
+        if earlier is not None:
+            self._counts.tally.take(earlier)
+        rows, tokens = self._counts.earlier
+        self._counts.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
+
+    def _interval(self, block: InFlight) -> float:
+        if not self._many:
+            return between_polls(block.requests, len(self._ledger.blocks))
+        return early_interval(block.polls, self._capabilities.poll_interval(block.requests))
+
+    def _collect(self, block: InFlight, batch: Batch | None) -> None:
+        """Make the rows of a block durable whose batch has ended, and drop the batch."""
+        self._reached(Step.ENDED)
+        if batch is not None and batch.state is State.FAILED:
+            self._handover.over(block.number, batch)
+            raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
+        sent, result = block.sent(self._ledger), None
+        if batch is not None:
             result = self._client.get_batch_embeddings(batch, partial=True)
+            self._reached(Step.FETCHED)
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
-        block = self._certificate.block(sent, batch, result)
-        sound = self._certificate.sound(block)
+        done = self._verdict.block(sent, batch, result)
+        sound = self._verdict.sound(done)
         if sound and self._output.direct:
-            self._output.write(block, sent.part)
-        self._tally.add(self._ledger.commit(block, sent.part.record()))
+            self._output.write(done, sent.part)
+        self._counts.tally.add(self._ledger.commit(done, sent.part.record()))
+        del self._flying[block.number]
+        self._flight.ended(block.number, self._clock.monotonic())
         if batch is not None:
-            self._progress(self._standing(batch))
-            self._adoption.drop(batch)
+            self._progress(self._standing(batch, settled=True))
+            self._handover.drop(batch)
         if not sound:
-            self._sent.clear()
-            self._reject()
+            self._flying.clear()
+            self._ending.reject()
 
-    def _standing(self, batch: Batch, sent: Sent | None = None) -> RunProgress:
-        """Return how far the run is; `sent` is what the batch works on, `None` once that is committed."""
-        tally, source = self._tally, self._source
-        total = source.rows if source.rows is not None else self._read if self._exhausted else None
-        rows, tokens, failed = tally.rows, tally.tokens, tally.failed
-        known = (tally.rows, tally.tokens)
-        if sent is not None:
-            requests, worked = finished(batch)
-            done = sent.finished(requests)
-            rows, tokens = rows + done, tokens + worked
-            failed += sent.failed + batch.batch_stats.failed_request_count
-            if not tally.rows:
-                known = (done - sent.finished(0), worked)
-        estimate = round(known[1] / known[0] * total) if total and all(known) else None
-        return RunProgress(
-            min(rows, total or rows),
-            total,
-            tokens,
-            None if estimate is None else max(estimate, tokens),
-            failed,
-            batch,
-            *self._earlier,
-            handed=tuple(self._adoption.handed),
-            settled=sent is None,
-        )
+    def _standing(self, batch: Batch, *, settled: bool = False) -> RunProgress:
+        working = [block for block in self._flying.values() if block.polls]
+        return self._counts.standing(batch, working, self._handover.handed, settled=settled)
 
-    # the end
 
-    def _finish(self) -> Summary:
-        """Put the output in place; keep the ledger only for rows that can be tried again."""
-        summary = self._summary()
-        summary.to_mend = self._to_mend()
-        written = self._output.finish(self._ledger, summary)
-        self._ledger.end("done")
-        if self._options.cache:
-            ForRuns(self._client).publish(self._name)
-        if not summary.retryable:
-            self._ledger.remove()
-        summary.place, summary.bytes = written.place, written.bytes
-        summary.dimensions = self._output.dimensions
-        return summary
-
-    def _summary(self) -> Summary:
-        blocks = [self._ledger.blocks[number] for number in sorted(self._ledger.blocks)]
-        summary = Summary.of(blocks, parity.together(block.sample for block in blocks))
-        summary.resumed, (summary.earlier, _) = self._resumed, self._earlier
-        if again := sum(self._again.values()):
-            summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
-        summary.notes += self._source.notes
-        if not any(block.native for block in blocks):
-            why = Part.read(self._ledger.rows(blocks[0])).errors[0] if blocks else "there is none"
-            self._ledger.remove()
-            raise InvalidArgument(f"the input holds no row that can be embedded: {why}", field="IN")
-        return summary
-
-    def _to_mend(self) -> list[str]:
-        """Return the first rows that only the user can mend: where each is, and what is wrong with it."""
-        blocks = self._ledger.blocks
-        faulty = (number for number in sorted(blocks) if blocks[number].failed > blocks[number].retryable)
-        rows = (
-            row
-            for number in faulty
-            for row in to_mend(self._ledger.rows(blocks[number]), blocks[number].first)
-        )
-        found = dict(islice(rows, SHOWN))
-        return [placed(where, found[row]) for row, where in whereabouts(self._source, found).items()]
-
-    def _reject(self) -> None:
-        written = self._output.finish(self._ledger, self._summary(), rejected=True)
-        self._ledger.end("rejected")
-        self._refuse(written.place)
-
-    def _refuse(self, place: str) -> None:
-        found = parity.together(block.sample for block in self._ledger.blocks.values())
-        raise DataLoss(
-            f"the vectors are not those of the reference path and stand in {place}: least cosine "
-            f"{found.cosine_least if found else 0.0} of {found.count if found else 0} texts, wanted "
-            f"{self._options.threshold}. Nothing else was written; --restart begins anew"
-        )
+def _size(ledger: Ledger) -> BlockSize:
+    """Return the size of a run's blocks, as its first call decided it."""
+    rows, size = ledger.about.get("block rows"), ledger.begun.get("block bytes")
+    assert isinstance(rows, int)  # noqa: S101
+    return BlockSize(rows, size if isinstance(size, int) else BLOCK_BYTES)

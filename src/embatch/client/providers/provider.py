@@ -163,6 +163,14 @@ class Provider(ABC):
     model: str | None = field(default=None, kw_only=True)
     """Model where the caller names none; `None` asks for the first one of `models`."""
 
+    @property
+    def account(self) -> Mapping[str, str]:
+        """Return what beside the address says whose batches these are, by name, such as project and location.
+
+        A part of each run's identity; stays.
+        """
+        return {}
+
     def capabilities_of(self, model: str | None) -> Capabilities:  # noqa: ARG002  (what others need)
         """Return what the provider can do with a model, `None` for the default one: limits may differ."""
         return self.capabilities

@@ -68,7 +68,11 @@ class ApplicationDefault:
             try:
                 self._renew()
             except Exception as error:  # noqa: BLE001  (each is judged, and raised)
-                raise _translated(error) from None
+                failed = _translated(error)
+            else:
+                return
+        # Not where it was caught: what google-auth raised would go on with it, and may hold a token.
+        raise failed
 
     def _renew(self) -> None:
         import google.auth  # noqa: PLC0415  (an extra)
