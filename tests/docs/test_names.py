@@ -43,8 +43,7 @@ GUIDE = (
 def _rows() -> dict[str, list[str]]:
     """Return the names of ours that stand beside each name of the guide."""
     page = (ROOT / "docs" / "python.md").read_text("utf-8")
-    section = page.partition("\n## The names of the guide\n")[2].partition("\n## ")[0]
-    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     names = [row[0].strip("| `") for row in rows]
     assert len(names) == len(set(names)), "a name stands there twice"
     return {name: re.findall("`([^`]+)`", row[1]) for name, row in zip(names, rows, strict=True)}
@@ -86,3 +85,11 @@ def test_what_the_table_names_is_there(name: str) -> None:
     assert ours
     for one in ours:
         _check(one)
+
+
+def test_every_argument_of_the_client_is_explained() -> None:
+    """docs/client.md says of each argument what it does."""
+    page = (ROOT / "docs" / "client.md").read_text("utf-8").partition("\n## ")[0]
+    first = " ".join(line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `"))
+    arguments = set(inspect.signature(embatch.Client).parameters) - {"target", "transport"}
+    assert arguments == set(re.findall(r"`(\w+)`", first))
