@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from embatch.errors import Code
     from embatch.states import State
 
 DISPLAY_NAME: Final = 512
@@ -200,6 +201,8 @@ class Batch:
     alias_of: str | None = None
     """`models/{model}` that works the batch, where `model` is another name for it; `None`: `model` itself.
     An alias may mean another model one day, the batch never does."""
+    error_code: Code | None = None
+    """What kind of thing `error` is: RESOURCE_EXHAUSTED is a quota that had no room for the batch."""
     note: str | None = None
     """What its state cannot say, such as that a hosted service has it in a queue or paused; `None` where the
     state says all."""

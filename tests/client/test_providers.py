@@ -252,5 +252,7 @@ def test_a_run_goes_through_it_and_has_its_name_and_no_price(tmp_path: Path) -> 
     assert sorted(len(job["texts"]) for job in service.jobs) == [2, 5]
     assert (summary.rows, summary.failed, summary.model, summary.sample) == (7, 0, "models/parrot", None)
     assert pq.read_table(out).num_rows == 7
-    assert DEFAULT.of("stand-in", 1_000_000) is None
-    assert DEFAULT.of("gemini", 1_000_000) == (DEFAULT.gemini_batch, DEFAULT.gemini_interactive)
+    assert DEFAULT.price("stand-in", "models/parrot") is None
+    price = DEFAULT.price("gemini", "models/gemini-embedding-001")
+    assert price is not None
+    assert price.of(1_000_000, 0) == (price.batch, price.interactive)

@@ -21,7 +21,7 @@ import orjson
 from embatch.batch import WAITS
 from embatch.errors import Unavailable
 from embatch.escapes import json_visible, visible
-from embatch.runs.prices import BREAK_EVEN, WORTH
+from embatch.runs.prices import BREAK_EVEN, SHOWN_MODEL, WORTH
 from embatch.runs.progress import RunProgress, finished
 from embatch.states import State
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch
     from embatch.runs.cost import Estimate
+    from embatch.runs.prices import Price
 
 _LINE_SECONDS: Final = 5.0
 _PIPED: Final = 2000
@@ -41,6 +42,7 @@ _PIPED: Final = 2000
 _SURE_SECONDS: Final = (5.0, 30.0)
 """So much work seen makes an estimate: the first where it is a fair part of the whole, else the second."""
 _FAIR: Final = 0.02
+_HOSTED: Final = {"gemini": "Gemini", "vertex": "Vertex"}
 _NOBODY: Final = (errno.EPIPE, errno.EIO, errno.EBADF)
 """What writing to a pipe or terminal gives whose other end has gone."""
 
@@ -221,6 +223,8 @@ class Display:
             if note.startswith(WAITS) and note != self._waits:  # each reason once, when it comes up
                 self._waits = note
                 report(note)
+        if standing.said:
+            report(standing.said)
         if standing.batch.state is State.PROCESSING and (line := self._notice()):
             report(line)
         by_tokens = bool(standing.total_tokens)
@@ -314,6 +318,17 @@ def cost_line(cpu_seconds: float, alone: float | None) -> str:
     return f"cost: {seconds_words(cpu_seconds)} of CPU time in the engine{beside}"
 
 
+def _elsewhere(found: Estimate) -> list[tuple[str, Price]]:
+    """Return whose prices are shown, and those: the hosted service that was asked, else each of them."""
+    asked = found.prices.price(found.provider, found.model)
+    if found.provider in _HOSTED:
+        return (
+            [] if asked is None else [(f"{_HOSTED[found.provider]} {found.model.rpartition('/')[2]}", asked)]
+        )
+    both = [(name, found.prices.price(provider, SHOWN_MODEL)) for provider, name in _HOSTED.items()]
+    return [(name, price) for name, price in both if price is not None]
+
+
 def cost_table(found: Estimate) -> None:
     """Print what embedding a dataset will cost, to standard output."""
     from rich.table import Table  # noqa: PLC0415  (as above)
@@ -328,7 +343,6 @@ def cost_table(found: Estimate) -> None:
     table = Table(box=None, pad_edge=False)
     for head in ("where", "time", "price in US$"):
         table.add_column(head, justify="left" if head == "where" else "right")
-    batch, alone = found.prices.gemini(found.tokens)
     if found.rate is not None:
         rate = found.rate
         hours = rate.cpu_seconds_per_token * found.distinct_tokens / 3600
@@ -341,15 +355,25 @@ def cost_table(found: Estimate) -> None:
         if rate.alone_cpu_seconds_per_token is not None:
             hours = rate.alone_cpu_seconds_per_token * found.tokens / 3600
             _add(table, "here, one text at a time", "", f"{hours * found.prices.cpu_hour:,.4f}")
-    _add(table, "Gemini, batch", "within 24 h", f"{batch:,.4f}")
-    _add(table, "Gemini, interactive", "", f"{alone:,.4f}")
+    elsewhere = _elsewhere(found)
+    for where, price in elsewhere:
+        batch, _ = price.of(found.distinct_tokens, found.distinct_characters)
+        _, alone = price.of(found.tokens, found.characters)
+        _add(table, f"{where}, batch", "within 24 h", f"{batch:,.4f}")
+        _add(table, f"{where}, interactive", "", f"{alone:,.4f}")
     _show(table)
+    if found.uncounted:
+        say(f"tokens: {found.uncounted}")
+    if not elsewhere:
+        say(
+            f"the prices of {found.prices.date} do not have {found.provider}/{found.model}: name them in a "
+            "file, by --prices FILE"
+        )
     if found.unmeasured:
         say(f"work here was not measured: {found.unmeasured}")
-    say(
-        f"prices of {found.prices.date}; Gemini counts tokens of its own, these are {found.model}'s; "
-        f"CPU time at {found.prices.cpu_hour} an hour"
-    )
+    own = f"hosted models count tokens of their own, these are {found.model}'s; "
+    own = "" if found.provider in _HOSTED else own
+    say(f"prices of {found.prices.date}; {own}CPU time at {found.prices.cpu_hour} an hour")
     low, high = BREAK_EVEN
     advice = (
         "a batch"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
-from pathlib import Path  # noqa: TC003  (cyclopts reads the annotations)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -38,6 +39,11 @@ from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from embatch.runs.progress import RunProgress, Summary
+
+
+Prices = Annotated[
+    Path | None, Parameter(help="JSON file with prices of your own; else the one that EMBATCH_PRICES names.")
+]
 
 
 @app.command
@@ -81,6 +87,21 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         ),
     ] = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
+    deadline: Annotated[
+        str | None,
+        Parameter(
+            help="gemini, vertex: when to be done, as 6h, 90m or 2026-03-01T18:00:00Z. What no batch has "
+            "brought in time is embedded interactively, at full price. Kept for the next call; none ends it."
+        ),
+    ] = None,
+    max_cost: Annotated[
+        str | None,
+        Parameter(help="gemini, vertex: most US dollars of the whole run. Kept likewise; none ends it."),
+    ] = None,
+    prices: Prices = None,
+    dry_run: Annotated[
+        bool, Parameter(help="Only say what it would cost; nothing is embedded.", negative="")
+    ] = False,
 ) -> int:
     """Embed a dataset into one output of id, embedding and error, in the input's order.
 
@@ -99,9 +120,11 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     with saying(stays), client(to, data, at, preload=on.default(model)) as service:
         display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
-        from embatch.client.base import target_of  # noqa: PLC0415
         from embatch.dtypes import Dtype  # noqa: PLC0415
+        from embatch.runs.checking import check_run  # noqa: PLC0415
+        from embatch.runs.cost import estimate  # noqa: PLC0415
         from embatch.runs.options import EmbedOptions, RunOptions  # noqa: PLC0415
+        from embatch.runs.prices import load  # noqa: PLC0415
         from embatch.runs.run import embed_dataset  # noqa: PLC0415
         from embatch.runs.sources import open_source  # noqa: PLC0415
 
@@ -113,7 +136,22 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         embed_options = EmbedOptions(
             served, task_type, tuple(dict.fromkeys(dim or ())), Dtype(dtype), priority, name
         )
-        options = RunOptions(folder, restart, retry_failed, cache, cancel_on_interrupt, threshold, block_rows)
+        options = RunOptions(
+            folder,
+            restart,
+            retry_failed,
+            cache,
+            cancel_on_interrupt,
+            threshold,
+            block_rows,
+            deadline,
+            max_cost,
+            load(prices, os.environ),
+        )
+        if dry_run:
+            check_run(service, opened, out, embed_options, options)
+            cost_table(estimate(service, opened, served, options.prices, None, 0))
+            return DONE
         others = Others(service, to, data)
 
         def show(standing: RunProgress) -> None:
@@ -123,8 +161,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
         with display:
             summary = embed_dataset(service, opened, out, embed_options, options, show)
         elapsed = display.elapsed
-        provider = target_of(service).provider.name
-    _report(summary, elapsed, provider)
+    _report(summary, elapsed)
     return PARTLY if summary.failed else DONE
 
 
@@ -145,7 +182,7 @@ def _stays(out: str, data: Path, to: str | None) -> str:
     return f"finished blocks stay in {ledger}; {of_batches}; the same command goes on"
 
 
-def _report(summary: Summary, elapsed: float, provider: str) -> None:
+def _report(summary: Summary, elapsed: float) -> None:
     """Print what a run did, and what it cost: processor time, or a provider's price for the tokens."""
     size = "" if summary.bytes is None else f", {summary.bytes / 1e6:,.1f} MB"
     dimensions = " and ".join(map(str, summary.dimensions))
@@ -165,12 +202,8 @@ def _report(summary: Summary, elapsed: float, provider: str) -> None:
         report(f"{summary.resumed:,} rows had been done or handed over by an earlier call")
     if summary.cpu_seconds:
         report(cost_line(summary.cpu_seconds, summary.interactive_cpu_seconds))
-    if summary.tokens:
-        from embatch.runs.prices import DEFAULT  # noqa: PLC0415
-
-        if (price := DEFAULT.of(provider, summary.tokens)) is not None:
-            batch, alone = price
-            report(f"cost: ${batch:,.4f} as a batch, ${alone:,.4f} interactively, prices of {DEFAULT.date}")
+    if summary.bill is not None:
+        report(summary.bill.words())
     if summary.sample is not None:
         found = summary.sample
         report(
@@ -207,7 +240,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
         ),
     ] = None,
     measure: Annotated[int, Parameter(help="Texts embedded to measure this machine; 0 for none.")] = 256,
-    prices: Annotated[Path | None, Parameter(help="JSON file with prices of your own.")] = None,
+    prices: Prices = None,
 ) -> int:
     """Count the tokens of a dataset before anything is spent, and say what embedding it costs where."""
     check_name("--model", model)
@@ -218,7 +251,7 @@ def cost(  # noqa: PLR0913  (one parameter a flag)
     from embatch.runs.prices import load  # noqa: PLC0415
     from embatch.runs.sources import open_source  # noqa: PLC0415
 
-    table = load(prices)
+    table = load(prices, os.environ)
     opened = open_source(source, text, None)
     with client(to, data, at, preload=on.default(model)) as service:
         model = on.served(service, to, model)

@@ -71,6 +71,10 @@ class ForRuns:
         """
         return self._run(interactive.publish(self.client._session, run))  # noqa: SLF001
 
+    def model_name(self, name: str | None) -> str | None:
+        """Return the model of a batch that names `name`; `None` for the target's own."""
+        return self._model(name)
+
     def clean_up(self, batch: Batch) -> None:
         """Delete the input and the results that were stored for a finished batch, before the batch itself.
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embatch.client.providers.provider import Capabilities
+    from embatch.runs.ledger import Ledger
 
 _ROWS: Final = 100_000
 """Most rows, where nothing else says less: as many results are held in memory at once."""
@@ -63,3 +64,10 @@ class BlockSize:
         if can.tokens_in_flight is not None:
             size = min(size, can.tokens_in_flight // 2 * TOKEN_BYTES)
         return cls(rows, size)
+
+    @classmethod
+    def kept(cls, ledger: Ledger) -> BlockSize:
+        """Return the size of a run's blocks, as its first call decided it."""
+        rows, size = ledger.about.get("block rows"), ledger.begun.get("block bytes")
+        assert isinstance(rows, int)  # noqa: S101
+        return cls(rows, size if isinstance(size, int) else BLOCK_BYTES)

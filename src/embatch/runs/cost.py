@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from embatch.client.base import target_of
-from embatch.errors import BatchFailed, InvalidArgument
+from embatch.errors import BatchFailed, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from embatch.runs.part import distinct
+from embatch.runs.tokens import FEWEST, MOST
+from embatch.runs.tokens import estimate as estimate_tokens
 from embatch.states import State
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from embatch.runs.prices import Prices
     from embatch.runs.sources import Source
 
+_NO_COUNT: Final = (FailedPrecondition, InvalidArgument, NotFound, PermissionDenied)
+"""What a hosted service answers where its embedding model counts no tokens."""
 _SHORTEST: Final = 64
 """Fewer texts measure the start more than the machine."""
 
@@ -41,13 +45,21 @@ class Estimate:
     distinct: int
     """Texts that have to be embedded: equal ones of a block once."""
     tokens: int
-    """Of every readable row, as the target's model counts them."""
+    """Of every readable row, as the target's model counts them, or as they are reckoned: see `uncounted`."""
     distinct_tokens: int
     counted: int
     """Rows that were read; fewer than `rows` for an extrapolation."""
     model: str
     open_end: bool
     """Whether the input goes on behind what was counted and does not say how far: the rest is left out."""
+    distinct_characters: int
+    """Of the texts that have to be embedded."""
+    characters: int
+    """Of every readable row."""
+    uncounted: str
+    """Why the tokens are not counted but reckoned, and how far that can be off; empty where they are."""
+    provider: str
+    """Where the dataset shall go."""
     rate: Rate | None
     """`None` where nothing was measured."""
     unmeasured: str
@@ -71,8 +83,8 @@ def estimate(
     Raises:
         InvalidArgument: the dataset holds no text.
     """
-    rows = readable = tokens = unlike = unlike_tokens = 0
-    kept: list[str] = []
+    rows = readable = tokens = unlike = unlike_tokens = characters = unlike_characters = 0
+    counter, kept = _Counter(client, model), list[str]()
     behind = False
     for block in source.blocks():
         behind = rows == sample
@@ -82,9 +94,10 @@ def estimate(
         rows += len(part)
         texts, places = distinct(part, range(len(part)))
         again = _repeated(texts, list(places.values()))
-        counted = client.count_tokens(texts, model=model)
+        counted, length = counter.count(texts), sum(map(len, texts))
         unlike, unlike_tokens = unlike + len(texts), unlike_tokens + counted
-        tokens += counted + client.count_tokens(again, model=model)
+        unlike_characters, characters = unlike_characters + length, characters + length + sum(map(len, again))
+        tokens += counted + counter.count(again)
         readable += len(places)
         kept += texts[: max(0, measure - len(kept))]
         behind = len(part) < len(block.texts)
@@ -92,6 +105,7 @@ def estimate(
             break
     if not readable:
         raise InvalidArgument("the input holds no text", field="IN")
+    provider = target_of(client).provider
     # A source that does not know its length is read to the end, or stands for what was read.
     whole = source.rows if source.rows is not None and sample is not None else rows
     factor = whole / rows
@@ -104,12 +118,39 @@ def estimate(
         round(tokens * factor),
         round(unlike_tokens * factor),
         rows,
-        model or next(client.list_models()).name,
+        model or provider.model or next(client.list_models()).name,
         behind and source.rows is None,
+        round(unlike_characters * factor),
+        round(characters * factor),
+        counter.reason,
+        provider.name,
         measured,
         unmeasured,
         prices,
     )
+
+
+@dataclass(slots=True)
+class _Counter:
+    """Counts tokens by the target's model, and reckons them once that is refused."""
+
+    client: Client
+    model: str | None
+    reason: str = ""
+
+    def count(self, texts: list[str]) -> int:
+        """Return the tokens of texts, all together."""
+        if texts and not self.reason:
+            try:
+                return self.client.count_tokens(texts, model=self.model)
+            except _NO_COUNT as error:
+                if target_of(self.client).provider.capabilities.cpu_accounting:  # our own service counts
+                    raise
+                self.reason = (
+                    f"the target does not count them ({error}): they are reckoned from the texts' bytes, and "
+                    f"may be {FEWEST:g} to {MOST:g} times as many"
+                )
+        return estimate_tokens(texts) if texts else 0
 
 
 def _repeated(texts: list[str], of: list[int]) -> list[str]:

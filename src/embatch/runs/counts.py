@@ -44,6 +44,14 @@ class Counts:
             source, tally, tally.rows, tally.rows, (tally.rows, tally.tokens), ledger.verdict == "done"
         )
 
+    def begin(self, block: InFlight, ledger: Ledger) -> None:
+        """Count what an earlier call finished of a block, or of the try before, as it is watched now."""
+        earlier = ledger.blocks.get(block.number)
+        if earlier is not None:
+            self.tally.take(earlier)
+        rows, tokens = self.earlier
+        self.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
+
     def uncount(self, lost: Iterable[Block]) -> None:
         """Take blocks that were finished for not finished."""
         for block in lost:
@@ -52,7 +60,13 @@ class Counts:
             self.earlier = (self.earlier[0] - block.rows, self.earlier[1] - block.tokens)
 
     def standing(
-        self, batch: Batch, working: Sequence[InFlight], handed: Iterable[str], *, settled: bool
+        self,
+        batch: Batch,
+        working: Sequence[InFlight],
+        handed: Iterable[str],
+        *,
+        settled: bool,
+        said: str = "",
     ) -> RunProgress:
         """Return how far the run is.
 
@@ -61,6 +75,7 @@ class Counts:
             working: the blocks whose batches are watched, as far as they were asked for.
             handed: names of the batches that are handed over and not dropped yet.
             settled: whether the rows of `batch` are committed.
+            said: what is new for people.
         """
         tally, source = self.tally, self.source
         total = source.rows if source.rows is not None else self.read if self.exhausted else None
@@ -83,5 +98,6 @@ class Counts:
             batch,
             *self.earlier,
             handed=tuple(handed),
+            said=said,
             settled=settled,
         )

@@ -7,19 +7,23 @@ from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
 from embatch.client.for_runs import ForRuns
-from embatch.errors import DataLoss, InvalidArgument
+from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
 from embatch.runs import parity
+from embatch.runs.intents import Fate
 from embatch.runs.part import Part, to_mend
 from embatch.runs.progress import SHOWN, Summary
 from embatch.runs.sources.whereabouts import placed, whereabouts
 from embatch.runs.steps import Step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from embatch.client.client import Client
     from embatch.runs.counts import Counts
     from embatch.runs.ledger import Ledger
     from embatch.runs.options import RunOptions
     from embatch.runs.output import Output
+    from embatch.runs.pacing import Pacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +35,23 @@ class Ending:
     output: Output
     options: RunOptions
     counts: Counts
+    pacing: Pacing
     name: str
     """The run's, in the service's cache."""
     notes: list[str]
     """What handing over found, for people; it may still grow."""
+
+    def check_left(self, left: Sequence[int]) -> None:
+        """Refuse to end without the blocks that are left to people. Raises FailedPrecondition."""
+        if left:
+            found = [one for one in self.ledger.intents if one.fate is Fate.QUARANTINED]
+            raise FailedPrecondition(
+                f"all is done but {len(found):,} batches of which nobody can tell whether they were paid: "
+                f"{'; '.join(f'{one.shown}: {one.why}' for one in found[:SHOWN])}. "
+                "`embatch runs` shows them, `embatch runs adopt` and `embatch runs abandon` settle them, and "
+                "the same command goes on",
+                field="--out",
+            )
 
     def finish(self) -> Summary:
         """Put the output in place; keep the ledger only for rows that can be tried again."""
@@ -59,6 +76,7 @@ class Ending:
         if again := sum(self.counts.again.values()):
             summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
         summary.notes += [*self.notes, *self.counts.source.notes]
+        summary.bill = self.pacing.bill(blocks, self.options)
         if not any(block.native for block in blocks):
             why = Part.read(self.ledger.rows(blocks[0])).errors[0] if blocks else "there is none"
             self.ledger.remove()

@@ -41,6 +41,8 @@ class InFlight:
     """Rows with an error that are not sent."""
     tokens: int
     """Estimated, of the texts that are sent."""
+    characters: int
+    """Of these."""
     batch: Batch | None = None
     """As it was handed over; `None` where no row of the block can be read, and before."""
     earlier: tuple[int, int] = (0, 0)
@@ -66,6 +68,7 @@ class InFlight:
             len(sent.texts),
             len(sent.part.to_mend),
             tokens_of(sent.texts),
+            sum(map(len, sent.texts)),
             _held=sent,
         )
 
@@ -78,6 +81,11 @@ class InFlight:
         """Take note that the batch is an earlier call's, and how far it is."""
         requests, tokens = finished(batch)
         self.earlier = (self.finished(requests), tokens)
+
+    def forget_batch(self) -> None:
+        """Take note that it has no batch any more, and is handed over again."""
+        self.batch = self.polled = None
+        self.polls, self.due = 0, 0.0
 
     def park(self, path: Path) -> None:
         """Keep the rows in a file until they are wanted: many blocks in flight are more than memory holds."""

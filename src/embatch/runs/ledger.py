@@ -75,6 +75,11 @@ class Ledger:
         """Identity of the engine and native dimensions of all blocks; `None` and 0 while none tells."""
         self._folder, self._file = folder, file
 
+    @property
+    def folder(self) -> Path:
+        """`OUT.embatch`, where other things of the run stand too."""
+        return self._folder
+
     @classmethod
     def open(
         cls,

@@ -9,6 +9,7 @@ from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.runs import parity
 from embatch.runs.clock import Clock
+from embatch.runs.prices import DEFAULT
 from embatch.runs.steps import Step, pass_by
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import TaskType
     from embatch.dtypes import Dtype
+    from embatch.runs.prices import Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,12 @@ class RunOptions:
     block_rows: int | None = None
     """Rows of one batch; a later call gives the same number or none. `None`: 20,000, or as many as a hosted
     provider takes well; see `block_size`."""
+    deadline: str | None = None
+    """When the run shall be done: a span such as `6h`, a time of RFC 3339, or `none`; see `deadline`."""
+    max_cost: str | None = None
+    """US dollars that the whole run may cost, or `none`."""
+    prices: Prices = DEFAULT
+    """What is counted with."""
     clock: Clock = field(default_factory=Clock)
     reached: Callable[[Step], object] = pass_by
     """Told of each step of the run, as it comes to it."""

@@ -131,4 +131,6 @@ def _notes(summary: Summary, engine: Any) -> dict[str, str]:
                 "truncated": summary.truncated,
             }
         ).decode()
+    if summary.bill is not None:
+        notes["embatch.cost"] = orjson.dumps(summary.bill.record()).decode()
     return notes

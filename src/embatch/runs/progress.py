@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from embatch.batch import Batch
+    from embatch.runs.bill import Bill
     from embatch.runs.ledger_lines import Block
     from embatch.runs.parity import Sample
 
@@ -45,6 +46,8 @@ class RunProgress:
     """The same of `tokens`."""
     handed: tuple[str, ...] = ()
     """Names of the run's batches that are handed over and not dropped yet, the awaited one among them."""
+    said: str = ""
+    """What is new for people, in a line, such as a full quota; empty where nothing is."""
     settled: bool = True
     """Whether no more is to come of a batch that has ended: its rows are counted, duplicates and all."""
 
@@ -120,6 +123,8 @@ class Summary:
     """Size of the output; `None` where it is no file."""
     model: str = ""
     sample: Sample | None = None
+    bill: Bill | None = None
+    """`None` where what was embedded has no price."""
     notes: list[str] = field(default_factory=list)
 
     @classmethod

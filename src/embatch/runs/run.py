@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import deque
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import attrgetter
@@ -22,10 +21,8 @@ import pyarrow as pa
 from embatch.backoff import early_interval
 from embatch.client.base import target_of
 from embatch.client.for_runs import ForRuns
-from embatch.dtypes import Dtype
 from embatch.errors import (
     BatchFailed,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -33,23 +30,21 @@ from embatch.errors import (
     Unauthenticated,
     Unavailable,
 )
-from embatch.runs.adoption import Adoption
 from embatch.runs.block_size import BlockSize
 from embatch.runs.blocks import Blocks
+from embatch.runs.checking import check_run
 from embatch.runs.counts import Counts
+from embatch.runs.detour import Detour
 from embatch.runs.ending import Ending
-from embatch.runs.flight import Flight, FlightLimits
+from embatch.runs.flight import of_quota
+from embatch.runs.handing_over import handover_of
 from embatch.runs.identity import about, begun
 from embatch.runs.in_flight import InFlight
 from embatch.runs.intents import Fate
 from embatch.runs.ledger import Ledger, PartLost, folder_of
 from embatch.runs.locations import shown
 from embatch.runs.output import Output
-from embatch.runs.overlap import check_apart
-from embatch.runs.pay_once import PayOnce
-from embatch.runs.progress import SHOWN, RunProgress, Summary, between_polls
-from embatch.runs.sinks import check_sink
-from embatch.runs.sources import BLOCK_BYTES
+from embatch.runs.pacing import Pacing
 from embatch.runs.steps import Step
 from embatch.runs.verdict import verdict_of
 from embatch.states import State
@@ -57,9 +52,9 @@ from embatch.states import State
 if TYPE_CHECKING:
     from embatch.batch import Batch
     from embatch.client.client import Client
-    from embatch.runs.handover import Handover
+    from embatch.client.results import BatchResult
     from embatch.runs.options import EmbedOptions, RunOptions
-    from embatch.runs.progress import Progress
+    from embatch.runs.progress import Progress, RunProgress, Summary
     from embatch.runs.sources import Source
 
 _REFUSALS: Final = (InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
@@ -102,20 +97,18 @@ def embed_dataset(
         BatchFailed: a batch as a whole could not be worked.
         Unavailable: a disk or a store failed or is full; repeating goes on.
     """
-    check_sink(place, embed_options.dimensions, embed_options.dtype or Dtype.FLOAT32, source.ids)
-    check_apart(source, place)
+    price = check_run(client, source, place, embed_options, options)
     can = ForRuns(client).capabilities(embed_options.model)
     size = BlockSize.of(can, options.block_rows, embed_options.dimensions)
-    what, first = (
-        about(client, source, embed_options, size.rows),
-        begun(client, source, embed_options, size.bytes),
-    )
+    what = about(client, source, embed_options, size.rows)
+    first = begun(client, source, embed_options, size.bytes)
     unsaid = ("block rows",) if options.block_rows is None else ()
     folder = folder_of(place, options.data)
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
     try:
         ledger = Ledger.open(folder, what, first, restart=options.restart, unsaid=unsaid)
-        run = _Run(client, source, ledger, output, embed_options, options, progress)
+        pacing = Pacing.of(client, can, options, price, ledger)
+        run = _Run(client, source, ledger, output, embed_options, options, progress, pacing)
         try:
             output.check_ids(ledger)
             return run.go()
@@ -143,19 +136,20 @@ class _Run:
         embed_options: EmbedOptions,
         options: RunOptions,
         progress: Progress,
+        pacing: Pacing,
     ) -> None:
         self._client, self._ledger, self._output = client, ledger, output
         self._options, self._progress = options, progress
         self._verdict = verdict_of(client, ledger, embed_options, options)
         self._capabilities = target_of(client).provider.capabilities
         self._many = self._capabilities.batches_in_flight is not None
-        """Whether all that is in flight is asked for, and kept on disk meanwhile."""
-        self._flight = Flight(FlightLimits.of(self._capabilities))
+        """Whether all that is in flight is asked for, and its rows lie on disk meanwhile."""
+        self._pacing, self._flight = pacing, pacing.flight
         self._flying: dict[int, InFlight] = {}
         """The blocks that are handed over, by number, the oldest first."""
         self._doubtful: dict[int, InFlight] = {}
         """Those of which nobody knows whether they are."""
-        self._again: deque[InFlight] = deque()
+        self._again: list[InFlight] = []
         """Those of which that is known again."""
         self._left: list[int] = []
         """Numbers of those that are left to people."""
@@ -165,19 +159,14 @@ class _Run:
         self._name = hashlib.sha256(orjson.dumps([ledger.about, own])).hexdigest()[:32]
         display_name = str(ledger.begun.get("display name") or embed_options.display_name or source.name)
         ledger.reached = self._reached = options.reached
-        self._handover: Handover
         notes: list[str] = []
-        if self._capabilities.idempotency_keys:
-            run = self._name if options.cache else None
-            self._handover = Adoption(client, ledger, embed_options, display_name, run)
-        else:
-            self._handover = PayOnce(
-                client, ledger, embed_options, display_name, options.clock, options.reached, notes=notes
-            )
+        run = self._name if options.cache else None
+        self._handover = handover_of(client, ledger, embed_options, options, display_name, run, notes)
+        self._detour = Detour(client, embed_options, ledger, pacing, self._handover)
         self._started = datetime.now(UTC)
         self._counts = Counts.of(source, ledger)
-        self._blocks = Blocks(source, ledger, options, self._counts, output.place, _size(ledger))
-        self._ending = Ending(client, ledger, output, options, self._counts, self._name, notes)
+        self._blocks = Blocks(source, ledger, options, self._counts, output.place, BlockSize.kept(ledger))
+        self._ending = Ending(client, ledger, output, options, self._counts, pacing, self._name, notes)
         self._asked = self._handed = False
 
     def go(self) -> Summary:
@@ -187,7 +176,7 @@ class _Run:
             self._ending.reject()
         while True:
             self._work()
-            self._check_left()
+            self._ending.check_left(self._left)
             try:
                 return self._ending.finish()
             except PartLost:
@@ -199,18 +188,28 @@ class _Run:
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
         todo, following, ended, first = self._blocks.todo(), None, False, True
+        self._pacing.survey(self._blocks, self._ledger)
         while True:
             now = self._clock.monotonic()
-            if following is None and self._again:
-                following = self._again.popleft()
-            elif following is None and not ended and self._flight.may_begin(0, now):
+            apart = {*self._doubtful, *self._left}
+            step = self._pacing.step(following, self._flying, apart, now)
+            if self._again and (following is None or self._again[0].number < following.number):
+                self._again += [] if following is None else [following]
+                following = self._again.pop(0)
+                continue
+            unread = step.moved is not None and step.moved.key not in self._flying
+            if following is None and not ended and (unread or self._flight.may_begin(0, now)):
                 block = next(todo, None)
                 ended = block is None
                 following = block and InFlight.of(*block, self._ledger)
-            if following is not None and self._flight.may_begin(following.tokens, now):
+                continue
+            if step.moved is not None or (following is not None and step.begun is not None):
                 if first:
-                    self._check_target()
-                if self._submit(following):
+                    _, native = self._ledger.model  # refused before a text is sent
+                    self._output.check(native or self._verdict.native())
+                if step.moved is not None:
+                    following = self._move(step.moved.key, following)
+                elif following is not None and self._submit(following):
                     following = None
                 if first:
                     self._verdict.prepare()
@@ -219,17 +218,12 @@ class _Run:
             self._counts.exhausted |= ended
             if not self._flying and not self._doubtful and following is None and ended:
                 return
-            self._step(self._flight.pause(now) if following is not None else 0.0)
-
-    def _check_target(self) -> None:
-        """Refuse what the target cannot do, before a text is sent. Raises InvalidArgument."""
-        _, native = self._ledger.model
-        self._output.check(native or self._verdict.native())
+            self._step(step.seconds)
 
     def forget(self, *, refused: bool) -> None:
-        """Leave no ledger of a run that ended before it began: it would stand in another one's way.
+        """Leave no ledger of a run that ended before a batch may have been accepted: it stands in the way.
 
-        It begins where a batch may have been accepted: its key is in the ledger. `refused`: it was not.
+        `refused`: the batch that was handed over last was not.
         """
         begun = self._handed if refused else self._asked
         paid = self._ledger.blocks or self._ledger.intents.open()
@@ -244,30 +238,21 @@ class _Run:
         self._output.abandon()
         self._ledger.close()
 
-    def _check_left(self) -> None:
-        """Refuse to end without the blocks that are left to people. Raises FailedPrecondition."""
-        if self._left:
-            left = [one for one in self._ledger.intents if one.fate is Fate.QUARANTINED]
-            raise FailedPrecondition(
-                f"all is done but {len(left):,} batches of which nobody can tell whether they were paid: "
-                f"{'; '.join(f'{one.shown}: {one.why}' for one in left[:SHOWN])}. `embatch runs` shows them, "
-                "`embatch runs adopt` and `embatch runs abandon` settle them, and the same command goes on",
-                field="--out",
-            )
-
     def _submit(self, block: InFlight) -> bool:
         """Hand one block over as a batch, or find the batch that an earlier call made of it.
 
         Returns whether that is done with; if not, what is in flight has to become less.
         """
-        sent, now = block.sent(self._ledger), self._clock.monotonic()
+        if not self._pacing.begin(block):
+            return False
+        sent = block.sent(self._ledger)
         self._asked |= bool(sent.texts)
         batch = None
         if sent.texts:
             try:
                 found = self._handover.batch(sent.number, sent.rows, sent.texts)
             except ResourceExhausted as error:
-                self._flight.refused(error, now)
+                self._pacing.refused(block, error)
                 return False
             if isinstance(found, Fate):
                 self._leave(block, found)
@@ -280,7 +265,7 @@ class _Run:
             self._counts.resumed += block.rows
             block.found(batch)
         self._flying[block.number] = block
-        self._flight.begun(block.number, block.tokens, now)
+        self._pacing.begun(block)
         if self._many:
             block.park(self._ledger.parked(block.number))
         return True
@@ -301,17 +286,14 @@ class _Run:
 
     # what comes back
 
-    def _watched(self) -> list[InFlight]:
-        """Return the blocks whose batches are asked for: all of them, or the oldest."""
-        return list(self._flying.values()) if self._many else list(islice(self._flying.values(), 1))
-
     def _step(self, pause: float) -> None:
         """Wait for what is due next, and do it.
 
-        `pause`: seconds after which another block may be handed over; 0.0 where an end has to come first.
+        `pause`: seconds after which there is something else to do; 0.0 or infinite where an end comes first.
         """
         now = self._clock.monotonic()
-        block = min(self._watched(), key=attrgetter("due"), default=None)
+        watched = islice(self._flying.values(), None if self._many else 1)  # all, or the oldest
+        block = min(watched, key=attrgetter("due"), default=None)
         asked = math.inf if block is None else block.due
         due = min(asked, self._handover.due, now + (pause or math.inf))
         if due > now:
@@ -324,47 +306,48 @@ class _Run:
     def _look(self) -> None:
         """Look for what is in doubt; what is settled is handed over, or found, next."""
         for number in self._handover.look():
-            self._again.append(self._doubtful.pop(number))
-            self._flight.ended(number, self._clock.monotonic())
+            self._again = sorted([*self._again, self._doubtful.pop(number)], key=attrgetter("number"))
+            self._flight.ended(number, self._clock.monotonic(), good=False)
         self._tell_doubt()
 
     def _ask(self, block: InFlight) -> None:
         """Ask for a batch, and commit its block if it has ended."""
         if block.polls == 0:
-            self._begin(block)
+            self._counts.begin(block, self._ledger)
         block.polls += 1
         batch = block.batch
         if batch is not None:
             batch = block.polled = ForRuns(self._client).look(batch.name)
-            block.due = self._clock.monotonic() + self._interval(block)
+            self._pacing.looked(batch)
+            wait = self._pacing.interval(block, len(self._ledger.blocks))
+            block.due = self._clock.monotonic() + (early_interval(block.polls, wait) if self._many else wait)
             self._reached(Step.POLLED)
             self._progress(self._standing(batch))
         if batch is None or batch.done:
             self._collect(block, batch)
 
-    def _begin(self, block: InFlight) -> None:
-        """Count what an earlier call finished of a block, or of the try before."""
-        earlier = self._ledger.blocks.get(block.number)
-        if earlier is not None:
-            self._counts.tally.take(earlier)
-        rows, tokens = self._counts.earlier
-        self._counts.earlier = (rows + block.earlier[0], tokens + block.earlier[1])
-
-    def _interval(self, block: InFlight) -> float:
-        if not self._many:
-            return between_polls(block.requests, len(self._ledger.blocks))
-        return early_interval(block.polls, self._capabilities.poll_interval(block.requests))
-
     def _collect(self, block: InFlight, batch: Batch | None) -> None:
-        """Make the rows of a block durable whose batch has ended, and drop the batch."""
+        """Read what a batch gave that has ended, make its rows durable, and drop it."""
         self._reached(Step.ENDED)
         if batch is not None and batch.state is State.FAILED:
             self._handover.over(block.number, batch)
-            raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
-        sent, result = block.sent(self._ledger), None
+            if not of_quota(batch):
+                raise BatchFailed(f"{batch.name} failed: {batch.error or 'the service gave no reason'}")
+            self._fly_again(block, batch)
+            return
+        result = None
         if batch is not None:
             result = self._client.get_batch_embeddings(batch, partial=True)
             self._reached(Step.FETCHED)
+        self._pacing.ended(block, batch, result)
+        self._commit(block, batch, result)
+        if batch is not None:
+            self._handover.drop(batch)
+
+    def _commit(self, block: InFlight, batch: Batch | None, result: BatchResult | None) -> None:
+        """Make the rows of a block durable. Raises DataLoss where they are not sound."""
+        sent = block.sent(self._ledger)
+        if result is not None:
             sent.part.fill(sent.places, result)
             self._output.check(sent.part.vectors.shape[1])
         done = self._verdict.block(sent, batch, result)
@@ -372,22 +355,44 @@ class _Run:
         if sound and self._output.direct:
             self._output.write(done, sent.part)
         self._counts.tally.add(self._ledger.commit(done, sent.part.record()))
-        del self._flying[block.number]
-        self._flight.ended(block.number, self._clock.monotonic())
+        self._flying.pop(block.number, None)
         if batch is not None:
             self._progress(self._standing(batch, settled=True))
-            self._handover.drop(batch)
         if not sound:
             self._flying.clear()
             self._ending.reject()
 
+    def _fly_again(self, block: InFlight, batch: Batch) -> None:
+        """Have a block handed over again whose batch was accepted, and then had no room in the quota."""
+        del self._flying[block.number]
+        block.forget_batch()
+        self._again = sorted([*self._again, block], key=attrgetter("number"))
+        self._pacing.refused(block, ResourceExhausted(batch.error or "the quota had no room for the batch"))
+        self._progress(self._standing(batch))
+
+    def _move(self, number: int, following: InFlight | None) -> InFlight | None:
+        """Embed a block at once whose batch is not back in time, unless it comes back that moment.
+
+        It may be the one that is handed over next: returns that one, if it is still to be.
+        """
+        block = self._flying.get(number) or following
+        if block is None:
+            return None
+        if not block.polls:
+            self._counts.begin(block, self._ledger)
+
+        def show(part: Batch) -> None:
+            self._flying[block.number] = block
+            block.polled, block.polls = part, block.polls + 1
+            self._progress(self._standing(part))
+
+        batch, result = self._detour.go(block, show)
+        self._commit(block, batch, result)
+        if batch.name:
+            self._handover.drop(batch)
+        return None if block is following else following
+
     def _standing(self, batch: Batch, *, settled: bool = False) -> RunProgress:
         working = [block for block in self._flying.values() if block.polls]
-        return self._counts.standing(batch, working, self._handover.handed, settled=settled)
-
-
-def _size(ledger: Ledger) -> BlockSize:
-    """Return the size of a run's blocks, as its first call decided it."""
-    rows, size = ledger.about.get("block rows"), ledger.begun.get("block bytes")
-    assert isinstance(rows, int)  # noqa: S101
-    return BlockSize(rows, size if isinstance(size, int) else BLOCK_BYTES)
+        said = self._pacing.notes()
+        return self._counts.standing(batch, working, self._handover.handed, settled=settled, said=said)

@@ -87,6 +87,7 @@ def _job(said: Any) -> Job:
         batch_stats=_stats(said.get("completionStats"), meaning.state),
         input_file=source,
         error=fields.request_error(error).message if isinstance(error, dict) and error else None,
+        error_code=fields.request_error(error).code if isinstance(error, dict) and error else None,
         note=meaning.note,
     )
     labels = {k: v for k, v in fields.mapping(said.get("labels")).items() if isinstance(v, str)}

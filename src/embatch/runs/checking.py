@@ -1,0 +1,58 @@
+"""What is refused of a run before anything is written, sent or paid."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from embatch.client.base import target_of
+from embatch.client.for_runs import ForRuns
+from embatch.dtypes import Dtype
+from embatch.errors import InvalidArgument
+from embatch.runs.deadline import Terms
+from embatch.runs.overlap import check_apart
+from embatch.runs.sinks import check_sink
+
+if TYPE_CHECKING:
+    from embatch.client.client import Client
+    from embatch.runs.options import EmbedOptions, RunOptions
+    from embatch.runs.prices import Price
+    from embatch.runs.sources import Source
+
+
+def check_run(
+    client: Client, source: Source, place: str, embed_options: EmbedOptions, options: RunOptions
+) -> Price | None:
+    """Refuse what no run can do, before anything is written or sent; return the price of what it would use.
+
+    Raises:
+        InvalidArgument: as `embed_dataset`.
+    """
+    check_sink(place, embed_options.dimensions, embed_options.dtype or Dtype.FLOAT32, source.ids)
+    check_apart(source, place)
+    return check_terms(client, embed_options, options)
+
+
+def model_of(client: Client, embed_options: EmbedOptions) -> str:
+    """Return the name of the model that a run will use; empty where only the service knows."""
+    return ForRuns(client).model_name(embed_options.model) or target_of(client).provider.model or ""
+
+
+def check_terms(client: Client, embed_options: EmbedOptions, options: RunOptions) -> Price | None:
+    """Return the price of what a run will use; `None` where it has none.
+
+    Raises:
+        InvalidArgument: a deadline or a cap is wrong, or is asked of what has no price.
+    """
+    provider = target_of(client).provider.name
+    model = model_of(client, embed_options)
+    price = options.prices.price(provider, model)
+    Terms().moved(options.deadline, options.max_cost, datetime.fromtimestamp(options.clock.now(), UTC))
+    if price is None and not (options.deadline is options.max_cost is None):
+        flag = "--max-cost" if options.deadline is None else "--deadline"
+        raise InvalidArgument(
+            f"{flag} is for what has a price, and the table has none of {provider}/{model}: leave it out, or "
+            "name the price in a file, by --prices FILE",
+            field=flag,
+        )
+    return price

@@ -1,0 +1,240 @@
+"""Runs at a hosted service on a simulated clock: a full quota, stuck batches, a deadline, a cap, the bill."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+import pytest
+from hosted.behaviour import Behaviour, Fault
+from hosted.gemini import GeminiStandIn
+
+from embatch import Client, FailedPrecondition, InvalidArgument
+from embatch.runs.clock import Clock
+from embatch.runs.options import EmbedOptions, RunOptions
+from embatch.runs.run import embed_dataset
+from embatch.runs.sources import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from embatch.runs.progress import RunProgress, Summary
+
+DIMENSIONS = 8
+ROWS, BLOCK = 40, 10
+HOUR = 3600.0
+
+
+class Redirected(httpx2.HTTPTransport):
+    """Leads what is meant for Google to a stand-in."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = httpx2.URL(url)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send it there."""
+        request.url = request.url.copy_with(scheme=self._url.scheme, host=self._url.host, port=self._url.port)
+        return super().handle_request(request)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@dataclass
+class Place:
+    """A stand-in, and a run that goes on with it call after call."""
+
+    google: GeminiStandIn
+    folder: Path
+    said: list[str] = field(default_factory=list)
+    seen: list[RunProgress] = field(default_factory=list)
+    sleeps: list[float] = field(default_factory=list)
+    out: str = "out.parquet"
+    ends: float = math.inf
+    """When something happens while the run waits, by the service's clock."""
+    ended: Callable[[], object] = _interrupt
+
+    def texts(self) -> list[str]:
+        """Return what is embedded."""
+        return [f"row {at} tells of {'many ' * (at % 5)}things" for at in range(ROWS)]
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass for both, an instant beyond, so that nothing waits for a rounded second."""
+        self.sleeps.append(seconds)
+        assert len(self.sleeps) < 50_000, "it waits for ever"
+        self.google.clock.advance(max(seconds, 0.001))
+        if self.google.clock.now > self.ends:
+            self.ends = math.inf
+            self.ended()
+
+    def until(self, seconds: float) -> None:
+        """Press Ctrl-C once so much time has passed."""
+        self.ends = self.google.clock.now + seconds
+
+    def run(self, **wanted: Any) -> Summary:
+        """Go on with the run until it is done."""
+        source = self.folder / "in.jsonl"
+        if not source.exists():
+            source.write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in self.texts()))
+        clock = Clock(lambda: self.google.clock.now, lambda: self.google.clock.now, self.sleep)
+        options = RunOptions(self.folder / "data", block_rows=BLOCK, clock=clock, **wanted)
+        opened, out = open_source(str(source), None, None), str(self.folder / self.out)
+        wish = EmbedOptions(model="gemini-embedding-001", dimensions=(DIMENSIONS,))
+        with (
+            httpx2.Client(transport=Redirected(self.google.url)) as http,
+            Client("gemini", api_key=self.google.key, http_client=http) as client,
+        ):
+            return embed_dataset(client, opened, out, wish, options, self._told)
+
+    def _told(self, standing: RunProgress) -> None:
+        self.seen.append(standing)
+        self.said += [standing.said] if standing.said else []
+
+    def written(self) -> pq.Table:
+        """Return the output."""
+        return pq.read_table(self.folder / self.out)
+
+    def check(self) -> None:
+        """Hold every vector against a batch of good days."""
+        other = Place(self.google, self.folder, out="other.parquet")
+        self.google.behave(stays="", staying_batches=(), failing_tokens=None, faults=(), seconds_to_end=1.0)
+        other.run()
+        mine, others = (np.stack(one.written()["embedding"].to_pylist()) for one in (self, other))
+        assert mine.shape == (ROWS, DIMENSIONS)
+        assert np.abs(mine - others).max() < 1e-6
+        assert self.written()["error"].null_count == ROWS
+
+    def cost(self) -> dict[str, Any]:
+        """Return what the output says of its cost."""
+        found: dict[str, Any] = orjson.loads(self.written().schema.metadata[b"embatch.cost"])
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A service on which batches take ten minutes."""
+    with GeminiStandIn(Behaviour(seconds_to_end=600.0)) as google:
+        yield Place(google, tmp_path)
+
+
+def later(place: Place, hours: float) -> str:
+    """Return a moment as a command says it."""
+    return datetime.fromtimestamp(place.google.clock.now + hours * HOUR, UTC).isoformat()
+
+
+def test_batches_that_fail_for_quota_are_tried_again_with_fewer_in_flight(place: Place) -> None:
+    """Accepted and failed: it is told, nothing is lost, and what failed cost nothing."""
+    place.google.behave(failing_tokens=200)
+    summary = place.run()
+    failed = [job for job in place.google.jobs if job.state == "FAILED"]
+    assert failed
+    assert (summary.rows, summary.failed) == (ROWS, 0)
+    assert any("the service's quota is full" in said for said in place.said)
+    assert summary.bill is not None
+    assert summary.bill.ways.keys() == {"batch"}
+    assert summary.bill.dollars == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
+    place.check()
+
+
+def test_a_create_that_is_refused_for_quota_is_tried_later(place: Place) -> None:
+    """With RetryInfo of ten minutes the run comes back after half a minute, for others may have ended."""
+    place.google.behave(
+        faults=(Fault("create", calls=(2, 3), status=429, details="retry", retry_seconds=600.0),)
+    )
+    summary = place.run()
+    assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
+    assert any("in flight, the next one is tried in" in said for said in place.said)
+
+
+def test_batches_that_are_not_back_go_another_way_just_in_time(place: Place) -> None:
+    """The vectors are the same, what came back is paid once, and nothing goes before the last minutes."""
+    place.google.behave(stays="PENDING", staying_batches=(2, 4))
+    begun = place.google.clock.now
+    summary = place.run(deadline=later(place, 2))
+    assert place.google.clock.now - begun <= 2 * HOUR
+    assert place.google.clock.now - begun > 1.9 * HOUR
+    assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
+    assert place.google.items == 2 * BLOCK
+    assert [job.state for job in place.google.jobs if job.ordinal in (2, 4)] == ["CANCELLED"] * 2
+    assert any("texts are embedded at once" in said and "is given up" in said for said in place.said)
+    assert summary.bill is not None
+    assert summary.bill.ways["interactive"] > 0
+    assert place.cost() == summary.bill.record()
+    place.check()
+
+
+def test_what_a_cancelled_batch_had_done_is_kept_and_paid_once(place: Place) -> None:
+    """One that runs ends with the half that it had; only the rest is embedded at once."""
+    place.google.behave(stays="RUNNING", staying_batches=(1,))
+    summary = place.run(deadline=later(place, 1))
+    assert (summary.failed, place.google.items) == (0, BLOCK // 2)
+    assert summary.bill is not None
+    assert summary.bill.ways["abandoned"] > 0
+    place.check()
+
+
+def test_a_cap_stops_a_run_and_a_higher_one_goes_on(place: Place) -> None:
+    """Nothing is begun beyond it; the same command goes on from there and pays nothing twice."""
+    with pytest.raises(InvalidArgument, match="more than --max-cost"):
+        place.run(max_cost="0.000001")
+    assert place.google.creates == 0
+    refused = tuple(range(3, 200))
+    place.google.behave(
+        faults=(Fault("create", calls=refused, status=429, details="retry", retry_seconds=600.0),)
+    )
+    place.until(HOUR)
+    with pytest.raises(KeyboardInterrupt):
+        place.run(max_cost="1")
+    place.google.behave(faults=())
+    with pytest.raises(FailedPrecondition, match=r"--max-cost \$0\.0000 is reached: .* a higher --max-cost"):
+        place.run(max_cost="0.000015")
+    assert place.google.creates == 2
+    summary = place.run(max_cost="1")
+    assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
+
+
+def test_what_has_no_price_has_no_deadline(place: Place) -> None:
+    """Nothing is created, and the remedy is named."""
+    for wanted in ({"deadline": "1h"}, {"max_cost": "1"}):
+        with pytest.raises(InvalidArgument, match=r"name the price in a file, by --prices FILE"):
+            place.run(prices=place_without_prices(), **wanted)
+    with pytest.raises(InvalidArgument, match="--deadline has passed"):
+        place.run(deadline="2001-01-01T00:00:00Z")
+    assert place.google.creates == 0
+
+
+def place_without_prices() -> Any:
+    """Return a table without a model."""
+    from embatch.runs.prices import Prices
+
+    return Prices(models={})
+
+
+def test_a_batch_that_waits_for_hours_is_told_of(place: Place) -> None:
+    """After six hours, and once the others are known to take ten minutes after an hour."""
+    place.google.behave(stays="PENDING", staying_batches=(2,))
+    place.until(2.5 * HOUR)
+    place.ended = place.google.release
+    summary = place.run()
+    assert summary.failed == 0
+    told = [said for said in place.said if "waits to be begun for" in said]
+    assert len(told) == 2
+    assert "1.0 h now; 10 min is usual in this run" in told[0]
+
+
+def test_the_end_of_a_batch_is_seen_soon_and_asked_for_seldom(place: Place) -> None:
+    """Seconds from a batch's end to its rows in the ledger: a twentieth of its age. So many polls a batch."""
+    place.run()
+    polls = place.google.calls["status"]
+    ends = [job.ended - job.created for job in place.google.jobs if job.ended is not None]
+    assert all(600.0 <= end <= 600.0 * 1.06 for end in ends)
+    assert polls <= 75 * len(ends)
