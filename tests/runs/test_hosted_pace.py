@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import numpy as np
 import orjson
 import pyarrow.parquet as pq
@@ -25,24 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import pyarrow as pa
+
     from embatch.runs.progress import RunProgress, Summary
 
 DIMENSIONS = 8
 ROWS, BLOCK = 40, 10
 HOUR = 3600.0
-
-
-class Redirected(httpx2.HTTPTransport):
-    """Leads what is meant for Google to a stand-in."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = httpx2.URL(url)
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send it there."""
-        request.url = request.url.copy_with(scheme=self._url.scheme, host=self._url.host, port=self._url.port)
-        return super().handle_request(request)
 
 
 def _interrupt() -> None:
@@ -89,17 +77,14 @@ class Place:
         options = RunOptions(self.folder / "data", block_rows=BLOCK, clock=clock, **wanted)
         opened, out = open_source(str(source), None, None), str(self.folder / self.out)
         wish = EmbedOptions(model="gemini-embedding-001", dimensions=(DIMENSIONS,))
-        with (
-            httpx2.Client(transport=Redirected(self.google.url)) as http,
-            Client("gemini", api_key=self.google.key, http_client=http) as client,
-        ):
+        with Client("gemini", api_key=self.google.key, base_url=self.google.url) as client:
             return embed_dataset(client, opened, out, wish, options, self._told)
 
     def _told(self, standing: RunProgress) -> None:
         self.seen.append(standing)
         self.said += [standing.said] if standing.said else []
 
-    def written(self) -> pq.Table:
+    def written(self) -> pa.Table:
         """Return the output."""
         return pq.read_table(self.folder / self.out)
 
