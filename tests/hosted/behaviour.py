@@ -34,7 +34,7 @@ class _FaultFields:
     """Share of these calls, chosen by the seed."""
     status: int = 503
     handled: bool = False
-    """Do what was asked before it is refused: a gateway that lost patience."""
+    """Do what was asked before it is refused, or before the silence: a gateway that lost patience."""
     details: Details = "none"
     retry_seconds: float = 2.0
     """For RetryInfo (details `retry` or `quota`)."""
@@ -207,3 +207,39 @@ def told(said: Mapping[str, Any]) -> dict[str, Any]:
         faults = [{**one, "calls": tuple(one.get("calls", ()))} for one in read["faults"]]
         read["faults"] = tuple(Fault(**one) for one in faults)
     return read
+
+
+def wild(seed: int) -> Behaviour:
+    """Return a mixture by seed that damages no result: a careful client ends with every vector, paid once."""
+    chosen = random.Random(f"wild:{seed}")
+    routes = ("create", "status", "list", "download", "upload.*", "embed*", "file*", "storage.*")
+    refusals = [
+        Fault(
+            route, chance=0.1, status=chosen.choice((429, 500, 503)), details=chosen.choice(("none", "retry"))
+        )
+        for route in chosen.sample(routes, 3)
+    ]
+    cuts: tuple[Cut, ...] = ("unread", "request", "handled", "head", "body")
+    breaks = [
+        Fault(
+            route, chance=0.1, cut=chosen.choice(cuts), at=chosen.randrange(500), reset=chosen.random() < 0.5
+        )
+        for route in chosen.sample(routes, 3)
+    ]
+    return Behaviour(
+        seed=seed,
+        faults=(*refusals, *breaks),
+        reorder=chosen.random() < 0.5,
+        results_in=chosen.choice(("both", "response", "metadata")),
+        zeros=chosen.random() < 0.5,
+        status_lines=chosen.random() < 0.5,
+        late_results=chosen.randrange(3),
+        late_files=chosen.randrange(3),
+        polls_to_end=chosen.randrange(1, 5),
+        lists_late_seconds=chosen.choice((0.0, 30.0, 200.0)),
+        list_size=chosen.choice((None, 1, 3)),
+        stale_lists=chosen.random() < 0.5,
+        granularity=chosen.choice((1, 256 * 1024)),
+        output_files=chosen.choice((1, 3)),
+        echo_request=chosen.random() < 0.5,
+    )

@@ -8,7 +8,8 @@
 
 Batches and files live as long as the block, whatever becomes of the client. Routes, for `Fault` and `calls`:
 `create status list cancel delete update`, `upload.start upload.chunk upload.query`, `embed embed_many`,
-`file files file.delete download`, `count_tokens`, `model models`, `unknown`. Another process: see `serve`.
+`file files file.delete download`, `count_tokens`, `model models`, `unknown`. Another process: see `serve`; a
+mixture of misbehaviour by seed: `behaviour.wild`.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ class StandIn:
         self.trouble: list[str] = []
         """Tracebacks of the stand-in's own mistakes; the end of the block raises them."""
         self.lock = threading.RLock()
-        self._called = threading.Condition(self.lock)
+        self._settling = threading.Condition(self.lock)
+        self._settled: Counter[str] = Counter()
         self.closing = threading.Event()
         self.url = ""
         self._server: _Server | None = None
@@ -164,11 +165,16 @@ class StandIn:
             self.behaviour = replace(self.behaviour, **changes)
 
     def await_calls(self, route: str, count: int, seconds: float = 60) -> None:
-        """Return when so many calls of a route have come in since the stand-in began."""
-        with self._called:
-            assert self._called.wait_for(lambda: self.calls[route] >= count, seconds), (
-                f"{route}: {self.calls}"
-            )
+        """Return when so many calls of a route have been handled: answered, broken or left in silence."""
+        with self._settling:
+            done = self._settling.wait_for(lambda: self._settled[route] >= count, seconds)
+            assert done, f"{route}: {self.calls}"
+
+    def settle(self, route: str) -> None:
+        """Take note that a call has been handled as far as it will be."""
+        with self._settling:
+            self._settled[route] += 1
+            self._settling.notify_all()
 
     def route(self, ask: Ask) -> str:
         """Name the route of a request."""
@@ -230,7 +236,6 @@ class StandIn:
         route = self.route(ask)
         with self.lock:
             self.calls[route] += 1
-            self._called.notify_all()
             self.seen.append(Seen(route, ask.method, ask.target, ask.headers))
             fault = self.behaviour.fault(route, self.calls[route])
             if fault is not None:
@@ -275,20 +280,27 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._open: set[socket.socket] = set()
+        self._handlers: list[threading.Thread] = []
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
-        super().process_request(request, client_address)
+        self._handlers = [one for one in self._handlers if one.is_alive()]
+        arguments = (request, client_address)
+        handler = threading.Thread(target=self.process_request_thread, args=arguments, daemon=True)
+        self._handlers.append(handler)
+        handler.start()
 
     def shutdown_request(self, request: Any) -> None:
         self._open.discard(request)
         super().shutdown_request(request)
 
     def leave(self) -> None:
-        """Close what clients keep open, so that none of them waits."""
+        """Close what clients keep open, so that none of them waits, and see the handlers end."""
         for connection in [*self._open]:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        for handler in self._handlers:
+            handler.join(10)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that leaves is no news."""
@@ -308,15 +320,21 @@ class _Handler(BaseHTTPRequestHandler):
             return
         route, fault = stand_in.begin(ask)
         try:
-            reply = self._reply(stand_in, route, ask, fault)
-            self._send(reply, fault)
+            try:
+                reply = self._reply(stand_in, route, ask, fault)
+            finally:
+                stand_in.settle(route)
+            if fault is not None and fault.cut == "silent":
+                self._wait()
+            else:
+                self._send(reply, fault)
         except (Broken, OSError):
             self._break(reset=fault is not None and fault.reset)
         finally:
             stand_in.count_bytes(ask.body.taken, 0)
 
     def _reply(self, stand_in: StandIn, route: str, ask: Ask, fault: Fault | None) -> Reply:
-        if fault is not None and fault.cut is None:
+        if fault is not None and fault.cut in {None, "silent"}:
             if fault.handled:
                 stand_in.respond(route, ask)
             ask.body.read()
@@ -325,10 +343,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise Broken
         if fault is not None and fault.cut == "request":
             ask.body.cut = fault.at
-        if fault is not None and fault.cut == "silent":
-            ask.body.read()
-            self._wait()
-            raise Broken
         reply = stand_in.respond(route, ask)
         if ask.body.left or ask.body.chunked:
             ask.body.read()
@@ -375,6 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait(self) -> None:
         # Who has gone can be read of; who waits says nothing.
+        self.close_connection = True
         while not self.server.stand_in.closing.is_set():
             if select.select([self.connection], [], [], 0.02)[0]:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -50,7 +51,7 @@ def fields(said: object, known: set[str], where: str) -> dict[str, Any]:
     """Return the fields of an object in camel case; a field that is not known is refused."""
     read: dict[str, Any] = {}
     for name, value in an_object(said, where).items():
-        camel = re.sub("_([a-z])", lambda found: found[1].upper(), name)
+        camel = _camel(name)
         if camel not in known:
             at = f" at '{where}'" if where else ""
             raise Refused(
@@ -60,6 +61,11 @@ def fields(said: object, known: set[str], where: str) -> dict[str, Any]:
             raise Refused(400, f"Invalid value at '{where}': field {camel} is set twice.")
         read[camel] = value
     return read
+
+
+@lru_cache(maxsize=1024)
+def _camel(name: str) -> str:
+    return re.sub("_([a-z])", lambda found: found[1].upper(), name)
 
 
 def a_list(said: object, where: str) -> list[Any]:

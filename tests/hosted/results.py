@@ -143,7 +143,8 @@ class Embedding:
         return self._computed(row, rows[hurt.sources.get(at, at)].text)
 
     def _computed(self, row: Row, text: str) -> Result:
-        values = embedded(self.vectors, self.model, replace(row, text=text), self.behaviour)
+        sent = row if text == row.text else replace(row, text=text)
+        values = embedded(self.vectors, self.model, sent, self.behaviour)
         return Result(row, values, min(len(tokens(text)), EMBEDDERS[self.model].tokens))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import httpx2
 import pytest
-from hosted.behaviour import Behaviour, Fault
+from hosted.behaviour import Behaviour, Fault, wild
 from hosted.gemini import GeminiStandIn
 from hosted.plain import MODEL, Plain, good, inline, jsonl, refused, request
 from hypothesis import given, settings
@@ -125,6 +126,20 @@ def test_chance_follows_the_seed() -> None:
     assert 250 < sum(hits[0]) < 350
     assert not fault.hits("status", 1, 1)
     assert Fault("upload.*").hits("upload.chunk", 1, 0)
+
+
+def test_wild_mixtures() -> None:
+    """A seed is a mixture, none damages a result, and together they have every switch on and off."""
+    found = [wild(seed) for seed in range(60)]
+    assert found == [wild(seed) for seed in range(60)]
+    for name in ("reorder", "results_in", "zeros", "status_lines", "late_files", "list_size", "granularity"):
+        assert len({getattr(one, name) for one in found}) > 1, name
+    assert {fault.cut for one in found for fault in one.faults} > {None, "handled", "body", "request"}
+    assert all(not (one.drop or one.swap_pairs or one.double or one.foreign) for one in found)
+    with GeminiStandIn(replace(wild(5), faults=())) as google:
+        http = Plain(google)
+        ended = http.ended(http.create("one", "two"))
+        assert ended["metadata"]["batchStats"]["successfulRequestCount"] == "2"
 
 
 @settings(max_examples=15)

@@ -20,6 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 _BUCKETS = 2048
 _OWN = 0.35
 """Share of a local vector that only its own text explains."""
@@ -49,7 +50,7 @@ EMBEDDERS = {
 
 def tokens(text: str) -> list[str]:
     """Split a text as the stand-ins count it: words, and signs one by one."""
-    return re.findall(r"\w+|[^\w\s]", text)
+    return _TOKEN.findall(text)
 
 
 @dataclass(frozen=True)
