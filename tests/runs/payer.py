@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from hosted.gemini import GeminiStandIn
+from hosted.vertex import VertexStandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ class Paid:
     """One run at one stand-in, called again and again until it is done."""
 
     payer: Payer
-    google: GeminiStandIn
+    google: GeminiStandIn | VertexStandIn
     folder: Path
 
     def write(self, blocks: int = BLOCKS) -> None:
@@ -71,19 +72,27 @@ class Paid:
 
     def call(self, *, key: str | None = None, block_rows: int | None = BLOCK, **more: Any) -> dict[str, Any]:
         """Call the command once; `kill` says after how many steps of a name, or of `ANY`, it dies."""
-        said = {
-            "folder": str(self.folder),
-            "url": self.google.url,
-            "key": key or self.google.key,
-            "block_rows": block_rows,
-            "kill": {},
-            **more,
-        }
+        said: dict[str, Any] = {"folder": str(self.folder), "url": self.google.url, "block_rows": block_rows}
+        if isinstance(self.google, VertexStandIn):
+            place = {"project": self.google.project, "location": "us-central1"}
+            said["client"] = {"target": "vertex", **place, "staging": "gs://stand-in-bucket/runs"}
+            said["environ"] = {
+                "GOOGLE_APPLICATION_CREDENTIALS": str(self.google.service_account()),
+                "STORAGE_EMULATOR_HOST": self.google.url,
+            }
+        else:
+            said["client"] = {"target": "gemini", "api_key": key or self.google.key}
+        said.update(more)
         return self.payer.call(said)
 
     def steps(self) -> list[str]:
         """Return the steps of all calls so far."""
         return (self.folder / "steps").read_text("utf-8").split()
+
+    def left(self) -> list[str]:
+        """Return the names of all that the provider keeps for somebody."""
+        counts = self.google.counts()
+        return [*(counts["files"] if "files" in counts else counts["objects"])]
 
     @property
     def ledger(self) -> Path:
@@ -106,10 +115,21 @@ class Paid:
 
 
 @contextlib.contextmanager
-def paid(payer_: Payer, folder: Path, behaviour: Behaviour | None = None) -> Iterator[Paid]:
+def paid_by_vertex(payer_: Payer, folder: Path, behaviour: Behaviour | None = None) -> Iterator[Paid]:
+    """Have the same of Vertex."""
+    with VertexStandIn(behaviour) as google:
+        run = Paid(payer_, google, folder)
+        run.write()
+        yield run
+
+
+@contextlib.contextmanager
+def paid(
+    payer_: Payer, folder: Path, behaviour: Behaviour | None = None, keys: dict[str, str] | None = None
+) -> Iterator[Paid]:
     """Have a stand-in, and an input beside it."""
     folder.mkdir(exist_ok=True)
-    with GeminiStandIn(behaviour) as google:
+    with GeminiStandIn(behaviour, keys=keys) as google:
         run = Paid(payer_, google, folder)
         run.write()
         yield run

@@ -81,8 +81,9 @@ def embed(said: dict[str, Any]) -> dict[str, Any]:
         clock=Time(said["url"], said.get("wrong", 0.0)).clock(),
         reached=reached,
     )
+    os.environ.update(said.get("environ", {}))
     try:
-        with Client("gemini", api_key=said["key"], base_url=said["url"], max_retries=2) as client:
+        with Client(base_url=said["url"], max_retries=2, **said["client"]) as client:
             if "delete" in said:
                 client.cancel_batch(said["delete"])
                 client.delete_batch(said["delete"])
