@@ -188,6 +188,8 @@ def lock(python: Path) -> None:
         "lance",
         "--extra",
         "gcp",
+        "--extra",
+        "hosted",
         "--group",
         "test",
         "--group",

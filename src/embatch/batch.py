@@ -190,7 +190,7 @@ class Batch:
     """When the batch reached its final state; `None` before."""
     batch_stats: BatchStats = field(default_factory=BatchStats)
     input_file: str | None = None
-    """`files/{id}` the requests came from; `None` for an inline batch."""
+    """`files/{id}` the requests came from, on Vertex `gs://…`; `None` for an inline batch."""
     responses_file: str | None = None
     """`files/{id}` with the results of a file batch; `None` until there are any, and for inline ones."""
     error: str | None = None

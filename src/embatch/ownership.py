@@ -20,7 +20,7 @@ FIELD: Final = "data"
 NAMES: Final = (
     *("lock", "service.json", "service.log", "embatch.sock", "ballast", "cache", "runs"),
     *("embatch.db", "embatch.db-wal", "embatch.db-shm", "embatch.db-journal"),
-    *("batches", "files", "uploads", "database.id", "models.json"),
+    *("batches", "files", "uploads", "database.id", "models.json", "alignment"),
 )
 """What a data folder holds, by name."""
 _OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH

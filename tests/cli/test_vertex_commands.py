@@ -47,6 +47,22 @@ def test_a_batch_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert orjson.loads(listed)["name"] == name
 
 
+def test_what_a_state_cannot_say_is_shown_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the list, while a batch is followed, and at its end."""
+    behaviour = Behaviour(stays="QUEUED", staying_batches=(1,), ends=("SUCCEEDED", "PARTIALLY_SUCCEEDED"))
+    with vertex(monkeypatch, behaviour):
+        first = run("submit", source(tmp_path), "--to", "vertex").stdout.strip()
+        waited = run("watch", first, "--to", "vertex", "--interval", "0.01", "--timeout", "0.1", code=6)
+        assert "PENDING (queued)" in run("list", "--to", "vertex").stdout
+        (shown,) = run("list", "--to", "vertex", "--json").stdout.splitlines()
+        second = run("submit", source(tmp_path), "--to", "vertex").stdout.strip()
+        partly = run("watch", second, "--to", "vertex", "--interval", "0", code=3)
+    assert "goes on" in waited.stderr
+    assert orjson.loads(shown)["note"].startswith("queued: ")
+    assert "COMPLETED (partially succeeded)" in partly.stdout
+    assert "note: partially succeeded" in partly.stderr
+
+
 def test_a_dataset_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one command; flags come before the variables."""
     out = tmp_path / "out.parquet"

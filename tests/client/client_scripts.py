@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -12,12 +12,13 @@ import orjson
 
 from embatch import AsyncClient, Client, EmbatchError
 from embatch.client.base import set_environment
-from embatch.client.calls import Await, Call, Environment, Flow, Reply, Work
+from embatch.client.calls import Await, Call, Environment, Flow, Reply, Step, Work
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
 from embatch.client.retry import Session
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass
@@ -48,35 +49,60 @@ def session(target: Target | None = None, *, clock: Clock | None = None, chance:
 
 
 def play(flow: Flow[T], answers: Sequence[Reply | Exception], clock: Clock | None = None) -> Played:
-    """Play a flow with `next`, `send` and `throw`; waiting moves the clock, nothing else does."""
-    played, script = Played(), iter(answers)
+    """Play a flow with `next`, `send` and `throw`; waiting moves the clock, nothing else does.
+
+    What runs together is played one after the other.
+    """
+    player = _Player(iter(answers), clock)
     try:
-        step = next(flow)
-        while True:
-            if isinstance(step, Work):
-                step.do()
-                step = flow.send(Reply())
-                continue
-            assert not isinstance(step, Await), "played by hand a flow has nothing to await"
-            played.calls.append(step)
-            if clock is not None:
-                clock.now += step.after
-            answer = next(script, None)
-            assert answer is not None, f"an unexpected call: {step.method} {step.path}"
-            if isinstance(answer, Exception):
-                step = flow.throw(answer)
-            else:
-                if step.sink is not None and answer.status == 200:
-                    step.sink.begin()
-                    step.sink.feed(answer.body)
-                    answer = replace(answer, body=b"")
-                step = flow.send(answer)
-    except StopIteration as stop:
-        played.value = stop.value
+        player.played.value = player.drive(flow)
     except EmbatchError as error:
-        played.error = error
-    assert next(script, None) is None, "the flow ended before its script"
-    return played
+        player.played.error = error
+    assert next(player.script, None) is None, "the flow ended before its script"
+    return player.played
+
+
+@dataclass
+class _Player:
+    script: Iterator[Reply | Exception]
+    clock: Clock | None
+    played: Played = field(default_factory=Played)
+
+    def drive(self, flow: Flow[U]) -> U:
+        try:
+            step = next(flow)
+            while True:
+                found = self._do(step)
+                step = flow.throw(found) if isinstance(found, Exception) else flow.send(found)
+        except StopIteration as stop:
+            value: U = stop.value
+            return value
+
+    def _do(self, step: Step) -> Reply | Exception:
+        assert not isinstance(step, Await), "played by hand a flow has nothing to await"
+        if isinstance(step, Call):
+            return self._answer(step)
+        if isinstance(step, Work):
+            step.do()
+            return Reply()
+        try:
+            for one in step.flows:
+                self.drive(one)
+        except EmbatchError as error:
+            return error
+        return Reply()
+
+    def _answer(self, step: Call) -> Reply | Exception:
+        self.played.calls.append(step)
+        if self.clock is not None:
+            self.clock.now += step.after
+        found = next(self.script, None)
+        assert found is not None, f"an unexpected call: {step.method} {step.path}"
+        if isinstance(found, Reply) and step.sink is not None and found.status == 200:
+            step.sink.begin()
+            step.sink.feed(found.body)
+            found = replace(found, body=b"")
+        return found
 
 
 def json_reply(body: object, status: int = 200, **headers: str) -> Reply:

@@ -385,7 +385,9 @@ def test_embedding_now_in_hundreds() -> None:
     with gemini() as (client, fake):
         found = client.batch_embed_contents(texts, output_dimensionality=5, task_type="CLUSTERING")
         assert [one.values.tolist() for one in found] == [vector(text, 5) for text in texts]
-        assert [len(orjson.loads(call.content)["requests"]) for call in fake.seen] == [100, 100, 50]
+        # Some at a time: which comes first is chance.
+        sizes = [len(orjson.loads(call.content)["requests"]) for call in fake.seen]
+        assert sorted(sizes) == [50, 100, 100]
         assert client.embed_content("query", title="t").values.tolist() == vector("query")
         sent = orjson.loads(fake.seen[-1].content)
         assert (sent["title"], sent["content"]["parts"]) == ("t", [{"text": "query"}])

@@ -25,6 +25,7 @@ from embatch import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     Request,
     State,
     TooLarge,
@@ -123,8 +124,11 @@ def test_a_faulty_text_fails_alone(model: str, status_lines: bool, monkeypatch: 
 def test_one_that_succeeded_in_part_is_at_its_end(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its note says so, what it did can be read, and the rest can be tried again."""
     behaviour = Behaviour(ends=("PARTIALLY_SUCCEEDED",), partial=0.25)
-    with vertex(monkeypatch, behaviour), client(model=model) as made:
+    with vertex(monkeypatch, behaviour) as google, client(model=model) as made:
         batch, result = finished(made)
+        assert google.calls["storage.read"] == (
+            1 if model == MODELS[0] else 2
+        )  # what is missing is not awaited
         again = made.await_batch_completion(made.retry_failed(batch, TEXTS), poll_interval=0)
         whole = result.fill(made.get_batch_embeddings(again))
     assert (batch.state, batch.done) == (State.COMPLETED, True)
@@ -240,6 +244,24 @@ def test_deleting_takes_what_was_staged_and_nothing_else(monkeypatch: pytest.Mon
     assert left == sorted([f"{folder}/kept-20.jsonl", f"{folder}/requests-20.jsonl", "staged/mine.txt"])
 
 
+def test_of_two_jobs_with_one_folder_neither_takes_what_the_other_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A submit whose answer was lost may have made a second one: it can go, and the first is read."""
+    options = BatchOptions("Test", fingerprint=MARK)
+    with vertex(monkeypatch) as google, client() as made:
+        google.storage.write(f"staged/embatch-{'b2' * 16}/requests-1.jsonl", b"another's")
+        first, second = (ForRuns(made).submit(TEXTS, RequestDefaults(), options) for _ in range(2))
+        for batch in (first, second):
+            assert made.await_batch_completion(batch, poll_interval=0).done
+            assert not made.get_batch_embeddings(batch).failed_responses
+        made.delete_batch(second)
+        assert not made.get_batch_embeddings(first).failed_responses
+        assert len(google.storage.names()) == 3
+        made.delete_batch(first)
+        assert len(google.storage.names()) == 1
+
+
 def test_a_run_cleans_up_before_it_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was staged goes, the job stays, and repeating is safe."""
     with vertex(monkeypatch) as google, client() as made:
@@ -278,6 +300,10 @@ def test_a_pair_that_is_not_known_is_noted_and_the_service_decides(monkeypatch: 
     with vertex(monkeypatch) as google, client(location="asia-south1") as made:
         with pytest.raises(FailedPrecondition, match="not supported in asia-south1"):
             made.async_batch_embed_contents(TEXTS, display_name="Test")
+        with pytest.raises(
+            NotFound, match=r"not found.*; whether asia-south1 serves batches of new is not known"
+        ):
+            made.async_batch_embed_contents(TEXTS, display_name="Test", model="new")
         assert google.creates == 0
         batch = made.async_batch_embed_contents(TEXTS, display_name="Test", model="text-embedding-005")
         assert batch.notes == ()
@@ -454,6 +480,24 @@ def test_no_token_is_ever_shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
             made.get_batch_status("batches/1")
         (token,) = google.tokens.issued
     assert token not in shown + repr(missing.value) + str(missing.value) + caplog.text
+
+
+def test_an_answer_that_repeats_the_token_is_shown_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Google does with keys that are suspended."""
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        said = f"this is no good: {request.headers['authorization']}"
+        return httpx2.Response(
+            403, json={"error": {"code": 403, "message": said, "status": "PERMISSION_DENIED"}}
+        )
+
+    with (
+        vertex(monkeypatch) as google,
+        client(http_client=wired(handle)) as made,
+        pytest.raises(PermissionDenied, match=r"no good: Bearer \(the key\)"),
+    ):
+        made.get_batch_status("batches/1")
+    assert len(google.tokens.issued) == 1
 
 
 def test_without_credentials_it_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,7 @@ class Paid:
 @contextlib.contextmanager
 def paid_by_vertex(payer_: Payer, folder: Path, behaviour: Behaviour | None = None) -> Iterator[Paid]:
     """Have the same of Vertex."""
+    folder.mkdir(exist_ok=True)
     with VertexStandIn(behaviour) as google:
         run = Paid(payer_, google, folder)
         run.write()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from hosted.behaviour import Behaviour
 from hosted.gemini import GeminiStandIn
 
 from embatch import InvalidArgument
+from embatch.errors import Unavailable
+from embatch.runs.checking import check_room
 from embatch.runs.prices import DEFAULT, Price, load
 from embatch.runs.tokens import FEWEST, MOST, TokenRate, estimate
 
@@ -141,3 +144,21 @@ def test_a_dry_run_refuses_what_a_run_refuses(tmp_path: Path) -> None:
             done = command(tmp_path, google, "embed", *arguments, "--dry-run")
             assert (done.returncode, google.creates) == (2, 0), done.stderr
             assert said in done.stderr
+
+
+def test_free_disk_is_asked_for_before_anything_is_paid(tmp_path: Path) -> None:
+    """For the ledger and an output beside it; what stands there already needs no room."""
+    folder, rows = tmp_path / "out.parquet.embatch", 10**12
+    check_room("out.parquet", folder, 1, ())
+    check_room("out.parquet", folder, None, ())
+    with pytest.raises(Unavailable, match=r"GB free, and the results need about .* Nothing was sent"):
+        check_room("out.parquet", folder, rows, (128,))
+    free = shutil.disk_usage(tmp_path).free
+    fits = int(free / (4 * 128 + 64) * 0.9)
+    check_room("qdrant://host:1/name", folder, fits, (128,))
+    with pytest.raises(Unavailable):
+        check_room("out.parquet", folder, fits, (128,))
+    folder.mkdir()
+    with (folder / "part-000000-0.arrow").open("wb") as part:
+        part.truncate(fits * 4 * 128)
+    check_room("out.parquet", folder, fits, (128,))

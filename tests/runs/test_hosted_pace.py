@@ -19,6 +19,7 @@ from embatch.runs.clock import Clock
 from embatch.runs.options import EmbedOptions, RunOptions
 from embatch.runs.run import embed_dataset
 from embatch.runs.sources import open_source
+from embatch.runs.steps import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 DIMENSIONS = 8
 ROWS, BLOCK = 40, 10
+CHECKED = 1
+"""Texts of so few rows that are embedded again, to see whether vectors belong to them."""
 HOUR = 3600.0
 
 
@@ -44,7 +47,8 @@ class Place:
     google: GeminiStandIn
     folder: Path
     said: list[str] = field(default_factory=list)
-    seen: list[RunProgress] = field(default_factory=list)
+    stops: Callable[[RunProgress], bool] = lambda _: False
+    """Whether Ctrl-C is pressed when this is told."""
     sleeps: list[float] = field(default_factory=list)
     out: str = "out.parquet"
     ends: float = math.inf
@@ -81,7 +85,8 @@ class Place:
             return embed_dataset(client, opened, out, wish, options, self._told)
 
     def _told(self, standing: RunProgress) -> None:
-        self.seen.append(standing)
+        if self.stops(standing):
+            raise KeyboardInterrupt
         self.said += [standing.said] if standing.said else []
 
     def written(self) -> pa.Table:
@@ -93,7 +98,7 @@ class Place:
         other = Place(self.google, self.folder, out="other.parquet")
         self.google.behave(stays="", staying_batches=(), failing_tokens=None, faults=(), seconds_to_end=1.0)
         other.run()
-        mine, others = (np.stack(one.written()["embedding"].to_pylist()) for one in (self, other))
+        mine, others = (np.array(one.written()["embedding"].to_pylist()) for one in (self, other))
         assert mine.shape == (ROWS, DIMENSIONS)
         assert np.abs(mine - others).max() < 1e-6
         assert self.written()["error"].null_count == ROWS
@@ -125,8 +130,9 @@ def test_batches_that_fail_for_quota_are_tried_again_with_fewer_in_flight(place:
     assert (summary.rows, summary.failed) == (ROWS, 0)
     assert any("the service's quota is full" in said for said in place.said)
     assert summary.bill is not None
-    assert summary.bill.ways.keys() == {"batch"}
-    assert summary.bill.dollars == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
+    assert summary.bill.ways.keys() == {"batch", "checked"}
+    assert summary.bill.ways["batch"] == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
+    assert summary.bill.dollars == pytest.approx(sum(summary.bill.ways.values()), abs=1e-8)
     place.check()
 
 
@@ -148,7 +154,7 @@ def test_batches_that_are_not_back_go_another_way_just_in_time(place: Place) -> 
     assert place.google.clock.now - begun <= 2 * HOUR
     assert place.google.clock.now - begun > 1.9 * HOUR
     assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
-    assert place.google.items == 2 * BLOCK
+    assert place.google.items == 2 * BLOCK + CHECKED
     assert [job.state for job in place.google.jobs if job.ordinal in (2, 4)] == ["CANCELLED"] * 2
     assert any("texts are embedded at once" in said and "is given up" in said for said in place.said)
     assert summary.bill is not None
@@ -161,7 +167,7 @@ def test_what_a_cancelled_batch_had_done_is_kept_and_paid_once(place: Place) -> 
     """One that runs ends with the half that it had; only the rest is embedded at once."""
     place.google.behave(stays="RUNNING", staying_batches=(1,))
     summary = place.run(deadline=later(place, 1))
-    assert (summary.failed, place.google.items) == (0, BLOCK // 2)
+    assert (summary.failed, place.google.items) == (0, BLOCK // 2 + CHECKED)
     assert summary.bill is not None
     assert summary.bill.ways["abandoned"] > 0
     place.check()
@@ -223,3 +229,39 @@ def test_the_end_of_a_batch_is_seen_soon_and_asked_for_seldom(place: Place) -> N
     ends = [job.ended - job.created for job in place.google.jobs if job.ended is not None]
     assert all(600.0 <= end <= 600.0 * 1.06 for end in ends)
     assert polls <= 75 * len(ends)
+
+
+@pytest.mark.parametrize("step", [Step.INTENDED, Step.KNOWN, Step.FETCHED, Step.COMMITTED])
+def test_a_run_that_is_stopped_anywhere_keeps_to_its_cap(place: Place, step: Step) -> None:
+    """What was begun before the stop is counted by the next call, and no batch is created twice."""
+    passed = 0
+
+    def reached(now: Step) -> None:
+        nonlocal passed
+        passed += now is step
+        if now is step and passed == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.run(max_cost="0.0001", deadline=later(place, 1), reached=reached)
+    summary = place.run()
+    assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
+    assert summary.bill is not None
+    assert summary.bill.dollars <= 0.0001
+    assert summary.bill.ways["batch"] == pytest.approx(summary.tokens * 0.075 / 1e6, abs=1e-8)
+
+
+def test_a_run_that_is_stopped_while_it_embeds_at_once_pays_for_both_tries(place: Place) -> None:
+    """What went out is paid whether it was kept or not; the batch that was given up stays so."""
+    place.google.behave(stays="PENDING", staying_batches=(2,))
+    place.stops = lambda standing: not standing.batch.name
+    with pytest.raises(KeyboardInterrupt):
+        place.run(deadline=later(place, 1), max_cost="0.0002")
+    place.stops = lambda _: False
+    summary = place.run()
+    assert (summary.rows, summary.failed, place.google.creates) == (ROWS, 0, ROWS // BLOCK)
+    assert place.google.items == 2 * BLOCK + CHECKED
+    assert summary.bill is not None
+    one = summary.tokens / ROWS * BLOCK * 0.15 / 1e6
+    assert summary.bill.ways["interactive"] == pytest.approx(2 * one, rel=0.3)
+    assert summary.bill.dollars <= 0.0002

@@ -120,7 +120,7 @@ def _committed(out: Path) -> list[int]:
     except FileNotFoundError:
         return []
     said = [orjson.loads(line) for line in lines[1:] if line.endswith(b"\n")]
-    return [one["number"] for one in said if "number" in one]
+    return [one["block"]["number"] for one in said if "block" in one]
 
 
 def _until(process: subprocess.Popen[str], true: Callable[[], bool]) -> bool:

@@ -57,7 +57,8 @@ def _run(client: Client, source: Path, out: Path, poll: Callable[[], object] = l
 
 def _committed(out: Path) -> list[tuple[int, int]]:
     lines = (out.parent / f"{out.name}.embatch" / "ledger.jsonl").read_bytes().splitlines()
-    return [(said["first"], said["rows"]) for said in map(orjson.loads, lines[1:]) if "number" in said]
+    blocks = [said["block"] for said in map(orjson.loads, lines[1:]) if "block" in said]
+    return [(block["first"], block["rows"]) for block in blocks]
 
 
 def test_blocks_cut_by_bytes_are_the_same_after_a_stop_and_a_loss(client: Client, tmp_path: Path) -> None:

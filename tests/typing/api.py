@@ -78,6 +78,7 @@ def everything(texts: list[str]) -> None:
     Client("http://host:8080", api_key="key", model="m")
     Client(data=Path("folder"))
     Client("gemini", base_url="https://gateway", timeout=2.5, max_retries=1, http_client=httpx2.Client())
+    Client("vertex", project="p", location="us-central1", staging="gs://bucket/folder")
     # A mistake that a checker finds is one that nobody runs into.
     client.async_batch_embed_contents(texts)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     AsyncClient(http_client=httpx2.Client())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -78,9 +78,8 @@ def test_a_job_is_read_as_a_batch() -> None:
     assert batch.create_time is not None
     assert batch.create_time.microsecond == 123456
     assert batch.error is None
-    assert (
-        job(error={"code": 8, "message": "no\nquota"}, state="JOB_STATE_FAILED").batch.error == "no\\nquota"
-    )
+    refused = job(error={"code": 8, "message": "no\nquota"}, state="JOB_STATE_FAILED").batch
+    assert (refused.error, refused.error_code) == ("no\\nquota", Code.RESOURCE_EXHAUSTED)
     several = job(inputConfig={"gcsSource": {"uris": ["gs://b/1", "gs://b/2"]}})
     assert (several.source, several.output) == (None, None)
 
@@ -178,6 +177,7 @@ def test_addresses_by_location() -> None:
     assert routes.address("eu") == "https://aiplatform.eu.rep.googleapis.com"
     assert routes.model_resource("publishers/other/models/x") == "publishers/other/models/x"
     assert routes.model_name(routes.model_resource("x")) == "x"
+    assert routes.model_name("projects/7/locations/us-central1/publishers/google/models/x") == "x"
 
 
 def test_how_much_of_an_upload_arrived() -> None:

@@ -70,6 +70,14 @@ Id = Annotated[str | None, Parameter(help="Column of your ids; row numbers by de
 CancelOnInterrupt = Annotated[
     bool, Parameter(help="Ctrl-C cancels the batches in work; they wait otherwise.", negative="")
 ]
+Rate = Annotated[
+    str | None,
+    Parameter(
+        help="Most texts a minute that are embedded at once, beside batches; after a comma most of their "
+        "tokens: 3000,1000000. By default as many as the service lets pass.",
+        show_default=False,
+    ),
+]
 Out = Annotated[str, Parameter(name=["--out", "-o"], help=SINKS)]
 
 
@@ -105,11 +113,17 @@ GOOGLE: Final = GoogleFlags()
 STAGED: Final = StagingFlags()
 
 
-def client(to: str, data: Path | None, at: GoogleFlags = GOOGLE, *, preload: bool = False) -> Client:
+def client(
+    to: str, data: Path | None, at: GoogleFlags = GOOGLE, *, preload: bool = False, rate: str | None = None
+) -> Client:
     """Return the client of a target; close it. A private service starts while its caller goes on.
 
     `preload`: whether it loads its default model at once, for it will be needed.
+
+    Raises:
+        InvalidArgument: no such target, or `rate` is none of the forms that --rate has.
     """
+    limits = _limits(rate)
     from embatch.client.local import begin  # noqa: PLC0415  (start-up time of --help)
 
     if to == "local":  # before anything else is imported, which takes as long as the service's own imports
@@ -119,13 +133,27 @@ def client(to: str, data: Path | None, at: GoogleFlags = GOOGLE, *, preload: boo
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         staging = at.staging if isinstance(at, StagingFlags) else None
-        made = Client(to, data=data, project=at.project, location=at.location, staging=staging)
+        made = Client(to, data=data, project=at.project, location=at.location, staging=staging, rate=limits)
     if told:
         from embatch.cli.display import report  # noqa: PLC0415
 
         for one in told:
             report(f"warning: {one.message}")
     return made
+
+
+def _limits(rate: str | None) -> int | tuple[int, int] | None:
+    """Return what --rate says: requests a minute, and perhaps tokens a minute."""
+    if rate is None:
+        return None
+    words = rate.replace("_", "").split(",")
+    if len(words) > 2 or not all(word.isascii() and word.isdecimal() and int(word) for word in words):
+        raise InvalidArgument(
+            "--rate is requests a minute, or requests and tokens a minute, such as 3000 or 3000,1000000",
+            field="--rate",
+        )
+    requests, *tokens = map(int, words)
+    return (requests, tokens[0]) if tokens else requests
 
 
 def check_range(flag: str, value: float | None, least: float, most: float = math.inf) -> None:

@@ -178,7 +178,8 @@ def watch(  # noqa: PLR0913  (one parameter a flag)
         batch_table([batch])
     except Unavailable as trouble:  # the batch is what it is
         report(f"error: {trouble.message}")
-    for line in (*usage_lines(batch), *(f"note: {note}" for note in batch.notes)):
+    notes = batch.notes if batch.note is None else (batch.note, *batch.notes)
+    for line in (*usage_lines(batch), *(f"note: {note}" for note in notes)):
         report(line)
     if batch.error:
         report(batch.error)
@@ -273,6 +274,7 @@ def _print_json(batch: Batch) -> None:
         "display_name": batch.display_name,
         "model": batch.model,
         "state": batch.state.value,
+        "note": batch.note,
         "priority": batch.priority,
         "create_time": batch.create_time,
         "end_time": batch.end_time,

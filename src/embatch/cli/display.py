@@ -135,6 +135,11 @@ def seconds_words(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def state_words(batch: Batch) -> str:
+    """Return the state of a batch, and in brackets what it cannot say, such as that a service paused it."""
+    return batch.state.value if batch.note is None else f"{batch.state} ({batch.note.partition(':')[0]})"
+
+
 def batch_table(batches: Sequence[Batch]) -> None:
     """Print batches as a table to standard output."""
     from rich.table import Table  # noqa: PLC0415  (0.2 s that `embed` in a script need not pay)
@@ -149,7 +154,7 @@ def batch_table(batches: Sequence[Batch]) -> None:
         _add(
             table,
             batch.name,
-            batch.state.value,
+            state_words(batch),
             str(stats.successful_request_count),
             str(stats.failed_request_count),
             str(stats.request_count),
@@ -236,7 +241,7 @@ class Display:
         left = seconds_words((total - done) / rate) if sure and total and done < total else ""
         unit = "tokens" if by_tokens else "rows"
         rows = f"{standing.rows:,}/{'?' if standing.total_rows is None else f'{standing.total_rows:,}'}"
-        state = standing.batch.state.value
+        state = state_words(standing.batch)
         speed = f"{rate:,.0f} {unit}/s" if rate else ""
         if self._bar is not None:
             if not self._bar.tasks:

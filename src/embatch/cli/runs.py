@@ -19,6 +19,7 @@ from embatch.cli.app import (
     Id,
     Model,
     Out,
+    Rate,
     StagingFlags,
     Task,
     Text,
@@ -35,6 +36,7 @@ from embatch.cli.crowding import crowding
 from embatch.cli.display import Display, cost_line, cost_table, report, seconds_words
 from embatch.cli.engine_flags import EngineFlags
 from embatch.cli.others import Others
+from embatch.cli.verifying import budget, report_alignment
 from embatch.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -86,6 +88,19 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
             "well, by default."
         ),
     ] = None,
+    verify: Annotated[
+        str | None,
+        Parameter(
+            help="Of a hosted target, how vectors are checked to belong to their texts: full (all rows by "
+            "each other, at most 40 texts embedded again at once, which costs), sample (20 random ones "
+            "again) or none. full by default."
+        ),
+    ] = None,
+    verify_calls: Annotated[
+        int | None,
+        Parameter(help="Most texts embedded again for that; 40 (20) and 1 % of the rows by default."),
+    ] = None,
+    rate: Rate = None,
     cancel_on_interrupt: CancelOnInterrupt = False,
     deadline: Annotated[
         str | None,
@@ -117,7 +132,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
     on.check(to)
     folder = data or data_folder()
     stays = partial(_stays, out, folder, None if cancel_on_interrupt else to)
-    with saying(stays), client(to, data, at, preload=on.default(model)) as service:
+    with saying(stays), client(to, data, at, preload=on.default(model), rate=rate) as service:
         display = Display(notice=crowding(service))
         # Not before the private service has begun to start.
         from embatch.dtypes import Dtype  # noqa: PLC0415
@@ -147,6 +162,7 @@ def embed(  # noqa: PLR0913  (one parameter a flag)
             deadline,
             max_cost,
             load(prices, os.environ),
+            budget=budget(service, verify, verify_calls, opened.rows),
         )
         if dry_run:
             check_run(service, opened, out, embed_options, options)
@@ -210,8 +226,15 @@ def _report(summary: Summary, elapsed: float) -> None:
             f"certificate: {found.count} texts embedded again one by one in float32, cosine at least "
             f"{found.cosine_least:.6f}, {found.cosine_mean:.6f} on average"
         )
+    if summary.alignment is not None:
+        report_alignment(summary.alignment, summary.alignment_cpu_seconds)
     for note in summary.notes:
         report(f"note: {note}")
+    _report_failed(summary)
+
+
+def _report_failed(summary: Summary) -> None:
+    """Print which failed rows can be tried again, and where those are that only their owner can mend."""
     mend = summary.failed - summary.retryable
     if mend:
         more = f" (the first {len(summary.to_mend)})" if mend > len(summary.to_mend) else ""

@@ -9,11 +9,12 @@ import httpx2
 
 from embatch.client import flows, interactive, models
 from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Reply, Work
+from embatch.client.calls import Await, Reply, Together, Work
 from embatch.client.connection import AsyncConnection
 from embatch.client.flows import RequestDefaults
 from embatch.client.receiving import IncomingAnswer
 from embatch.client.targets import UNSAID
+from embatch.client.together import run_in_tasks
 
 if TYPE_CHECKING:
     import os
@@ -40,6 +41,7 @@ class AsyncClient(BaseClient):
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int | None = None,
+        rate: int | tuple[int, int] | None = None,
         http_client: httpx2.AsyncClient | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
@@ -50,7 +52,7 @@ class AsyncClient(BaseClient):
     ) -> None:
         where = (project, location, staging)
         super().__init__(
-            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where, rate)
         )
         self._connection = AsyncConnection(self._session, http_client, transport)
 
@@ -224,6 +226,9 @@ class AsyncClient(BaseClient):
             return Reply()
         if isinstance(step, Await):
             await step.what
+            return Reply()
+        if isinstance(step, Together):
+            await run_in_tasks(step, self._run)
             return Reply()
         if step.after > 0:
             await asyncio.sleep(step.after)

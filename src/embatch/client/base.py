@@ -14,9 +14,10 @@ import httpx2
 
 from embatch import network
 from embatch.backoff import POLL, SUBMIT
-from embatch.client import arguments
+from embatch.client import arguments, rate
 from embatch.client.calls import NOT_SENT, Environment
 from embatch.client.local import default_data_folder
+from embatch.client.rate import Budget
 from embatch.client.receiving import ENCODINGS
 from embatch.client.retry import Session
 from embatch.client.targets import HOSTED, SOCKET_URL, named, placed, resolve
@@ -52,6 +53,7 @@ class ClientOptions:
     project: str | None = None
     location: str | None = None
     staging: str | None = None
+    rate: int | tuple[int, int] | None = None
 
     def resolved(self) -> Target:
         """Return the target. Raises InvalidArgument naming the argument, and Unauthenticated."""
@@ -95,7 +97,8 @@ class BaseClient:
 
     def __init__(self, options: ClientOptions) -> None:
         arguments.name_of_model(options.model)
-        self._session = Session(options.resolved(), Environment(time.monotonic, random.random))
+        budget = Budget(rate.checked(options.rate))
+        self._session = Session(options.resolved(), Environment(time.monotonic, random.random), budget=budget)
         self._model = options.model
         self._timeout: float | None = None
         self._is_copy = False
@@ -196,6 +199,11 @@ class BaseClient:
 def target_of(client: BaseClient) -> Target:
     """Return where a client's calls go, for runs and commands that ask what its provider can do."""
     return client._session.target  # noqa: SLF001  (the same module)
+
+
+def budget_of(client: BaseClient) -> Budget:
+    """Return how fast a client's texts are embedded at once, for whoever asks beside it."""
+    return client._session.budget  # noqa: SLF001  (the same module)
 
 
 def set_environment(client: BaseClient, environment: Environment) -> None:

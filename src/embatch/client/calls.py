@@ -1,10 +1,10 @@
 """What a flow asks for and what it gets: calls and replies as values, and the shape of a flow.
 
 A flow is a generator. It yields a `Call` ("send this, `after` seconds from now"), `Work` ("do this, off the
-event loop if there is one") or `Await` ("this is the caller's, and asynchronous") and receives a `Reply`, or
-has the error thrown in. It never awaits, sleeps or
-opens a socket itself, so one flow serves both colours of the client and can be tested with `next()`,
-`send()` and `throw()` alone.
+event loop if there is one"), `Await` ("this is the caller's, and asynchronous") or `Together` ("run these at
+the same time") and receives a `Reply`, or has the error thrown in. It never awaits, sleeps or opens a socket
+itself, so one flow serves both colours of the client and can be tested with `next()`, `send()` and `throw()`
+alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
@@ -98,7 +98,16 @@ class Reply:
     """What an error has to say of the way it came; empty for the straight one."""
 
 
-Step: TypeAlias = Call | Work | Await
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Flows to be run at the same time. The first error of one is thrown in, and no other is begun then."""
+
+    flows: Sequence[Flow[None]]
+    most: int
+    """How many at a time."""
+
+
+Step: TypeAlias = Call | Work | Await | Together
 Flow: TypeAlias = Generator[Step, Reply, T]
 
 
@@ -126,6 +135,17 @@ def work(function: Callable[[], T]) -> Flow[T]:
     results: list[T] = []
     yield Work(lambda: results.append(function()))
     return results[0]
+
+
+def together(flows: Sequence[Flow[T]], most: int) -> Flow[list[T]]:
+    """Run flows at the same time, `most` of them at a time, and return what they return, in their order."""
+    results: dict[int, T] = {}
+
+    def kept(at: int, flow: Flow[T]) -> Flow[None]:
+        results[at] = yield from flow
+
+    yield Together([kept(at, flow) for at, flow in enumerate(flows)], most)
+    return [results[at] for at in range(len(flows))]
 
 
 @dataclass(frozen=True, slots=True)

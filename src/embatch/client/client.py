@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal, Self
 
-import httpx2
-
 from embatch.client import flows, interactive, models
-from embatch.client.base import BaseClient, ClientOptions
-from embatch.client.calls import Await, Reply, Work
+from embatch.client.base import ClientOptions
+from embatch.client.blocking import BlockingClient
 from embatch.client.connection import Connection
 from embatch.client.flows import RequestDefaults
-from embatch.client.receiving import IncomingAnswer
 from embatch.client.targets import UNSAID
 
 if TYPE_CHECKING:
@@ -20,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
+    import httpx2
+
     from embatch.batch import Batch, Model, Request, TaskType
-    from embatch.client.calls import Flow, Step, T
     from embatch.client.results import BatchResult
     from embatch.vectors import ContentEmbedding
 
 
-class Client(BaseClient):
+class Client(BlockingClient):
     """Submits texts as batches and brings back their embeddings; blocks the calling thread.
 
     Usable from a script, a thread or a notebook; one client may be shared by threads. Nothing is started or
@@ -56,6 +53,9 @@ class Client(BaseClient):
         max_retries: how often a call is sent again after what can pass; `None` takes 5, and 9 failures in a
             row while a batch is awaited. A wait that the target asks for is obeyed up to two minutes; one
             that asks for more is an error at once.
+        rate: most texts a minute that are embedded at once, or most texts and most of their tokens, which
+            are estimated; what is more waits. `None` sends what it has until the service refuses some, and
+            from then on as much as it lets pass. Batches have nothing to do with it.
         http_client: what requests travel by, with its proxies and certificates; whoever made it closes it.
             For addresses and `gemini`. `None` makes one that follows the environment's variables.
         data: data folder of the `local` target; `None` takes EMBATCH_DATA, else the platform's place.
@@ -73,8 +73,6 @@ class Client(BaseClient):
         Unauthenticated: `gemini` without a key.
     """
 
-    _connection: Connection
-
     def __init__(  # noqa: PLR0913  (options, by name)
         self,
         target: str = UNSAID,
@@ -84,6 +82,7 @@ class Client(BaseClient):
         base_url: str | None = None,
         timeout: float | None = None,
         max_retries: int | None = None,
+        rate: int | tuple[int, int] | None = None,
         http_client: httpx2.Client | None = None,
         data: str | os.PathLike[str] | None = None,
         model: str | None = None,
@@ -94,7 +93,7 @@ class Client(BaseClient):
     ) -> None:
         where = (project, location, staging)
         super().__init__(
-            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where)
+            ClientOptions(target, base_url, api_key, data, model, timeout, max_retries, auth, *where, rate)
         )
         self._connection = Connection(self._session, http_client, transport)
 
@@ -371,36 +370,3 @@ class Client(BaseClient):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _run(self, flow: Flow[T]) -> T:
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    reply = self._do(step)
-                except Exception as error:  # noqa: BLE001  (the flow judges it, and raises it if it is final)
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    def _do(self, step: Step) -> Reply:
-        if isinstance(step, Work):
-            step.do()
-            return Reply()
-        if isinstance(step, Await):
-            raise self._asynchronous(step)
-        if step.after > 0:
-            time.sleep(step.after)
-        try:
-            http = self._connection.http()
-            with http.stream(**self._request(step)) as response:
-                answer = IncomingAnswer(step, response.status_code, response.headers)
-                for piece in response.iter_bytes():
-                    if not answer.feed(piece, response.num_bytes_downloaded):
-                        break
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._translated(error, step) from error
-        return answer.reply(self._connection.via)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from embatch.client import arguments
 from embatch.client import payload as payloads
+from embatch.client.calls import Call, together
 from embatch.client.flows import default_request
 from embatch.client.models import model_name, not_served
+from embatch.client.rate import Load, cut, load_of
 from embatch.errors import Internal, InvalidArgument, NotFound, Reason
 from embatch.jsontext import encodable
 
@@ -31,22 +33,40 @@ def embed(
     """Embed one text now."""
     like = default_request(defaults)
     request = replace(like, text=_sayable("text", text), title=arguments.optional_text("title", title))
-    return (yield from _ask(session, defaults, partial(session.provider.embed, request=request)))
+    step = partial(session.provider.embed, request=request)
+    return (yield from _ask(session, defaults, step, load_of([request])))
 
 
 def embed_many(
     session: Session, requests: Iterable[str | Request], defaults: RequestDefaults
 ) -> Flow[list[ContentEmbedding]]:
-    """Embed a few texts now, as many a call as the target takes."""
-    found: list[ContentEmbedding] = []
+    """Embed a few texts now, as many a call and as many calls at a time as the target takes."""
+    blocks: list[Sequence[Request]] = []
+    count = 0
+    # All are looked at before any is sent: where one is refused, nothing was paid for.
     for block in payloads.blocks(requests, default_request(defaults), session.can.interactive_requests):
         for at, one in enumerate(block):
-            _sayable(f"requests[{len(found) + at}]", one.text)
-        part = yield from _ask(session, defaults, partial(session.provider.embed_many, requests=block))
-        if len(part) != len(block):
-            raise Internal(f"{len(block)} texts came back as {len(part)} embeddings: none can be matched")
-        found += part
-    return found
+            _sayable(f"requests[{count + at}]", one.text)
+        blocks += cut(block, session.budget.most)
+        count += len(block)
+    steps = [_embed_block(session, defaults, block) for block in blocks]
+    if len(steps) == 1 or session.can.interactive_calls == 1:
+        parts = []
+        for step in steps:
+            parts.append((yield from step))  # noqa: PERF401  (a flow cannot be comprehended)
+    else:
+        parts = yield from together(steps, session.can.interactive_calls)
+    return [one for part in parts for one in part]
+
+
+def _embed_block(
+    session: Session, defaults: RequestDefaults, block: Sequence[Request]
+) -> Flow[list[ContentEmbedding]]:
+    step = partial(session.provider.embed_many, requests=block)
+    part = yield from _ask(session, defaults, step, load_of(block))
+    if len(part) != len(block):
+        raise Internal(f"{len(block)} texts came back as {len(part)} embeddings: none can be matched")
+    return part
 
 
 def reference(session: Session, texts: Sequence[str], defaults: RequestDefaults) -> Flow[Reference | None]:
@@ -106,16 +126,51 @@ def _sayable(name: str, text: object) -> str:
     return text
 
 
-def _ask(session: Session, defaults: RequestDefaults, step: Callable[[str], Exchange[T]]) -> Flow[T]:
-    """Send one interactive call; a default model that the service no longer has is asked for anew."""
+def _ask(
+    session: Session, defaults: RequestDefaults, step: Callable[[str], Exchange[T]], load: Load | None = None
+) -> Flow[T]:
+    """Send one interactive call; a default model that the service no longer has is asked for anew.
+
+    `load`: what it takes of the budget; `None` for what is not counted.
+    """
     while True:
         remembered = "model" in session.known
         model = yield from model_name(session, defaults.model or session.known.get("model"))
         if defaults.model is None:
             session.known["model"] = model
         try:
-            return (yield from session.ask(step(model)))
+            asked = session.ask(step(model))
+            return (yield from (asked if load is None else _paced(session, asked, load)))
         except NotFound as error:
             session.known.clear()
             if defaults.model is not None or not remembered:
                 raise (yield from not_served(session, model, error)) from None
+
+
+def _paced(session: Session, flow: Flow[T], load: Load) -> Flow[T]:
+    """Run a flow whose calls each take so much of the session's budget; those too many wait."""
+    budget, clock = session.budget, session.outside.clock
+    try:
+        step = next(flow)
+        while True:
+            sent = 0.0
+            if isinstance(step, Call):
+                now = clock()
+                sent = budget.book(load, now + step.after)
+                step = replace(step, after=sent - now)
+            try:
+                reply = yield step
+            except Exception as error:  # noqa: BLE001  (the flow judges it)
+                step = flow.throw(error)
+                continue
+            if isinstance(step, Call):
+                if reply.status == 429:
+                    budget.refused(load, sent, clock(), session.provider.read_error(reply).retry_after)
+                elif reply.status == 404:
+                    load = Load(1, load.tokens / load.requests)  # what is asked instead is asked one by one
+                elif 200 <= reply.status < 300:
+                    budget.answered(load)
+            step = flow.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

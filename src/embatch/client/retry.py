@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from embatch.backoff import POLL, SUBMIT, Backoff
 from embatch.client.calls import NOT_SENT, Call, Environment, work
+from embatch.client.rate import Budget
 from embatch.client.receiving import TOO_LARGE
 from embatch.errors import ConnectionFailed, Internal, NotFound, ResourceExhausted
 
@@ -34,6 +35,8 @@ class Session:
     poll: Backoff = POLL
     known: dict[str, str] = field(default_factory=dict)
     """What the service said of itself (its `model`), so that a query is one call; emptied on reconnecting."""
+    budget: Budget = field(default_factory=Budget)
+    """How fast texts are embedded at once."""
     wanted: dict[str, WantedModel] = field(default_factory=dict)
     """What the names stand for that the local service gave: a new one may have to be asked again."""
 
@@ -86,11 +89,6 @@ class Session:
                 raise error from (None if error is lost else lost)
             call = replace(call, after=delay)
 
-    def _without_key(self, reply: Reply) -> Reply:
-        """Take the key out of an answer: Google tells of a suspended key by the key itself."""
-        key = (self.target.key or "").encode()
-        return reply if len(key) < _KEY else replace(reply, body=reply.body.replace(key, b"(the key)"))
-
     def _renewed(self, refused: Mapping[str, str] | None = None) -> Flow[Mapping[str, str] | None]:
         """Return what the next call carries where that has to be renewed, renewed if need be; else `None`."""
         credential = self.target.credential
@@ -99,6 +97,14 @@ class Session:
         if refused is not None or not credential.fresh:
             yield from work(partial(credential.renew, refused))
         return credential.headers()
+
+    def _without_key(self, reply: Reply) -> Reply:
+        """Take the key out of an answer: Google tells of a suspended key by the key itself."""
+        credential = self.target.credential
+        for secret in (self.target.key, None if credential is None else credential.secret):
+            if secret is not None and len(secret) >= _KEY:
+                reply = replace(reply, body=reply.body.replace(secret.encode(), b"(the key)"))
+        return reply
 
     def ask(self, exchange: Exchange[T], *, once: bool = False) -> Flow[T]:
         """Send a call as `send` does, and return what is read from its reply, or what is asked instead."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from embatch.client import arguments
-from embatch.client.providers import gemini, vertex, vertex_staging
+from embatch.client.providers import gemini, vertex_staging, vertex_target
 from embatch.client.providers.embatch import EMBATCH
 from embatch.client.providers.provider import Target
 from embatch.errors import InvalidArgument
@@ -21,7 +21,7 @@ SOCKET_URL: Final = "http://localhost"
 """The address put into requests that go through a socket; nobody resolves it."""
 HOSTED: Final[dict[str, Callable[[str | None, Mapping[str, str]], Target]]] = {
     "gemini": gemini.target,
-    "vertex": vertex.target,
+    "vertex": vertex_target.target,
 }
 """Targets that are named and not addressed: each from the caller's key and the environment's variables."""
 
@@ -56,7 +56,11 @@ def named(target: str, auth: str | None) -> str:
     return AUTH[auth]
 
 
-PLACES: Final = {"project": vertex.PROJECT, "location": vertex.LOCATION, "staging": vertex_staging.STAGING}
+PLACES: Final = {
+    "project": vertex_target.PROJECT,
+    "location": vertex_target.LOCATION,
+    "staging": vertex_staging.STAGING,
+}
 """What says where batches run on `vertex`: arguments, and the variables that they come before."""
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
-from embatch.errors import AlreadyExists, ConnectionFailed, NotFound, PermissionDenied
+from embatch.errors import AlreadyExists, ConnectionFailed, Internal, NotFound, PermissionDenied
 from embatch.wire.gemini import read_responses, routes, uploads
 from embatch.wire.google import read_errors
 
 if TYPE_CHECKING:
-    from embatch.client.calls import Flow, Sender
+    from embatch.client.calls import Flow, Reply, Sender
     from embatch.errors import EmbatchError
 
 
@@ -97,9 +97,21 @@ def _send(sender: Sender, upload: FileUpload, version: str, name: str | None) ->
             continue
         found = uploads.arrived(reply.headers)
         if found.final:
-            return read_responses.parse_file_name(reply.body)
+            if (file := _completed(reply, name)) is not None:
+                return file
+            # Nobody says what it is called: another goes up, and this one ends with its time.
+            address, offset = (yield from _begin(sender, upload, version, name)), 0
+            continue
         failures = 0 if found.size > offset else failures
         offset = found.size
+
+
+def _completed(reply: Reply, name: str | None) -> str | None:
+    """Return the name of a completed file: a query need not say it once more."""
+    try:
+        return read_responses.parse_file_name(reply.body)
+    except Internal:
+        return name
 
 
 def _begin(sender: Sender, upload: FileUpload, version: str, name: str | None) -> Flow[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from embatch.runs.spending import AT_ONCE, BATCH
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -28,7 +30,8 @@ class Bill:
     interactive_dollars: float
     """What the same texts had cost one by one."""
     ways: dict[str, float]
-    """Of `dollars`, what each way took: `batch`, `interactive`, `abandoned`."""
+    """Of `dollars`, what each way took: `batch`, `interactive`, `abandoned`, and `checked`, what was embedded
+    again to see whether vectors belong to their texts."""
     prices: str
     """Date of the table."""
 
@@ -69,6 +72,5 @@ def bill(spending: Spending, blocks: Iterable[Block], price: Price, provider: st
 def _alone(spending: Spending, price: Price) -> float:
     """Return the interactive price of what is paid by the character, from what it cost as it went."""
     ratio = price.interactive / price.batch if price.batch else 0.0
-    return sum(
-        paid.dollars * (ratio if paid.way == "batch" else 1.0) for paid in spending if paid.way != "abandoned"
-    )
+    by_way = spending.by_way()
+    return sum(by_way.get(way, (0, 0.0))[1] * times for way, times in ((BATCH, ratio), (AT_ONCE, 1.0)))

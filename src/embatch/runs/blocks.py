@@ -37,10 +37,17 @@ class Blocks:
         """Yield the blocks that have to be worked, with their numbers."""
         blocks, lost = self.ledger.blocks, self.ledger.lost
         if self.options.retry_failed:
+            rejected = self.ledger.verdict == "rejected"
             again = self._failed()
+            # A run that was rejected ended before its time: what it had not worked is worked now.
+            missing = next(number for number in count() if number not in blocks)
             first, last = min(again), max(again)
-            for number, rows in takewhile(lambda block: block[0] <= last, self._from(first)):
+            within = self._from(min(first, missing) if rejected else first)
+            for number, rows in within if rejected else takewhile(lambda block: block[0] <= last, within):
                 if number in again:
+                    yield number, rows
+                elif rejected and number not in blocks:
+                    self.counts.read += len(rows.texts)
                     yield number, rows
         elif self.ledger.verdict != "done":
             # From the first that is not there on: behind it others may be, for what ends is committed.
@@ -61,7 +68,7 @@ class Blocks:
 
     def _failed(self) -> set[int]:
         """Return the blocks with rows that another try can change. Raises FailedPrecondition without any."""
-        if not self.ledger.fresh and self.ledger.verdict != "done":
+        if not self.ledger.fresh and self.ledger.verdict not in ("done", "rejected"):
             raise FailedPrecondition(
                 "the run is not finished: the same command without --retry-failed goes on with it",
                 field="--retry-failed",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from embatch.client.for_runs import ForRuns
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
 from embatch.runs import parity
+from embatch.runs.alignment import record
 from embatch.runs.intents import Fate
 from embatch.runs.part import Part, to_mend
 from embatch.runs.progress import SHOWN, Summary
@@ -99,9 +100,24 @@ class Ending:
         """Put the output in place under another name. Raises DataLoss that says why."""
         written = self.output.finish(self.ledger, self._summary(), rejected=True)
         self.ledger.end("rejected")
+        self._refuse_misplaced(written.place)
         found = parity.together(block.sample for block in self.ledger.blocks.values())
         raise DataLoss(
             f"the vectors are not those of the reference path and stand in {written.place}: least cosine "
             f"{found.cosine_least if found else 0.0} of {found.count if found else 0} texts, wanted "
             f"{self.options.threshold}. Nothing else was written; --restart begins anew"
+        )
+
+    def _refuse_misplaced(self, place: str) -> None:
+        """Say which rows have vectors of other texts, or may have. Raises DataLoss where any has."""
+        bad = [block for block in self.ledger.blocks.values() if record.damaged(block.alignment)]
+        if not bad:
+            return
+        proved = [one["row"] for block in bad for one in (block.alignment or {})["again"] if not one["equal"]]
+        rows = sum((block.alignment or {})["failed"] for block in bad)
+        stands = "nothing of them was written" if self.output.direct else f"all that came stands in {place}"
+        raise DataLoss(
+            f"vectors came at wrong texts: {rows:,} rows failed for it or are in doubt, and of "
+            f"{len(proved):,} that is certain (rows {', '.join(map(str, proved[:SHOWN]))}, counted from 0); "
+            f"{stands}. --retry-failed embeds these rows again and goes on, --restart begins anew"
         )

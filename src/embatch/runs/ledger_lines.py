@@ -64,6 +64,8 @@ class Block:
     """What its tokens cost that engine one text at a time; `None` where the service has not measured it."""
     sample: Sample | None = None
     """What the certificate found; `None` where nothing could be compared."""
+    alignment: Mapping[str, Any] | None = None
+    """Whether its vectors belong to their texts (`alignment.record`); `None` where a certificate says it."""
     batch: str = ""
     """The batch that worked it last, dropped from the service once this is durable; empty: none did."""
     part: str = ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from embatch.errors import InvalidArgument
 from embatch.jsontext import encodable
 from embatch.runs import parity
+from embatch.runs.alignment.sampling import Budget
 from embatch.runs.clock import Clock
 from embatch.runs.prices import DEFAULT
 from embatch.runs.steps import Step, pass_by
@@ -64,6 +65,8 @@ class RunOptions:
     """US dollars that the whole run may cost, or `none`."""
     prices: Prices = DEFAULT
     """What is counted with."""
+    budget: Budget = field(default_factory=Budget)
+    """How the vectors of a hosted service are checked, and how many texts are embedded again for that."""
     clock: Clock = field(default_factory=Clock)
     reached: Callable[[Step], object] = pass_by
     """Told of each step of the run, as it comes to it."""

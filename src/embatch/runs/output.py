@@ -133,4 +133,6 @@ def _notes(summary: Summary, engine: Any) -> dict[str, str]:
         ).decode()
     if summary.bill is not None:
         notes["embatch.cost"] = orjson.dumps(summary.bill.record()).decode()
+    if summary.alignment is not None:
+        notes["embatch.alignment"] = orjson.dumps(summary.alignment).decode()
     return notes

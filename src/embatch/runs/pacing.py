@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from embatch.client.client import Client
     from embatch.client.providers.provider import Capabilities
     from embatch.client.results import BatchResult
+    from embatch.runs.alignment.sampling import Budget as Checks
     from embatch.runs.bill import Bill
     from embatch.runs.blocks import Blocks
     from embatch.runs.clock import Clock
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 REQUESTS, TOKENS = 50.0, 16_000.0
 """Texts and tokens a second that a hosted API takes at once: a guess, until the first block went that way."""
+_CHARACTERS: Final = 4
+"""Characters of a token, for what is paid by them and was only counted in tokens."""
 _SAMPLE: Final = 200
 """Texts of the first block whose tokens are counted, which costs nothing."""
 
@@ -61,6 +64,8 @@ class Pacing:
     _sizes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     """Requests, reckoned tokens and characters of every block that is not done."""
     _begun: dict[int, float] = field(default_factory=dict)
+    _longest: int = 0
+    """Reckoned tokens of the longest text."""
     _notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -81,29 +86,42 @@ class Pacing:
                 pacing.course = Course(spending.budget, Way("interactive", REQUESTS, TOKENS), deadline)
         return pacing
 
-    def survey(self, blocks: Blocks, ledger: Ledger) -> None:
+    def survey(self, blocks: Blocks, ledger: Ledger, checks: Checks) -> None:
         """Learn the sizes of all blocks that are to be done: what they may cost is told before any is sent.
+
+        Args:
+            blocks: of the run.
+            ledger: of the run.
+            checks: how many texts may be embedded again to check vectors.
 
         Raises:
             InvalidArgument: all together they cost more than the cap, and nothing was sent yet.
         """
-        if self.course is None:
+        if self.course is None or self.price is None:
             return
+        fresh = not list(self.spending)
         seen = replace(blocks, counts=Counts.of(blocks.counts.source, ledger))  # it counts what is read later
         for number, rows in seen.todo():
             block = InFlight.of(number, rows, ledger)
             if block.requests:
-                self._calibrate(block.sent(ledger).texts)
+                texts = block.sent(ledger).texts
+                self._calibrate(texts)
                 self._size(block)
+                self._longest = max(self._longest, *(tokens_of([text]) for text in texts))
         pieces = self._pieces({}, ())
         cost, alone = sum(one.batch for one in pieces), sum(one.alone for one in pieces)
-        cap, fresh = self.spending.budget.cap, not list(self.spending)
+        done = sum(block.rows for block in ledger.blocks.values())
+        again = checks.of_run(done + sum(one.requests for one in pieces)) * self.rate.tokens(self._longest)
+        _, checked = self.price.of(again, again * _CHARACTERS)
+        cost, cap = cost + checked, self.spending.budget.cap
         if cap is not None and fresh and cost > cap:
             raise InvalidArgument(
                 f"as batches this costs about ${cost:,.4f}, more than --max-cost ${cap:,.4f}: raise it, or "
                 "give fewer rows",
                 field="--max-cost",
             )
+        if again:
+            self.spending.keep_back(again, checked)
         if self.course.deadline is not None and not self.course.insured(pieces):
             self._notes.append(
                 f"at once all that is left costs about ${alone:,.4f}, and --max-cost leaves "
@@ -301,6 +319,10 @@ class Pacing:
         """Return what the run cost; `None` where nothing has a price."""
         if self.price is None:
             return None
+        blocks = list(blocks)
+        checks = sum((block.alignment or {}).get("tokens", 0) for block in blocks)
+        if checks or self.course is not None:
+            self.spending.keep_back(checks, self.price.of(checks, checks * _CHARACTERS)[1])
         provider = target_of(self.client).provider.name
         return bill(self.spending, blocks, self.price, provider, options.prices.date)
 

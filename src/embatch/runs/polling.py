@@ -1,7 +1,8 @@
 """When a batch of a run is asked for again, and when it counts as stuck.
 
-Hosted batches take minutes or a day, and nobody says which. So the wait grows with a batch's age: it is a
-twentieth of it, and the end is seen late by no more than that. Pure: times are seconds of any clock.
+Hosted batches take minutes or a day, and nobody says which. So the wait grows with a batch's age: once it is
+old enough for its size, the end is seen late by a twentieth of it at most, and by a minute while few are in
+flight. Pure: times are seconds of any clock.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from embatch.runs.alignment import record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from embatch.batch import Batch
     from embatch.runs.bill import Bill
@@ -125,12 +127,16 @@ class Summary:
     sample: Sample | None = None
     bill: Bill | None = None
     """`None` where what was embedded has no price."""
+    alignment: Mapping[str, Any] | None = None
+    """Whether vectors belong to their texts, as JSON; `None` where the certificate says it."""
+    alignment_cpu_seconds: float = 0.0
+    """Of this machine, to find that out."""
     notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, blocks: Sequence[Block], sample: Sample | None) -> Summary:
         """Return what the blocks of a ledger add up to."""
-        summary = cls(sample=sample)
+        summary = cls(sample=sample, alignment=record.of_run(block.alignment for block in blocks))
         worked = [block for block in blocks if block.tokens]
         summary.interactive_cpu_seconds = total(block.interactive_cpu_seconds for block in worked)
         for block in blocks:
@@ -143,6 +149,7 @@ class Summary:
             summary.tokens += block.tokens
             summary.cpu_seconds += block.cpu_seconds
             summary.model = block.model or summary.model
+            summary.alignment_cpu_seconds += (block.alignment or {}).get("cpu_seconds", 0.0)
         summary.notes = list(dict.fromkeys(note for block in blocks for note in block.notes))
         exact = all(block.engine.get("precision") == "f32" for block in worked)  # as the sample is
         if summary.interactive_cpu_seconds is None and exact and sample is not None and sample.cpu_seconds:

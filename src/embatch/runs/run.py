@@ -32,7 +32,7 @@ from embatch.errors import (
 )
 from embatch.runs.block_size import BlockSize
 from embatch.runs.blocks import Blocks
-from embatch.runs.checking import check_run
+from embatch.runs.checking import check_room, check_run
 from embatch.runs.counts import Counts
 from embatch.runs.detour import Detour
 from embatch.runs.ending import Ending
@@ -105,6 +105,7 @@ def embed_dataset(
     unsaid = ("block rows",) if options.block_rows is None else ()
     folder = folder_of(place, options.data)
     output = Output(place, embed_options.dimensions, embed_options.dtype, source.ids)
+    check_room(place, folder, None if can.idempotency_keys else source.rows, embed_options.dimensions)
     try:
         ledger = Ledger.open(folder, what, first, restart=options.restart, unsaid=unsaid)
         pacing = Pacing.of(client, can, options, price, ledger)
@@ -140,7 +141,7 @@ class _Run:
     ) -> None:
         self._client, self._ledger, self._output = client, ledger, output
         self._options, self._progress = options, progress
-        self._verdict = verdict_of(client, ledger, embed_options, options)
+        self._verdict = verdict_of(client, ledger, embed_options, options, source.rows)
         self._capabilities = target_of(client).provider.capabilities
         self._many = self._capabilities.batches_in_flight is not None
         """Whether all that is in flight is asked for, and its rows lie on disk meanwhile."""
@@ -188,7 +189,7 @@ class _Run:
     def _work(self) -> None:
         """Have every block in the ledger that is not there yet, or shall be tried again."""
         todo, following, ended, first = self._blocks.todo(), None, False, True
-        self._pacing.survey(self._blocks, self._ledger)
+        self._pacing.survey(self._blocks, self._ledger, self._options.budget)
         while True:
             now = self._clock.monotonic()
             apart = {*self._doubtful, *self._left}

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 NAME: Final = "spending.jsonl"
 VERSION: Final = 1
-BATCH, AT_ONCE, GIVEN_UP = "batch", "interactive", "abandoned"
-"""What is paid for: batches, texts embedded at once, and batches that were given up for these."""
+BATCH, AT_ONCE, GIVEN_UP, CHECKED = "batch", "interactive", "abandoned", "checked"
+"""What is paid for: batches, texts embedded at once, batches that were given up for these, and texts that are
+embedded again to see whether vectors belong to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,11 @@ class Spending:
             return False
         self._put(Paid(f"{number}.{way}.{len(mine)}", way, tokens, dollars))
         return True
+
+    def keep_back(self, tokens: int, dollars: float) -> None:
+        """Count what all checks of the run may cost together, or what they have cost, all told so far."""
+        if (paid := self._paid.get(CHECKED)) is None or paid.dollars != dollars:
+            self._put(Paid(CHECKED, CHECKED, tokens, dollars))
 
     def settle(self, number: int, way: str, tokens: int, dollars: float) -> None:
         """Say what the last thing of a block in some way has cost, all told."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from embatch.client.base import target_of
+from embatch.runs.alignment.block_verdict import BlockVerdict
 from embatch.runs.certificate import Certificate
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ class Verdict(Protocol):
         ...
 
 
-def verdict_of(client: Client, ledger: Ledger, embed_options: EmbedOptions, options: RunOptions) -> Verdict:
-    """Return what judges a run on this client's target."""
-    return Certificate(client, ledger, embed_options, options.threshold)
+def verdict_of(
+    client: Client, ledger: Ledger, embed_options: EmbedOptions, options: RunOptions, rows: int | None
+) -> Verdict:
+    """Return what judges a run of so many rows on this client's target; `None`: nobody knows how many."""
+    certificate = Certificate(client, ledger, embed_options, options.threshold)
+    if target_of(client).provider.capabilities.reference_path:
+        return certificate
+    return BlockVerdict(certificate, client, ledger, embed_options, options, rows)

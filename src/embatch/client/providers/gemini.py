@@ -139,6 +139,7 @@ GEMINI: Final = Gemini(
         inline_requests=1_000,
         inline_bytes=19 << 20,  # "under 20 MB", the envelope included
         interactive_requests=100,  # more is refused
+        interactive_calls=4,
         priorities=True,
         batches_in_flight=90,  # of 100, so that there is room for others
         tokens_in_flight=TIER_TOKENS["1"],

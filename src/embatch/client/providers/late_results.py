@@ -23,7 +23,11 @@ _LOOKS: Final = 2
 
 
 def awaited(
-    sender: Sender, batch: Batch, read: Callable[[float], Flow[list[ResponseRow] | None]]
+    sender: Sender,
+    batch: Batch,
+    read: Callable[[float], Flow[list[ResponseRow] | None]],
+    *,
+    gaps: bool = False,
 ) -> Flow[list[ResponseRow]]:
     """Return the rows of a batch in a final state, once they are there.
 
@@ -33,6 +37,7 @@ def awaited(
         sender: with its clock and patience.
         batch: in a final state.
         read: returns what there is after so many seconds; `None` for nothing.
+        gaps: whether the service said that some will never come.
 
     Raises:
         Unavailable: they are not there yet, or not any more.
@@ -42,7 +47,7 @@ def awaited(
     while True:
         rows = yield from read(after)
         # What was stopped, or has expired, seldom has any.
-        if batch.state is not State.COMPLETED or (rows and readers.whole(batch, rows)):
+        if batch.state is not State.COMPLETED or (rows and (gaps or readers.whole(batch, rows))):
             return rows or []
         failures += 1
         delay = patience.delay(failures, sender.outside.chance())

@@ -37,6 +37,8 @@ class Capabilities:
     """Most requests of a submit; more goes through a file. 0: all do."""
     interactive_requests: int
     """Most texts of one interactive call."""
+    interactive_calls: int = 1
+    """Most interactive calls at a time for one list of texts."""
     counted_requests: int = 1_000
     """Most texts of one call that counts tokens."""
     batches_in_flight: int | None = None
@@ -95,6 +97,11 @@ class Credential(Protocol):
     @property
     def fresh(self) -> bool:
         """Whether it can be used now."""
+        ...
+
+    @property
+    def secret(self) -> str | None:
+        """What nobody may be shown of it, an answer that repeats it included; `None` before there is one."""
         ...
 
     def headers(self) -> Mapping[str, str]:

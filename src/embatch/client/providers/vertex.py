@@ -15,17 +15,16 @@ from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.batch import BatchStats, Model, Page
-from embatch.client import arguments, readers
+from embatch.client import readers
 from embatch.client.calls import SLOW, Alternative, Call, Exchange, work
 from embatch.client.fingerprint import SEPARATOR, in_name, unmarked
 from embatch.client.fingerprint import fingerprint as fingerprint_of
 from embatch.client.providers import vertex_lines, vertex_regions, vertex_results, vertex_staging
 from embatch.client.providers.late_results import awaited
 from embatch.client.providers.prompts import prompted
-from embatch.client.providers.provider import Capabilities, Provider, Target
-from embatch.client.providers.vertex_auth import ApplicationDefault, check_installed
+from embatch.client.providers.provider import Provider
 from embatch.client.providers.vertex_staging import Bucket
-from embatch.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
+from embatch.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound
 from embatch.states import State
 from embatch.vectors import ContentEmbedding, unit
 from embatch.wire.google import read_errors
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from embatch.batch import Batch, Request
     from embatch.client.calls import Flow, Reply, Sender
-    from embatch.client.providers.provider import RequestWriter
+    from embatch.client.providers.provider import Capabilities, RequestWriter, Target
     from embatch.client.providers.vertex_regions import Regions
     from embatch.client.results import BatchResult
     from embatch.client.upload import FileUpload
@@ -45,21 +44,12 @@ if TYPE_CHECKING:
     from embatch.wire.vertex.read_responses import Job
 
 VERTEX_MODEL: Final = "gemini-embedding-001"
-PROJECT: Final = "GOOGLE_CLOUD_PROJECT"
-LOCATION: Final = "GOOGLE_CLOUD_LOCATION"
-BASE_URL: Final = "GOOGLE_VERTEX_BASE_URL"
 LABEL: Final = "embatch"
 """Label of a job that has a fingerprint, which is its value."""
 _DISPLAY_NAME: Final = 128
 """Most characters of a job's display name."""
-_PROJECT_FORM: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{0,98}[a-z0-9]")
-_LOCATION_FORM: Final = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 _FORM: Final = re.compile("[a-z2-7]{32}")
 _JSON: Final = {"Content-Type": "application/json"}
-_IN_FLIGHT: Final = 20
-"""Jobs of one run at once. Vertex names no limit, and queues what is too much for it."""
-_QUEUE_SECONDS: Final = 96 * 3600.0
-"""A job may queue for 72 hours, and is worked within 24."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +85,14 @@ class Vertex(Provider):
     def bucket(self, name: str) -> Bucket:
         """Return a bucket to speak to."""
         return Bucket(self.emulator or storage.ADDRESS, name, signed=self.emulator is None)
+
+    def not_served(self, sender: Sender, target: Target, model: str, error: NotFound) -> Flow[NotFound]:  # noqa: ARG002
+        """Say where the model is known to be served, if not here."""
+        yield from ()
+        note = self.regions.note(model, self.place.location)
+        if note is None:
+            return error
+        return NotFound(f"{error.message}; {note}", field="model", reason=error.reason)
 
     # requests on their way out
 
@@ -209,11 +207,35 @@ class Vertex(Provider):
         return Call("DELETE", self.place.job(_number(name)))
 
     def clean_up(self, sender: Sender, batch: Batch) -> Flow[None]:
-        """Delete what was staged for it, and its results, where they lie in a folder of ours."""
+        """Delete what was staged for it, and its results, where they lie in a folder of ours.
+
+        Where a submit whose answer was lost made two jobs of one folder, each takes its own results with it,
+        and the last one the rest.
+        """
         staged = vertex_staging.folder_of(batch.input_file)
-        if staged is not None:
-            bucket, folder = staged
-            yield from self.bucket(bucket).remove(sender, folder)
+        if staged is None:
+            return
+        bucket, folder = staged
+        if (yield from self._is_shared(sender, batch)):
+            output = (yield from sender.ask(self.job(batch.name))).output
+            if output is None or not output.startswith(f"gs://{bucket}/{folder}"):
+                return
+            _, folder = vertex_results.folder(output)
+        yield from self.bucket(bucket).remove(sender, folder)
+
+    def _is_shared(self, sender: Sender, batch: Batch) -> Flow[bool]:
+        """Whether another job has the same mark and reads the same file."""
+        query = {routes.FILTER: routes.labelled(LABEL, batch.fingerprint or "")}
+        token: str | None = None
+        while batch.fingerprint is not None:
+            call = Call("GET", self.place.jobs(), query)
+            jobs, token = read_responses.parse_jobs((yield from sender.send(call)).body)
+            if any(job.source == batch.input_file and job.batch.name != batch.name for job in jobs):
+                return True
+            if token is None or token == query.get(routes.PAGE_TOKEN):
+                break
+            query = {**query, routes.PAGE_TOKEN: token}
+        return False
 
     def discard(self, sender: Sender, name: str) -> Flow[None]:
         """Delete what was staged for a finished job, then the job: a repeat finds what is left by the job."""
@@ -225,8 +247,10 @@ class Vertex(Provider):
 
     def results(self, sender: Sender, batch: Batch, dimensions: int | None) -> Flow[BatchResult]:
         """Read all files of the job's folder, which can be there later than its state says."""
-        described = yield from sender.ask(self.status(batch.name))
-        rows = yield from awaited(sender, described, partial(self._rows, sender, described))
+        job = yield from sender.ask(self.job(batch.name))
+        described = self.shown(job)
+        read = partial(self._rows, sender, described)
+        rows = yield from awaited(sender, described, read, gaps=job.partial)
         return (yield from work(partial(readers.from_rows, described, rows, dimensions)))
 
     def _rows(self, sender: Sender, batch: Batch, after: float) -> Flow[list[ResponseRow] | None]:
@@ -337,56 +361,3 @@ def _counted(stats: BatchStats, rows: int, state: State) -> BatchStats:
         return BatchStats(total, good, total - good, 0)
     failed = min(total - good, stats.failed_request_count)
     return BatchStats(total, good, failed, total - good - failed)
-
-
-def target(key: str | None, environ: Mapping[str, str]) -> Target:
-    """Return the target `vertex`, by the variables that Google's clients take, and our own for the bucket.
-
-    Raises:
-        InvalidArgument: no project or location, something that can be none, or google-auth is not there.
-    """
-    if key:
-        raise InvalidArgument(
-            "vertex takes no key: it uses Google's application default credentials. Leave api_key out",
-            field="api_key",
-        )
-    project = _given("project", PROJECT, environ, _PROJECT_FORM, "my-project")
-    location = _given("location", LOCATION, environ, _LOCATION_FORM, "us-central1")
-    url = arguments.web_address(environ.get(BASE_URL, "").strip() or routes.address(location))
-    if url is None:
-        raise InvalidArgument(f"{BASE_URL} must be an address such as https://host", field=BASE_URL)
-    check_installed()
-    emulator = vertex_staging.address(environ)
-    if emulator is not None and arguments.web_address(emulator) is None:
-        raise InvalidArgument(f"{vertex_staging.EMULATOR} is no address", field=vertex_staging.EMULATOR)
-    provider = Vertex(
-        "vertex",
-        Capabilities(
-            inline_bytes=0,
-            inline_requests=0,
-            interactive_requests=100,
-            counted_requests=100,
-            batches_in_flight=_IN_FLIGHT,
-            file_bytes=vertex_lines.FILE_BYTES,
-            file_requests=vertex_lines.REQUESTS,
-            time_limit=lambda _: _QUEUE_SECONDS,
-        ),
-        model=VERTEX_MODEL,
-        place=routes.Place(project, location),
-        staging=vertex_staging.place(environ.get(vertex_staging.STAGING)),
-        emulator=emulator,
-        regions=vertex_regions.load(environ.get(vertex_regions.VARIABLE) or None),
-    )
-    others = (emulator or storage.ADDRESS,)
-    return Target(url, provider, credential=ApplicationDefault(), others=others)
-
-
-def _given(name: str, variable: str, environ: Mapping[str, str], form: re.Pattern[str], example: str) -> str:
-    found = environ.get(variable, "").strip()
-    if not found:
-        raise InvalidArgument(
-            f"the vertex target needs a {name}: give {name}=, --{name}, or set {variable}", field=name
-        )
-    if not form.fullmatch(found):
-        raise InvalidArgument(f"{name} must be one of Google's, such as {example} ({variable})", field=name)
-    return found

@@ -43,13 +43,18 @@ class ApplicationDefault:
         """Whether there is a token that does not end at once."""
         return self._found is not None and bool(self._found.valid)
 
+    @property
+    def secret(self) -> str | None:
+        """The token, `None` before the first one."""
+        return None if self._found is None else self._found.token
+
     def headers(self) -> Mapping[str, str]:
         """Return what a call carries; empty before the first token."""
-        found = self._found
-        if found is None or found.token is None:
+        token = self.secret
+        if token is None:
             return {}
-        headers = {"Authorization": f"Bearer {found.token}"}
-        project = getattr(found, "quota_project_id", None)
+        headers = {"Authorization": f"Bearer {token}"}
+        project = getattr(self._found, "quota_project_id", None)
         return headers if project is None else {**headers, routes.USER_PROJECT: project}
 
     def renew(self, refused: Mapping[str, str] | None) -> None:

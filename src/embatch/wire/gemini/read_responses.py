@@ -83,10 +83,10 @@ def _batch(said: dict[str, Any], operation: Mapping[str, Any]) -> Batch:
         input_file=fields.text(source.get("fileName")) if isinstance(source, dict) else None,
         responses_file=next(filter(None, (fields.text(one.get("responsesFile")) for one in outputs)), None),
         error=fields.request_error(error).message if isinstance(error, dict) else None,
-        error_code=fields.request_error(error).code if isinstance(error, dict) else None,
         notes=tuple(note for note in fields.items(said.get("notes")) if isinstance(note, str)),
         usage=_usage(said.get("usage")),
         alias_of=fields.text(said.get("aliasOf")),
+        error_code=fields.request_error(error).code if isinstance(error, dict) else None,
     )
 
 

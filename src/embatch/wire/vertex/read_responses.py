@@ -72,7 +72,8 @@ def _job(said: Any) -> Job:
     meaning = STATES.get(fields.text(said.get("state")) or "JOB_STATE_PENDING")
     if meaning is None:
         raise Internal("the service names a state that this client does not know: is there a newer one?")
-    error = said.get("error")
+    error = fields.mapping(said.get("error"))
+    failed = fields.request_error(error) if error else None
     uris = fields.items(fields.mapping(fields.mapping(said.get("inputConfig")).get("gcsSource")).get("uris"))
     source = fields.text(uris[0]) if len(uris) == 1 else None
     batch = Batch(
@@ -86,8 +87,8 @@ def _job(said: Any) -> Job:
         end_time=fields.time(said.get("endTime")) if meaning.state.final else None,
         batch_stats=_stats(said.get("completionStats"), meaning.state),
         input_file=source,
-        error=fields.request_error(error).message if isinstance(error, dict) and error else None,
-        error_code=fields.request_error(error).code if isinstance(error, dict) and error else None,
+        error=None if failed is None else failed.message,
+        error_code=None if failed is None else failed.code,
         note=meaning.note,
     )
     labels = {k: v for k, v in fields.mapping(said.get("labels")).items() if isinstance(v, str)}

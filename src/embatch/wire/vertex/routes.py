@@ -5,6 +5,7 @@ POST  https://us-central1-aiplatform.googleapis.com  /v1/projects/P/locations/L 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -23,6 +24,7 @@ COUNT_TOKENS: Final = ":countTokens"
 
 PAGE_SIZE: Final = "pageSize"
 PAGE_TOKEN: Final = "pageToken"  # noqa: S105  (no secret)
+FILTER: Final = "filter"
 
 USER_PROJECT: Final = "x-goog-user-project"
 """Header of the project that the use counts for, where it is not the one that is asked."""
@@ -39,6 +41,11 @@ def address(location: str) -> str:
     return f"https://{location}-aiplatform.googleapis.com"
 
 
+def labelled(label: str, value: str) -> str:
+    """Return what `FILTER` is for jobs with a label."""
+    return f'labels.{label}="{value}"'
+
+
 def model_resource(model: str) -> str:
     """Return the resource of a model by its name: Google's own, where the name does not say whose."""
     return model if model.startswith("publishers/") else _PUBLISHER + model
@@ -46,7 +53,7 @@ def model_resource(model: str) -> str:
 
 def model_name(resource: str) -> str:
     """Return the name of a model by its resource, the reverse of `model_resource`."""
-    return resource.removeprefix(_PUBLISHER)
+    return re.sub(f"^(projects/[^/]+/locations/[^/]+/)?{_PUBLISHER}", "", resource)
 
 
 @dataclass(frozen=True, slots=True)
