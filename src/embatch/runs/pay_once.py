@@ -18,7 +18,7 @@ from embatch.batch import Batch
 from embatch.client.fingerprint import NAME, fingerprint, in_name
 from embatch.client.flows import BatchOptions
 from embatch.client.for_runs import ForRuns
-from embatch.client.unknown_fate import TOO_OLD, Next, UnknownCreate, undecided
+from embatch.client.unknown_fate import OLD, TOO_OLD, Next, UnknownCreate, undecided
 from embatch.errors import EmbatchError, NotFound, PermissionDenied, Unauthenticated
 from embatch.runs.handover import STOPPED, Handover, rows_shown
 from embatch.runs.identity import same_key
@@ -253,7 +253,7 @@ class PayOnce(Handover):
         if not self._doubts:
             return None
         doubt = min(self._doubts.values(), key=lambda one: one.intent.at)
-        due = datetime.fromtimestamp(max(doubt.known.due, self.clock.now()), UTC)
+        due = datetime.fromtimestamp(max(doubt.known.since + OLD, doubt.known.due), UTC)
         note = (
             f"it is not known whether a batch of {doubt.intent.shown} was created: it is looked for in the "
             f"lists of batches, and created again after {due:%H:%M:%S} UTC at the earliest"
