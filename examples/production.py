@@ -4,7 +4,7 @@ The batch's name goes into a database of your own (here SQLite), so the process 
 follows and the page that searches need not be the same, nor run at the same time.
 
     python examples/production.py --database kb.db                    # a private service on this machine
-    python examples/production.py --database kb.db --target gemini    # Google's batch API
+    python examples/production.py --database kb.db --target gemini    # Google's batch API; likewise vertex
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS embedding_job (batch TEXT PRIMARY KEY, state TEXT, su
 """
 
 
-def submit(client: Client, database: sqlite3.Connection) -> str:
+def submit(client: Client, database: sqlite3.Connection, priority: int = 0) -> str:
     """Store the documents, submit them as one batch, remember its name; return it."""
     rows = [(category, text) for category, texts in DOCUMENTS.items() for text in texts]
     database.executemany("INSERT INTO document (category, text) VALUES (?, ?)", rows)
@@ -59,7 +59,7 @@ def submit(client: Client, database: sqlite3.Connection) -> str:
         [text for _, text in rows],
         display_name=f"Knowledge base {time.strftime('%Y-%m-%d %H:%M:%S')}",
         task_type="RETRIEVAL_DOCUMENT",
-        priority=5,
+        priority=priority,
     )
     database.execute("INSERT INTO embedding_job VALUES (?, ?, ?)", (batch.name, batch.state, time.time()))
     database.commit()
@@ -124,13 +124,14 @@ def main() -> None:
     """Run the four steps, each as if it were a process of its own."""
     parser = argparse.ArgumentParser(description="Index a small knowledge base and search it.")
     parser.add_argument("--database", default="knowledge.db")
-    parser.add_argument("--target", default="local", help="local, a service's URL, or gemini")
+    parser.add_argument("--target", default="local", help="local, a service's URL, gemini or vertex")
+    parser.add_argument("--priority", type=int, default=0, help="higher runs first; Vertex has none")
     chosen = parser.parse_args()
     with closing(sqlite3.connect(chosen.database)) as database:
         database.executescript(SCHEMA)
         with Client(chosen.target) as client:
             print("1 submit and store")
-            name = submit(client, database)
+            name = submit(client, database, chosen.priority)
             print(f"  {name}")
         with Client(chosen.target) as client:  # another process, later
             print("2 follow")

@@ -2,6 +2,7 @@
 
 python examples/quickstart.py                     # a private service on this machine
 python examples/quickstart.py --target gemini     # Google's batch API; GEMINI_API_KEY or GOOGLE_API_KEY
+python examples/quickstart.py --target vertex     # Vertex AI; GOOGLE_CLOUD_PROJECT, EMBATCH_STAGING=gs://bucket
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TEXTS = [
 def main() -> None:
     """Run the workflow against the chosen target."""
     parser = argparse.ArgumentParser(description="Embed ten texts as an asynchronous batch.")
-    parser.add_argument("--target", default="local", help="local, a service's URL, or gemini")
+    parser.add_argument("--target", default="local", help="local, a service's URL, gemini or vertex")
     parser.add_argument(
         "--dimensions", type=int, help="leading dimensions wanted; the native number by default"
     )

@@ -1,4 +1,4 @@
-"""The examples run as they stand, each against a private service in a data folder of its own."""
+"""The examples run as they stand: against a private service in a data folder of its own, and hosted ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hosted_targets import TARGETS, hosted_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def _run(data: Path, script: str, *arguments: str) -> str:
+def _run(data: Path, script: str, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
-        env={**os.environ, "EMBATCH_DATA": str(data), "NO_COLOR": "1", "COLUMNS": "200"},
+        env={**os.environ, "EMBATCH_DATA": str(data), "NO_COLOR": "1", "COLUMNS": "200", **(environ or {})},
         capture_output=True,
         text=True,
         check=False,
@@ -49,6 +57,38 @@ def test_production(tmp_path: Path) -> None:
         ((vectors,),) = open_.execute("SELECT count(embedding) FROM document").fetchall()
     assert state == "COMPLETED"
     assert vectors == 10
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def hosted(request: pytest.FixtureRequest) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """A hosted target and the variables that its user has set; a stand-in answers."""
+    with hosted_target(request.param) as environ:
+        yield request.param, environ
+
+
+def test_quickstart_on_a_hosted_service(tmp_path: Path, hosted: tuple[str, Mapping[str, str]]) -> None:
+    """The same script does the same elsewhere; only the target is another."""
+    target, environ = hosted
+    said = _run(tmp_path, "quickstart.py", "--target", target, "--dimensions", "768", environ=environ)
+    assert "COMPLETED: 10 of 10 embedded, 0 failed" in said
+    assert "dimensions 768, length 1.0000" in said
+
+
+def test_production_on_a_hosted_service(tmp_path: Path, hosted: tuple[str, Mapping[str, str]]) -> None:
+    """There too the hole fails alone and is mended, and all vectors stand in the database."""
+    target, environ = hosted
+    database = tmp_path / "kb.db"
+    flags = ("--database", str(database), "--target", target)
+    said = _run(tmp_path / "data", "production.py", *flags, environ=environ)
+    assert "success rate 90.0 %" in said
+    assert "document 10: " in said
+    with closing(sqlite3.connect(database)) as open_:
+        ((state,),) = open_.execute("SELECT state FROM embedding_job").fetchall()
+        vectors = [
+            np.frombuffer(blob, np.float32) for (blob,) in open_.execute("SELECT embedding FROM document")
+        ]
+    assert state == "COMPLETED"
+    np.testing.assert_allclose([np.linalg.norm(vector) for vector in vectors], np.ones(10), rtol=1e-5)
 
 
 def test_demo_on_a_small_corpus(tmp_path: Path) -> None:
