@@ -37,6 +37,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture(autouse=True)
+def data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a folder for the index of runs, beside nothing else."""
+    monkeypatch.setenv("EMBATCH_DATA", str(tmp_path_factory.mktemp("index") / "data"))
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Some texts, the last of them empty."""

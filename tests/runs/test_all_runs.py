@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from hosted.gemini import GeminiStandIn
 from payer import BLOCK, BLOCKS, KILLED, Paid, Payer, paid, payer
@@ -88,7 +89,9 @@ def test_a_run_from_its_beginning_to_its_end(run: Paid, capsys: pytest.CaptureFi
     assert (one["state"], one["rows"], one["failed"], one["batches"]) == ("done", ROWS, 1, BLOCKS)
     assert (one["in_flight"], one["open_tokens"]) == (0, 0)
     assert one["tokens"] > 0
-    assert one["cost"] == pytest.approx(one["tokens"] * 0.075e-6)
+    bill = orjson.loads(pq.read_schema(out(run)).metadata[b"embatch.cost"])
+    assert one["cost"] == pytest.approx(bill["dollars"])
+    assert bill["ways"]["batch"] == pytest.approx(one["tokens"] * 0.075e-6)
     assert one["ended"] >= one["began"]
     (same,) = command(run, capsys, out(run), "--json")
     assert same == {**one, "intents": []}
