@@ -13,6 +13,7 @@ from client_scripts import unhurried, wired
 from fake_gemini import KEY, FakeGemini, vector
 
 from embatch import Client, Internal, Request, TaskType
+from embatch.runs.identity import request_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,16 @@ def test_every_task_has_its_documented_words() -> None:
             body = orjson.loads(fake.seen[-1].content)
             assert said(body) == words
             assert not {"taskType", "title"} & body.keys()
+
+
+def test_an_output_says_what_stood_around_its_texts() -> None:
+    """Where the task is written into the text; a field of the request leaves the text as it was."""
+    with gemini() as (client, _):
+        for task, words in TASKS.items():
+            told = request_note(client, {"task type": task}, f"models/{NEW}")
+            assert (told["task_type"], told["prompt"]) == (task, words.replace("a text", "{text}"))
+            assert request_note(client, {"task type": task}, "gemini-embedding-001")["prompt"] is None
+        assert request_note(client, {"task type": None}, NEW)["prompt"] is None
 
 
 @pytest.mark.parametrize("model", [NEW, f"models/{NEW}", "gemini-embedding-001"])

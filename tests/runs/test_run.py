@@ -207,6 +207,15 @@ def test_rows_keep_their_order_and_say_why_they_failed(client: Client, tmp_path:
     assert certificate["compared"] > 3
     engine = orjson.loads(table.schema.metadata[b"embatch.engine"])
     assert engine["name"] == "hashing"
+    assert orjson.loads(table.schema.metadata[b"embatch.provider"]) == {"v": 1, "name": "embatch"}
+    assert orjson.loads(table.schema.metadata[b"embatch.request"]) == {
+        "v": 1,
+        "model": "models/test-model",
+        "task_type": None,
+        "prompt": None,
+        "dimensions": [len(table["embedding"][0])],
+        "dtype": "float32",
+    }
     assert seen[-1].total_rows == 60
     assert [one.tokens for one in seen] == sorted(one.tokens for one in seen)
     assert list(client.list_batches()) == []

@@ -10,6 +10,7 @@ from embatch.client.for_runs import ForRuns
 from embatch.errors import DataLoss, FailedPrecondition, InvalidArgument
 from embatch.runs import parity
 from embatch.runs.alignment import record
+from embatch.runs.identity import request_note
 from embatch.runs.intents import Fate
 from embatch.runs.part import Part, to_mend
 from embatch.runs.progress import SHOWN, Summary
@@ -77,6 +78,7 @@ class Ending:
         if again := sum(self.counts.again.values()):
             summary.notes.append(f"{again:,} rows were done before and worked again: the ledger was damaged")
         summary.notes += [*self.notes, *self.counts.source.notes]
+        summary.request = request_note(self.client, self.ledger.about, summary.model)
         summary.bill = self.pacing.bill(blocks, self.options)
         if not any(block.native for block in blocks):
             why = Part.read(self.ledger.rows(blocks[0])).errors[0] if blocks else "there is none"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from embatch.batch import Request, TaskType
 from embatch.client.base import target_of
 from embatch.runs.locations import shown
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from embatch.runs.ledger import Ledger
     from embatch.runs.options import EmbedOptions
     from embatch.runs.sources import Source
+
+
+_TEXT: Final = "{text}"
 
 
 def about(client: Client, source: Source, embed_options: EmbedOptions, block_rows: int) -> dict[str, object]:
@@ -44,6 +48,24 @@ def about(client: Client, source: Source, embed_options: EmbedOptions, block_row
 def place_of(target: Target) -> dict[str, object]:
     """Return whose batches a run's are, beside the provider's name, as JSON."""
     return {"base address": shown(target.url), **target.provider.account}
+
+
+def provider_note(about: Mapping[str, object]) -> dict[str, object]:
+    """Return where a run was embedded, for the output's metadata: the same in every call of the run."""
+    known = ("base address", "project", "location")
+    place = {name.replace(" ", "_"): about[name] for name in known if name in about}
+    return {"v": 1, "name": about["target"], **place}
+
+
+def request_note(client: Client, about: Mapping[str, object], model: str) -> dict[str, object]:
+    """Return what was asked of the model, for the output's metadata: the same in every call of the run.
+
+    `prompt` is what stands around each text where the task is written into it, `None` where it is not.
+    """
+    task = about["task type"]
+    plain = Request(_TEXT, task_type=None if task is None else TaskType(str(task)))
+    sent = target_of(client).provider.as_sent(model, plain).text
+    return {"v": 1, "model": model, "task_type": task, "prompt": None if sent == _TEXT else sent}
 
 
 def begun(client: Client, source: Source, embed_options: EmbedOptions, block_bytes: int) -> dict[str, object]:

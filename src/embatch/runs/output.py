@@ -9,11 +9,14 @@ import orjson
 
 from embatch.dtypes import Dtype
 from embatch.errors import InvalidArgument
+from embatch.runs.identity import provider_note
 from embatch.runs.locations import shown
 from embatch.runs.part import Part
 from embatch.runs.sinks import DatabaseSink, Layout, open_sink, writes_through
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
 
     from embatch.runs.ledger import Ledger
@@ -78,6 +81,10 @@ class Output:
         native = next(block.native for block in blocks if block.native)
         engine = next((block.engine for block in blocks if block.engine), {})
         self._notes = _notes(summary, engine)
+        self._notes["embatch.provider"] = _json(provider_note(ledger.about))
+        if summary.request is not None:
+            form = {"dimensions": self.dimensions or (native,), "dtype": self._dtype.value}
+            self._notes["embatch.request"] = _json({**summary.request, **form})
         if not self.direct:
             self.abandon()
         for block in blocks:
@@ -116,12 +123,16 @@ class Output:
             sink.abandon()
 
 
+def _json(value: Mapping[str, Any]) -> str:
+    return orjson.dumps(value).decode()
+
+
 def _notes(summary: Summary, engine: Any) -> dict[str, str]:
     """Return the metadata of the output: the same whenever and however often the run was stopped."""
-    notes = {"embatch.model": summary.model, "embatch.engine": orjson.dumps(engine).decode()}
+    notes = {"embatch.model": summary.model, "embatch.engine": _json(engine)}
     if summary.sample is not None:
         found = summary.sample
-        notes["embatch.certificate"] = orjson.dumps(
+        notes["embatch.certificate"] = _json(
             {
                 "compared": found.count,
                 "cosine_least": found.cosine_least,
@@ -130,9 +141,9 @@ def _notes(summary: Summary, engine: Any) -> dict[str, str]:
                 "norm_most": found.norm_most,
                 "truncated": summary.truncated,
             }
-        ).decode()
+        )
     if summary.bill is not None:
-        notes["embatch.cost"] = orjson.dumps(summary.bill.record()).decode()
+        notes["embatch.cost"] = _json(summary.bill.record())
     if summary.alignment is not None:
-        notes["embatch.alignment"] = orjson.dumps(summary.alignment).decode()
+        notes["embatch.alignment"] = _json(summary.alignment)
     return notes

@@ -129,6 +129,8 @@ class Summary:
     """`None` where what was embedded has no price."""
     alignment: Mapping[str, Any] | None = None
     """Whether vectors belong to their texts, as JSON; `None` where the certificate says it."""
+    request: Mapping[str, Any] | None = None
+    """What was asked of the model, as JSON."""
     alignment_cpu_seconds: float = 0.0
     """Of this machine, to find that out."""
     notes: list[str] = field(default_factory=list)

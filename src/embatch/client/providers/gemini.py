@@ -60,6 +60,11 @@ class TaggedLines(LineWriter):
 class Gemini(GeminiProtocol):
     """Google's service; results come inlined in the batch, or in a file of responses."""
 
+    def as_sent(self, model: str | None, request: Request) -> Request:
+        """Write task and title into the text for a model that reads nothing else."""
+        (asked,) = prompted(model, [request])
+        return asked
+
     def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:
         """Write lines of JSONL, as Google's batch files are."""
         return TaggedLines(file, model)

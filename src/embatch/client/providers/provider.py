@@ -197,6 +197,10 @@ class Provider(ABC):
 
     # requests on their way out
 
+    def as_sent(self, model: str | None, request: Request) -> Request:  # noqa: ARG002  (what others need)
+        """Return a request as the model reads it, where the provider writes its task into its text."""
+        return request
+
     @abstractmethod
     def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:
         """Return what encodes requests into a file; `model`: what shall embed, `None` for the first one."""

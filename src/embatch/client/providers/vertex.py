@@ -96,6 +96,11 @@ class Vertex(Provider):
 
     # requests on their way out
 
+    def as_sent(self, model: str | None, request: Request) -> Request:
+        """Write task and title into the text for a model that reads nothing else."""
+        (asked,) = prompted(model, [request])
+        return asked
+
     def writer(self, file: BinaryIO, model: str | None) -> RequestWriter:
         """Write what will be staged. Raises InvalidArgument where there is no bucket to stage it in."""
         self._staged()
