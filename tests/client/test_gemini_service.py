@@ -198,6 +198,19 @@ def test_an_upload_that_breaks_goes_on_where_it_stopped(cut: Any, at: int, mark:
         assert inputs == [f"files/embatch-{MARK}"] if mark else len(inputs) <= 2
 
 
+@pytest.mark.parametrize("handled", [False, True])
+def test_an_upload_goes_on_after_a_fault_of_the_service(*, handled: bool) -> None:
+    """A chunk costs nothing: what the service answers with a 500 is asked for, and sent again if need be."""
+    fault = Fault("upload.chunk", calls=(1,), status=500, handled=handled)
+    with gemini(faults=(fault,)) as (client, google):
+        batch = ForRuns(client).submit(
+            MANY, RequestDefaults(output_dimensionality=WIDTH), BatchOptions("Test")
+        )
+        batch = client.await_batch_completion(batch, poll_interval=0)
+        assert right(client.get_batch_embeddings(batch), MANY) == set()
+        assert google.creates == 1
+
+
 def test_an_upload_whose_create_was_lost_is_found() -> None:
     """The file goes up once; the batch that was created all the same is in the list."""
     with gemini(faults=(Fault("create", calls=(1,), cut="handled"),)) as (client, google):

@@ -319,6 +319,7 @@ def test_a_pair_that_is_not_known_is_noted_and_the_service_decides(monkeypatch: 
         Fault("storage.chunk", calls=(1,), cut="request", at=3 << 20),
         Fault("storage.chunk", calls=(1,), cut="handled"),
         Fault("storage.chunk", calls=(1,), status=503, handled=True),
+        Fault("storage.chunk", calls=(1,), status=500),
         Fault("storage.chunk", calls=(2,), cut="handled"),
         Fault("storage.chunk", calls=(2,), status=410),
         Fault("storage.*", chance=0.3),

@@ -130,6 +130,12 @@ def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:
     if once:
         # Trouble of the service, or a gateway that lost patience, says nothing of whether it was taken.
         return error.reason == NOT_SENT or isinstance(error, ResourceExhausted)
-    # A read that met an internal error may succeed a moment later; what changes something is left alone.
-    passing = isinstance(error, Internal) and error.reason != TOO_LARGE
-    return error.retryable or (call.method == "GET" and passing)
+    return passing(error) if call.method == "GET" else error.retryable
+
+
+def passing(error: EmbatchError) -> bool:
+    """Whether a read, or an upload, that ended so may succeed a moment later: an internal error may, too.
+
+    What changes something else is left alone then: nobody knows how far it came.
+    """
+    return error.retryable or (isinstance(error, Internal) and error.reason != TOO_LARGE)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
+from embatch.client.retry import passing
 from embatch.errors import AlreadyExists, ConnectionFailed, Internal, NotFound, PermissionDenied
 from embatch.wire.gemini import read_responses, routes, uploads
 from embatch.wire.google import read_errors
@@ -87,7 +88,7 @@ def _send(sender: Sender, upload: FileUpload, version: str, name: str | None) ->
             error = read_errors.parse_error(reply.status, reply.headers, reply.body, reply.via)
         failures += 1
         delay = sender.submit.delay(failures, sender.outside.chance(), error.retry_after)
-        if delay is None or not (error.retryable or isinstance(error, NotFound)):
+        if delay is None or not (passing(error) or isinstance(error, NotFound)):
             raise error
         query = Call("POST", address, headers=uploads.query_headers(), after=delay)
         try:

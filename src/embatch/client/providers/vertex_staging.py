@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.client.calls import SLOW, Call, work
 from embatch.client.fingerprint import PREFIX
+from embatch.client.retry import passing
 from embatch.errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -305,7 +306,7 @@ class _Upload:
             raise NotFound(error.message)
         if reply.status == storage.EXISTS:
             raise AlreadyExists(error.message)
-        if not error.retryable:
+        if not passing(error):
             raise error
         return None, error
 
