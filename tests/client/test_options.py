@@ -183,6 +183,7 @@ def test_an_http_client_does_not_cross_a_fork() -> None:
         ({"base_url": "host:8080"}, "base_url"),
         ({"base_url": "http://"}, "base_url"),
         ({"target": "http://one", "base_url": "http://other"}, "base_url"),
+        ({"base_url": "http://one", "data": "/some/folder"}, "data"),
     ],
 )
 def test_a_wrong_option_is_named(kind: type, options: dict[str, Any], field: str) -> None:

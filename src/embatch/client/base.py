@@ -89,6 +89,11 @@ class ClientOptions:
             if error.field != "target":
                 raise
             raise InvalidArgument(_ADDRESS, field="base_url") from None
+        if name == "local" and self.data is not None:
+            raise InvalidArgument(
+                "base_url is a service's address, and data the folder of one of this machine: give one of them",
+                field="data",
+            )
         if name == "local":
             return place
         return replace(resolve(name, key=self.api_key, data=data, environ=environ), url=place.url)
