@@ -91,7 +91,7 @@ class ClientOptions:
             raise InvalidArgument(_ADDRESS, field="base_url") from None
         if name == "local" and self.data is not None:
             raise InvalidArgument(
-                "base_url is a service's address, and data the folder of one of this machine: give one of them",
+                "base_url is a service's address, and data the folder of one here: give one of them",
                 field="data",
             )
         if name == "local":
