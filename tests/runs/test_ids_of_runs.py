@@ -30,7 +30,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def embatch(service: Served, *arguments: str) -> tuple[int, str]:
     """Run the command line, and return its exit code and standard error."""
-    command = [sys.executable, "-m", "embatch", *arguments, "--to", service.url]
+    where = ("--to", service.url, "--data", str(service.data))
+    command = [sys.executable, "-m", "embatch", *arguments, *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, done.stderr
 

@@ -99,6 +99,7 @@ def test_a_run_that_had_just_begun_goes_on_over_a_restart(tmp_path: Path) -> Non
             [
                 *(sys.executable, "-m", "embatch", "embed", str(tmp_path / "texts.jsonl")),
                 *("--id", "id", "--text", "text", "-o", str(tmp_path / "out.jsonl"), "--to", service.url),
+                *("--data", str(service.data)),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
