@@ -21,7 +21,7 @@ from embatch.client.calls import Await, work
 from embatch.client.fingerprint import marked
 from embatch.client.models import advanced, model_name, not_served
 from embatch.client.paid_once import elsewhere_kept, paid_once
-from embatch.client.retry import repeatable
+from embatch.client.repeating import repeatable
 from embatch.errors import (
     BatchFailed,
     BatchNotCompleted,

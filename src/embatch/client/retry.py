@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from embatch.backoff import POLL, SUBMIT, Backoff
-from embatch.client.calls import NOT_SENT, Call, Environment, work
+from embatch.client.calls import Call, Environment, work
 from embatch.client.rate import Budget
-from embatch.client.receiving import TOO_LARGE
-from embatch.errors import ConnectionFailed, Internal, NotFound, ResourceExhausted
+from embatch.client.repeating import repeatable
+from embatch.errors import ConnectionFailed, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,19 +123,3 @@ class Session:
             part = yield from self.ask(one, once=once)
             found.append(part)
         return exchange.instead.join(found)
-
-
-def repeatable(call: Call, error: EmbatchError, *, once: bool = False) -> bool:
-    """Whether sending the call again can help and does no harm."""
-    if once:
-        # Trouble of the service, or a gateway that lost patience, says nothing of whether it was taken.
-        return error.reason == NOT_SENT or isinstance(error, ResourceExhausted)
-    return passing(error) if call.method == "GET" else error.retryable
-
-
-def passing(error: EmbatchError) -> bool:
-    """Whether a read, or an upload, that ended so may succeed a moment later: an internal error may, too.
-
-    What changes something else is left alone then: nobody knows how far it came.
-    """
-    return error.retryable or (isinstance(error, Internal) and error.reason != TOO_LARGE)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from embatch.client.calls import Call
-from embatch.client.retry import passing
+from embatch.client.repeating import passing
 from embatch.errors import AlreadyExists, ConnectionFailed, Internal, NotFound, PermissionDenied
 from embatch.wire.gemini import read_responses, routes, uploads
 from embatch.wire.google import read_errors

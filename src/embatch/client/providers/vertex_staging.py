@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embatch.client.calls import SLOW, Call, work
 from embatch.client.fingerprint import PREFIX
-from embatch.client.retry import passing
+from embatch.client.repeating import passing
 from embatch.errors import (
     AlreadyExists,
     ConnectionFailed,
