@@ -32,6 +32,8 @@ DEADLINE = 120.0
 TOKENS = "EMBATCH_MICRO_BATCH_TOKENS"
 """A setting that changes vectors."""
 LOOK_SECONDS = 2.0
+UNUSED = "unused"
+"""A model that nobody asks anything of: the service loads none."""
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +77,7 @@ def left(data: Path, times: int = 1) -> int:
 
 def visited(data: Path) -> int:
     """Come, look and go; return the process id of the service."""
-    with Client(data=data) as client:
+    with Client(data=data, model=UNUSED) as client:
         assert list(client.list_batches()) == []
         pid = note(data)["pid"]
     assert isinstance(pid, int)
@@ -174,10 +176,10 @@ def test_two_clients_at_once_come_just_as_it_ends(tmp_path: Path, monkeypatch: p
 
 def test_a_service_that_ended_before_its_client_came_is_started_again(tmp_path: Path) -> None:
     """Somebody told it to end, or came first and went again: that is no failure to start."""
-    begin(tmp_path)
+    begin(tmp_path, preload=False)
     eventually((tmp_path / "service.json").exists)
     assert stop(tmp_path, silence) is not None
-    with Client(data=tmp_path) as client:
+    with Client(data=tmp_path, model=UNUSED) as client:
         assert list(client.list_batches()) == []
 
 
@@ -202,17 +204,17 @@ def test_a_client_of_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     Settings that change no vector are no reason; those that cannot be are named.
     """
-    with Client(data=tmp_path) as client:
+    with Client(data=tmp_path, model=UNUSED) as client:
         assert list(client.list_batches()) == []
         pid = note(tmp_path)["pid"]
         monkeypatch.setenv("EMBATCH_THREADS", "1")
         monkeypatch.setenv("EMBATCH_TEXT_BYTES", "1000")
         assert visited(tmp_path) == pid
         monkeypatch.setenv(TOKENS, "many")
-        with Client(data=tmp_path) as other, pytest.raises(InvalidArgument, match=TOKENS):
+        with Client(data=tmp_path, model=UNUSED) as other, pytest.raises(InvalidArgument, match=TOKENS):
             list(other.list_batches())
         monkeypatch.setenv(TOKENS, "2048")
-        with Client(data=tmp_path) as other, pytest.raises(FailedPrecondition) as refused:
+        with Client(data=tmp_path, model=UNUSED) as other, pytest.raises(FailedPrecondition) as refused:
             list(other.list_batches())
         assert f"{TOKENS} is 4096 there and 2048 here" in refused.value.message
         assert f"embatch stop --data {tmp_path}" in refused.value.message
@@ -233,7 +235,7 @@ def test_nothing_is_ended_for_a_service_that_could_not_start(
     with monkeypatch.context() as wrong:
         wrong.setenv(TOKENS, "2048")
         wrong.setenv(setting, "-1")
-        with Client(data=tmp_path) as other, pytest.raises(InvalidArgument, match=setting):
+        with Client(data=tmp_path, model=UNUSED) as other, pytest.raises(InvalidArgument, match=setting):
             list(other.list_batches())
     assert visited(tmp_path) == pid
 
@@ -241,7 +243,7 @@ def test_nothing_is_ended_for_a_service_that_could_not_start(
 VISIT = """
 import sys
 from embatch import Client, FailedPrecondition
-with Client(data=sys.argv[1]) as client:
+with Client(data=sys.argv[1], model="unused") as client:
     try:
         print(len(list(client.list_batches())))
     except FailedPrecondition as refused:
@@ -283,7 +285,7 @@ def test_a_service_that_was_given_a_model_is_taken_as_it_is(
 
 def test_a_service_of_another_copy_or_protocol(tmp_path: Path) -> None:
     """An upgrade does not end what others use, unless it speaks otherwise; what only lingers gives way."""
-    with Client(data=tmp_path) as client:
+    with Client(data=tmp_path, model=UNUSED) as client:
         assert list(client.list_batches()) == []
         rewrite(tmp_path, installation="another")
         pid = note(tmp_path)["pid"]

@@ -32,7 +32,7 @@ DEADLINE = 120.0
 SCRIPT = """
 import sys
 from embatch import Client
-client = Client(data=sys.argv[1])
+client = Client(data=sys.argv[1], model="unused")
 print(sum(1 for _ in client.list_batches()), client._connection.attachment.place.pid, flush=True)
 sys.stdin.readline()
 print(sum(1 for _ in client.list_batches()), flush=True)
@@ -118,7 +118,7 @@ def test_a_killed_service_loses_nothing_and_the_next_client_goes_on(tmp_path: Pa
 FORK = """
 import os, sys
 from embatch import Client
-client = Client(data=sys.argv[1])
+client = Client(data=sys.argv[1], model="unused")
 print([*client.list_batches()])
 child = os.fork()
 if child == 0:
@@ -158,7 +158,7 @@ def test_asyncio_starts_the_service_off_the_loop(tmp_path: Path) -> None:
                 ticks += 1
 
         ticking = asyncio.create_task(tick())
-        async with AsyncClient(data=tmp_path) as client:
+        async with AsyncClient(data=tmp_path, model="unused") as client:
 
             async def count() -> int:
                 return len([batch async for batch in client.list_batches()])

@@ -86,9 +86,12 @@ def check_terms(client: Client, embed_options: EmbedOptions, options: RunOptions
     Terms().moved(options.deadline, options.max_cost, datetime.fromtimestamp(options.clock.now(), UTC))
     if price is None and not (options.deadline is options.max_cost is None):
         flag = "--max-cost" if options.deadline is None else "--deadline"
-        raise InvalidArgument(
-            f"{flag} is for what has a price, and the table has none of {provider}/{model}: leave it out, or "
-            "name the price in a file, by --prices FILE",
-            field=flag,
+        own = target_of(client).provider.capabilities.idempotency_keys
+        remedy = (
+            "an embatch service has none: leave it out"
+            if own
+            else f"the table has none of {provider}/{model}: leave it out, or name the price in a file, by "
+            "--prices FILE"
         )
+        raise InvalidArgument(f"{flag} is for what has a price, and {remedy}", field=flag)
     return price
