@@ -26,12 +26,21 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 """The versions that the suite is tried on where a machine has them, oldest first."""
 LEFT_OUT = ("torch==", "torchvision==", "triton==", "cuda-", "nvidia-", "openvino-telemetry==")
 
+BATTERIES = {
+    "test-hosted": ("-m", "hosted and not long"),
+    "test-postgres": ("-m", "postgres and not long"),
+    "test-long": ("-m", "long"),
+}
+"""What pytest runs by a command of its own."""
+
 USAGE = """usage: python3 run.py COMMAND [ARGS...]
 
   demo          set up and embed a real corpus as an asynchronous batch
   test          set up and run the tests (ARGS go to pytest)
   test-pythons  the tests on the oldest and, in random order, on the newest Python that the machine has
   check         ruff, mypy --strict, pyright on what users see, and import-linter
+  test-hosted   runs and calls against what stands in for Gemini and Vertex
+  test-postgres services over a real Postgres
   test-long     the longer batteries: a million requests, power cuts, more kills
   test-kernel   the compiled kernel against float64 at random, under sanitizers (ARGS: SECONDS SEED)
   test-torch    the torch engine's tests, in an environment of their own (.venv-torch)
@@ -238,11 +247,11 @@ def main() -> None:
         )
     elif command == "setup":
         environment(named(".venv"), dev)
-    elif command in ("test", "test-long"):
+    elif command == "test" or command in BATTERIES:
         python = environment(named(".venv"), dev)
         environment(".venv-genai2", ("genai2.lock",), editable=False)
-        chosen = ("-m", "long") if command == "test-long" else side_by_side()
-        become(python, "-m", "pytest", *chosen, *arguments)
+        together = () if command == "test-long" else side_by_side()
+        become(python, "-m", "pytest", *together, *BATTERIES.get(command, ()), *arguments)
     elif command == "test-pythons":
         test_pythons(arguments)
     elif command == "check":

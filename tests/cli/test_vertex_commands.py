@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pyarrow.parquet as pq
+import pytest
 from at_vertex import vertex
 from commands import run_here
 from hosted.behaviour import Behaviour
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    import pytest
+
+pytestmark = pytest.mark.hosted
 
 
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:

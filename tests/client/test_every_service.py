@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from embatch import Batch
 
+pytestmark = pytest.mark.hosted
+
 TEXTS = [f"text number {number}" for number in range(30)]
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from embatch import Batch, BatchResult
 
+pytestmark = pytest.mark.hosted
+
 WIDTH = 128
 MODEL = "gemini-embedding-001"
 FEW = [f"text number {number}" for number in range(40)]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from hosted.batch_service import BatchService
 
+pytestmark = pytest.mark.hosted
+
 TEXTS = [f"text number {number}" for number in range(30)]
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.hosted
+
 KEY = "canary-of-the-account"
 SUBMIT = """
 import sys

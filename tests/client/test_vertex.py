@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from embatch import Batch, BatchResult
 
+pytestmark = pytest.mark.hosted
+
 TEXTS = [f"text number {number}" for number in range(20)]
 MODELS = ["gemini-embedding-001", "text-embedding-005"]
 MARK = "a2" * 16

@@ -128,6 +128,7 @@ def test_the_guide_runs_on_the_local_service(
 _CLIENTS = {"gemini": 'Client("gemini")', "vertex": 'Client(auth="vertex_ai")'}
 
 
+@pytest.mark.hosted
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_guide_runs_on_hosted_services(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -66,6 +66,7 @@ def hosted(request: pytest.FixtureRequest) -> Iterator[tuple[str, Mapping[str, s
         yield request.param, environ
 
 
+@pytest.mark.hosted
 def test_quickstart_on_a_hosted_service(tmp_path: Path, hosted: tuple[str, Mapping[str, str]]) -> None:
     """The same script does the same elsewhere; only the target is another."""
     target, environ = hosted
@@ -74,6 +75,7 @@ def test_quickstart_on_a_hosted_service(tmp_path: Path, hosted: tuple[str, Mappi
     assert "dimensions 768, length 1.0000" in said
 
 
+@pytest.mark.hosted
 def test_production_on_a_hosted_service(tmp_path: Path, hosted: tuple[str, Mapping[str, str]]) -> None:
     """There too the hole fails alone and is mended, and all vectors stand in the database."""
     target, environ = hosted

@@ -13,6 +13,8 @@ from hosted.plain import MODEL, Plain, good, inline, jsonl, refused, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.hosted
+
 CREATE = f"models/{MODEL}:asyncBatchEmbedContent"
 BROKEN = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
 

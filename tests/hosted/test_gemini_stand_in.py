@@ -17,6 +17,8 @@ from hosted.vectors import Vectors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.hosted
+
 HOUR = 3600.0
 
 

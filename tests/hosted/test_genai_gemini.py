@@ -18,7 +18,7 @@ from hosted.plain import MODEL, jsonl
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*experimental.*")
+pytestmark = [pytest.mark.hosted, pytest.mark.filterwarnings("ignore:.*experimental.*")]
 
 MIB = 2**20
 

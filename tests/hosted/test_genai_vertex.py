@@ -16,7 +16,7 @@ from hosted.vertex import NUMBER, VertexStandIn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*experimental.*")
+pytestmark = [pytest.mark.hosted, pytest.mark.filterwarnings("ignore:.*experimental.*")]
 
 LEGACY = "text-embedding-005"
 

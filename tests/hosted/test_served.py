@@ -18,6 +18,8 @@ from hosted.serve import served
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.hosted
+
 _CLIENT = """
 import json, sys, urllib.request
 url, key, body = sys.argv[1:]

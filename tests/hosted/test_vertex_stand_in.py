@@ -16,6 +16,8 @@ from pyarrow import fs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.hosted
+
 LEGACY = "text-embedding-005"
 GRANULE = 256 * 1024
 BROKEN = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from embatch.runs.progress import Summary
 
+pytestmark = pytest.mark.hosted
+
 ROWS = 1_000
 FEW = 120
 MODEL = "gemini-embedding-001"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.hosted
+
 DAY = 24 * 3600.0
 ROWS = BLOCK * BLOCKS
 

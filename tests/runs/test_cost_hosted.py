@@ -22,6 +22,8 @@ from embatch.runs.tokens import FEWEST, MOST, TokenRate, estimate
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.hosted
+
 TEXTS = ["one text of a few words", "another one", "one text of a few words"]
 
 

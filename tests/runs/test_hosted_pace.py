@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from embatch.runs.progress import RunProgress, Summary
 
+pytestmark = pytest.mark.hosted
+
 DIMENSIONS = 8
 ROWS, BLOCK = 40, 10
 CHECKED = 1

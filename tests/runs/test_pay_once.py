@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+pytestmark = pytest.mark.hosted
+
 DAY = 24 * 3600.0
 KEY = "canary-of-a-key-0123456789"
 ROWS = BLOCK * BLOCKS

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
+pytestmark = pytest.mark.postgres
+
 pytest_plugins = ("postgres_server",)
 
 PASSWORD = "do-not-show-this"  # noqa: S105  (it is to be looked for)
