@@ -126,10 +126,10 @@ def test_the_first_lines_are_enough(service: Served, source: Path) -> None:
 @needs_full
 def test_what_a_full_disk_does_not_take_is_an_error(service: Served, source: Path) -> None:
     """Where standard output is what was asked for; a batch that was accepted is named all the same."""
-    for command in ("list", "list --json", "models"):
-        said = shell(f"{COMMAND} {command} --to {service.url} >/dev/full", 1).stderr
-        assert said == "error: standard output cannot be written: No space left on device\n"
     said = shell(f"{COMMAND} submit {source} --to {service.url} >/dev/full", 1).stderr
+    for command in ("list", "list --json", "models"):
+        full = shell(f"{COMMAND} {command} --to {service.url} >/dev/full", 1).stderr
+        assert full == "error: standard output cannot be written: No space left on device\n"
     name = said.splitlines()[0].removeprefix("submitted as ")
     shell(f"{COMMAND} watch {name} --to {service.url} --interval 0.05 >/dev/full", 3)
 
