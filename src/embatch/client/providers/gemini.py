@@ -77,8 +77,7 @@ class Gemini(GeminiProtocol):
 
     def embed(self, model: str, request: Request) -> Exchange[ContentEmbedding]:
         """Embed one text, at length 1."""
-        (asked,) = prompted(model, [request])
-        exchange = GeminiProtocol.embed(self, model, asked)
+        exchange = GeminiProtocol.embed(self, model, self.as_sent(model, request))
         return replace(exchange, read=lambda body: _unit(exchange.read(body)))
 
     def embed_many(self, model: str, requests: Sequence[Request]) -> Exchange[list[ContentEmbedding]]:

@@ -288,7 +288,7 @@ class Vertex(Provider):
 
     def embed(self, model: str, request: Request) -> Exchange[ContentEmbedding]:
         """Embed one text, at length 1; a model that has no path of its own is asked by the older one."""
-        (asked,) = prompted(model, [request])
+        asked = self.as_sent(model, request)
         many = self._predict(model, [asked])
         older = Exchange(many.call, lambda body: _one(many.read(body)))
         if write_requests.is_legacy(model):

@@ -25,17 +25,15 @@ def is_legacy(model: str) -> bool:
     return not model.rpartition("/")[2].startswith("gemini")
 
 
+def _config(request: Request, names: tuple[str, str, str]) -> dict[str, Any]:
+    """Return task type, title and dimensions under these names: files spell them otherwise than calls do."""
+    values = (request.task_type and request.task_type.value, request.title, request.output_dimensionality)
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
 def keyed_line(request: Request) -> bytes:
     """Return the line of a request to one of Gemini's models, its key in it, and its end."""
-    config = {
-        name: value
-        for name, value in (
-            ("task_type", request.task_type and request.task_type.value),
-            ("title", request.title),
-            ("output_dimensionality", request.output_dimensionality),
-        )
-        if value is not None
-    }
+    config = _config(request, ("task_type", "title", "output_dimensionality"))
     body: dict[str, Any] = {"content": _content(request.text)}
     return _line({KEY: request.key, "request": {**body, "embed_content_config": config} if config else body})
 
@@ -57,14 +55,10 @@ def instance_line(kept: bytes) -> bytes:
 
 def instance(request: Request, *, dimensions: bool = True) -> dict[str, Any]:
     """Return a request as the older models take it; `dimensions`: where they stand in it."""
-    said: dict[str, Any] = {"content": jsontext.encodable_or_none(request.text)}
-    if request.task_type is not None:
-        said["task_type"] = request.task_type.value
-    if request.title is not None:
-        said["title"] = request.title
-    if dimensions and request.output_dimensionality is not None:
-        said["outputDimensionality"] = request.output_dimensionality
-    return said
+    config = _config(request, ("task_type", "title", "outputDimensionality"))
+    if not dimensions:
+        config.pop("outputDimensionality", None)
+    return {"content": jsontext.encodable_or_none(request.text), **config}
 
 
 def _line(said: Mapping[str, Any]) -> bytes:
@@ -103,15 +97,7 @@ def embed_many_body(requests: Sequence[Request]) -> bytes:
 
 
 def _embed(request: Request) -> dict[str, Any]:
-    config = {
-        name: value
-        for name, value in (
-            ("taskType", request.task_type and request.task_type.value),
-            ("title", request.title),
-            ("outputDimensionality", request.output_dimensionality),
-        )
-        if value is not None
-    }
+    config = _config(request, ("taskType", "title", "outputDimensionality"))
     body: dict[str, Any] = {"content": _content(request.text)}
     return {**body, "embedContentConfig": config} if config else body
 
